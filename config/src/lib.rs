@@ -1,0 +1,1 @@
+//! What a user may choose: one typed YAML tree with dotted overrides.

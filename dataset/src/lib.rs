@@ -1,0 +1,1 @@
+//! Rows in: JSON and JSONL in the shapes of the field, detected; procedural tasks with exact verifiers.

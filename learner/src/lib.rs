@@ -1,0 +1,1 @@
+//! Turns trajectories into adapters: replay, objectives, packing, optimiser, checkpoints.

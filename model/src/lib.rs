@@ -1,0 +1,13 @@
+//! Tokens in, log-probs and gradients out.
+//!
+//! [`decoder`] is the model, forward and backward, over a [`backend`]; [`lora`] is what trains; [`files`] reads and writes
+//! what others read and write (safetensors, GGUF, PEFT); [`tokenizer`] and [`chat`] turn text into ids.
+
+pub mod backend;
+mod config;
+mod error;
+mod tensor;
+
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use tensor::{HostData, HostTensor, TensorSource, Tensors};

@@ -1,0 +1,69 @@
+//! Tensors on the host, as files hold them.
+
+use std::collections::BTreeMap;
+
+/// A tensor in f32 or bf16, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Values.
+    pub data: HostData,
+}
+
+/// Values of a [`HostTensor`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostData {
+    /// f32.
+    F32(Vec<f32>),
+    /// bfloat16 bits.
+    Bf16(Vec<u16>),
+}
+
+impl HostTensor {
+    /// An f32 tensor.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of `shape`.
+    pub fn f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Self {
+        let shape = shape.into();
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "tensor of shape {shape:?}");
+        Self { shape, data: HostData::F32(values) }
+    }
+
+    /// The values as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match &self.data {
+            HostData::F32(values) => values.clone(),
+            HostData::Bf16(bits) => bits.iter().map(|b| f32::from_bits(u32::from(*b) << 16)).collect(),
+        }
+    }
+}
+
+/// Named tensors, in order of their names.
+pub type Tensors = BTreeMap<String, HostTensor>;
+
+/// Where a model's weights come from: a folder of safetensors or a GGUF file, always under Hugging Face names
+/// (`model.layers.0.self_attn.q_proj.weight`) and in Hugging Face layout (q and k rows in `rotate_half` order).
+pub trait TensorSource {
+    /// Reads one tensor; the error names the tensor and the file.
+    fn tensor(&self, name: &str) -> Result<HostTensor, crate::ModelError>;
+    /// Shape of a tensor without reading it; none if it is not there.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// All names.
+    fn names(&self) -> Vec<String>;
+}
+
+impl TensorSource for Tensors {
+    fn tensor(&self, name: &str) -> Result<HostTensor, crate::ModelError> {
+        self.get(name).cloned().ok_or_else(|| crate::ModelError::Missing { what: format!("tensor {name}"), place: "memory".into() })
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.get(name).map(|t| t.shape.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+}

@@ -1,0 +1,34 @@
+//! What travels between Folgore's actors.
+//!
+//! No I/O and no async: plain values, their invariants and their encoding. A sample's life, in the order of the modules:
+//! [`task`] (what to solve), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
+//! (what came back), [`score`] (what it is worth), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
+//! [`envelope`] and [`codec`] say how each of them is written, [`seed`] where all randomness comes from.
+
+pub mod batch;
+pub mod codec;
+pub mod envelope;
+pub mod generate;
+pub mod ids;
+pub mod job;
+pub mod policy;
+pub mod runlength;
+pub mod score;
+pub mod search;
+pub mod seed;
+pub mod subjects;
+pub mod task;
+pub mod trajectory;
+
+pub use batch::{Batch, GroupRecord};
+pub use codec::{CodecError, Format, decode, encode, encode_json};
+pub use envelope::{Envelope, PROTOCOL_VERSION};
+pub use generate::{Generate, Generated, SamplingParams, StopReason};
+pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
+pub use job::{Purpose, RolloutJob};
+pub use policy::PolicyPublished;
+pub use runlength::RunLength;
+pub use score::{Outcome, Part, ScoreItem, ScoreReply, ScoreRequest};
+pub use search::{Passage, Passages, Search};
+pub use task::{Message, Prompt, Task};
+pub use trajectory::{Row, Segment, SegmentKind, Source, Trajectory};

@@ -1,0 +1,92 @@
+//! The contract of every reward, in whatever language it is written: batched items in, one of three outcomes each.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{generate::StopReason, ids::SeatKey, task::Prompt};
+
+/// One completion to score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreItem {
+    /// Names the completion; the reply to a group may come in any order.
+    pub id: SeatKey,
+    /// The task's columns (`answer`, `ground_truth`, ...).
+    pub columns: Map<String, Value>,
+    /// The question.
+    pub prompt: Prompt,
+    /// What the policy sampled, special tokens that it sampled left out.
+    pub completion: String,
+    /// The ids of the completion.
+    pub completion_ids: Vec<u32>,
+    /// Why the last turn ended.
+    pub stop_reason: StopReason,
+}
+
+/// Asks for the scores of `items`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreRequest {
+    /// What to score; with `scope: group`, all members of one group.
+    pub items: Vec<ScoreItem>,
+    /// Milliseconds that the caller waits.
+    pub budget_ms: u64,
+}
+
+/// One named contribution to a score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Name of the rule.
+    pub name: String,
+    /// What the rule gave, before its weight.
+    pub value: f64,
+    /// Its weight in the total.
+    pub weight: f64,
+}
+
+/// What came of scoring one item. Only `Scored` is ever trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// A finite score.
+    Scored {
+        /// Weighted sum of the parts.
+        total: f64,
+        /// Where it came from.
+        parts: Vec<Part>,
+    },
+    /// The item cannot be judged, by nobody's fault (a gold answer that cannot be parsed): never scored 0.
+    Unscorable {
+        /// Why.
+        reason: String,
+    },
+    /// The reward failed (time-out, crash, non-finite number).
+    Error {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// A score with a single part.
+    pub fn scored(name: &str, value: f64) -> Self {
+        if value.is_finite() {
+            Outcome::Scored { total: value, parts: vec![Part { name: name.to_owned(), value, weight: 1.0 }] }
+        } else {
+            Outcome::Error { reason: format!("reward {name}: expected a finite score, got {value}") }
+        }
+    }
+
+    /// The score, if there is one.
+    pub fn total(&self) -> Option<f64> {
+        match self {
+            Outcome::Scored { total, .. } => Some(*total),
+            _ => None,
+        }
+    }
+}
+
+/// The reply: one outcome for each item, by id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreReply {
+    /// Outcomes in the order of the request.
+    pub outcomes: Vec<(SeatKey, Outcome)>,
+}

@@ -1,0 +1,168 @@
+//! What a rollout worker hands in: rows of segments, token ids as they were sampled.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    generate::StopReason,
+    ids::{PolicyId, SeatKey},
+    job::Purpose,
+    runlength::RunLength,
+    score::Outcome,
+};
+
+/// Who wrote a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SegmentKind {
+    /// The question: not trained on.
+    Prompt,
+    /// Sampled by the policy: trained on.
+    Sampled,
+    /// Said by the environment (passages, tool results): not trained on.
+    Observed,
+}
+
+/// A run of token ids of one origin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Who wrote it.
+    pub kind: SegmentKind,
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// Log-prob of each id when it was sampled; as long as `ids` where sampled, else empty.
+    pub logprobs: Vec<f32>,
+    /// Policy that made each id; as long as `ids` where sampled, else empty.
+    pub policies: RunLength<PolicyId>,
+}
+
+/// Where a row's tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Sampled by this run's policy for this step.
+    OnPolicy,
+    /// An expert's trace.
+    Teacher,
+    /// The policy's own earlier success.
+    Replay,
+}
+
+/// One sequence that the model saw from its first token to its last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The sequence, in order; the first segment is never empty.
+    pub segments: Vec<Segment>,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+impl Row {
+    /// All ids in order.
+    pub fn ids(&self) -> Vec<u32> {
+        self.segments.iter().flat_map(|s| s.ids.iter().copied()).collect()
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|s| s.ids.len()).sum()
+    }
+
+    /// True if there are no ids.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of ids that the policy sampled.
+    pub fn sampled_len(&self) -> usize {
+        self.segments.iter().filter(|s| s.kind == SegmentKind::Sampled).map(|s| s.ids.len()).sum()
+    }
+
+    /// Checks what the learner relies on; the error names the segment, expected and got.
+    pub fn validate(&self, vocab_size: u32) -> Result<(), String> {
+        if self.segments.first().is_none_or(|s| s.ids.is_empty() || s.kind == SegmentKind::Sampled) {
+            return Err("row: expected to begin with a non-empty segment that was not sampled".into());
+        }
+        for (i, segment) in self.segments.iter().enumerate() {
+            let n = segment.ids.len();
+            let expected = if segment.kind == SegmentKind::Sampled { n } else { 0 };
+            if segment.logprobs.len() != expected || segment.policies.len() != expected {
+                return Err(format!(
+                    "segment {i}: expected {expected} log-probs and policies, got {} and {}",
+                    segment.logprobs.len(),
+                    segment.policies.len()
+                ));
+            }
+            if let Some(id) = segment.ids.iter().find(|id| **id >= vocab_size) {
+                return Err(format!("segment {i}: token id {id} is outside the vocabulary of {vocab_size}"));
+            }
+            if let Some(lp) = segment.logprobs.iter().find(|lp| !lp.is_finite() || **lp > 1e-4) {
+                return Err(format!("segment {i}: expected finite log-probs of at most 0, got {lp}"));
+            }
+        }
+        if self.sampled_len() == 0 {
+            return Err("row: expected at least one sampled token, got none".into());
+        }
+        Ok(())
+    }
+}
+
+/// The result of one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trajectory {
+    /// Which seat it fills.
+    pub seat: SeatKey,
+    /// Id of the task, for logs.
+    pub task_id: String,
+    /// Train or evaluate, copied from the job.
+    pub purpose: Purpose,
+    /// The sequences. A template that rewrites history starts a new row; all rows share the outcome.
+    pub rows: Vec<Row>,
+    /// What the reward said.
+    pub outcome: Outcome,
+    /// Why the last turn ended.
+    pub stop_reason: StopReason,
+    /// Name of the worker that made it.
+    pub worker: String,
+    /// Wall milliseconds from the start of the episode to its score.
+    pub duration_ms: u64,
+}
+
+impl Trajectory {
+    /// Step of the oldest policy that made any of its tokens: what staleness is counted from.
+    pub fn oldest_policy_step(&self) -> Option<u64> {
+        let segments = self.rows.iter().flat_map(|r| &r.segments);
+        segments.flat_map(|s| s.policies.runs()).map(|(policy, _)| policy.step).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Digest;
+
+    fn sampled(ids: &[u32], logprobs: &[f32]) -> Segment {
+        let policy = PolicyId { epoch: 0, step: 3, digest: Digest::of(b"") };
+        let policies = RunLength::of(policy, ids.len() as u32);
+        Segment { kind: SegmentKind::Sampled, ids: ids.to_vec(), logprobs: logprobs.to_vec(), policies }
+    }
+
+    fn row(segments: Vec<Segment>) -> Row {
+        let prompt = Segment { kind: SegmentKind::Prompt, ids: vec![1, 2], logprobs: vec![], policies: RunLength::default() };
+        Row { segments: std::iter::once(prompt).chain(segments).collect(), source: Source::OnPolicy }
+    }
+
+    #[test]
+    fn a_row_is_checked_before_it_is_believed() {
+        assert_eq!(row(vec![sampled(&[3], &[-0.5])]).validate(4), Ok(()));
+        for (bad, want) in [
+            (row(vec![sampled(&[4], &[-0.5])]), "outside the vocabulary"),
+            (row(vec![sampled(&[3], &[f32::NAN])]), "finite"),
+            (row(vec![sampled(&[3], &[0.5])]), "at most 0"),
+            (row(vec![sampled(&[3], &[])]), "expected 1 log-probs"),
+            (row(vec![]), "at least one sampled"),
+        ] {
+            let error = bad.validate(4).unwrap_err();
+            assert!(error.contains(want), "{error:?} does not say {want:?}");
+        }
+    }
+}

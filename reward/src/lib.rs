@@ -1,0 +1,1 @@
+//! Scores trajectories: one rule per file.

@@ -1,0 +1,1 @@
+//! Makes trajectories: coordinator, episode worker, environments, generation engine.
