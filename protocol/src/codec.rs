@@ -50,7 +50,8 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
         Format::Json => serde_json::from_slice(body).map_err(|e| error::<T>(Format::Json, body.len(), e)),
         Format::MessagePack => {
             let mut reader = body;
-            let value = rmp_serde::from_read(&mut reader).map_err(|e| error::<T>(Format::MessagePack, body.len(), e))?;
+            let value =
+                rmp_serde::from_read(&mut reader).map_err(|e| error::<T>(Format::MessagePack, body.len(), e))?;
             if reader.is_empty() {
                 Ok(value)
             } else {

@@ -51,7 +51,12 @@ impl SamplingParams {
             if ok { Ok(()) } else { Err(format!("{key}: expected {want}, got {got}")) }
         };
         check(self.max_new_tokens > 0, "max_new_tokens", "at least 1", f64::from(self.max_new_tokens))?;
-        check(self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "0 or more", self.temperature.into())?;
+        check(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            "temperature",
+            "0 or more",
+            self.temperature.into(),
+        )?;
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p.into())?;
         check((0.0..1.0).contains(&self.min_p), "min_p", "0 or more and below 1", self.min_p.into())?;
         check(
@@ -64,7 +69,11 @@ impl SamplingParams {
 
     /// True if the reported log-probs are those of the distribution sampled from: what training needs.
     pub fn samples_the_full_distribution(&self) -> bool {
-        self.temperature > 0.0 && self.top_p == 1.0 && self.top_k == 0 && self.min_p == 0.0 && self.repetition_penalty == 1.0
+        self.temperature > 0.0
+            && self.top_p == 1.0
+            && self.top_k == 0
+            && self.min_p == 0.0
+            && self.repetition_penalty == 1.0
     }
 }
 

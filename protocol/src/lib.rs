@@ -3,7 +3,8 @@
 //! No I/O and no async: plain values, their invariants and their encoding. A sample's life, in the order of the modules:
 //! [`task`] (what to solve), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
 //! (what came back), [`score`] (what it is worth), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
-//! [`envelope`] and [`codec`] say how each of them is written, [`seed`] where all randomness comes from.
+//! [`replay`] is what the keeper of it all can be asked. [`envelope`] and [`codec`] say how each of them is written,
+//! [`seed`] where all randomness comes from.
 
 pub mod batch;
 pub mod codec;
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod ids;
 pub mod job;
 pub mod policy;
+pub mod replay;
 pub mod runlength;
 pub mod score;
 pub mod search;
@@ -27,6 +29,7 @@ pub use generate::{Generate, Generated, SamplingParams, StopReason};
 pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
 pub use job::{Purpose, RolloutJob};
 pub use policy::PolicyPublished;
+pub use replay::{EvalItem, EvalSummary, ReplayReply, ReplayRequest, ReplayStatus};
 pub use runlength::RunLength;
 pub use score::{Outcome, Part, ScoreItem, ScoreReply, ScoreRequest};
 pub use search::{Passage, Passages, Search};

@@ -7,7 +7,9 @@ use crate::ids::SeatKey;
 
 /// Mixes parts into one seed (SplitMix64 finaliser over a running state; not cryptographic).
 pub fn mix(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |state, part| finalise(state ^ finalise(part.wrapping_add(0x632b_e59b_d9b4_e019))))
+    parts
+        .iter()
+        .fold(0x9e37_79b9_7f4a_7c15, |state, part| finalise(state ^ finalise(part.wrapping_add(0x632b_e59b_d9b4_e019))))
 }
 
 /// Seed of one seat: what the sample is, hence the same on every machine and after every restart.

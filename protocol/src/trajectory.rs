@@ -147,7 +147,8 @@ mod tests {
     }
 
     fn row(segments: Vec<Segment>) -> Row {
-        let prompt = Segment { kind: SegmentKind::Prompt, ids: vec![1, 2], logprobs: vec![], policies: RunLength::default() };
+        let prompt =
+            Segment { kind: SegmentKind::Prompt, ids: vec![1, 2], logprobs: vec![], policies: RunLength::default() };
         Row { segments: std::iter::once(prompt).chain(segments).collect(), source: Source::OnPolicy }
     }
 
