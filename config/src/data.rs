@@ -1,0 +1,179 @@
+//! `data`: where the questions come from, and how their rows are read.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Problems;
+
+/// Names of the procedural tasks: a `dataset` that is none of them is a path.
+pub const PROCEDURAL: [&str; 3] = ["arithmetic", "countdown", "letter_count"];
+
+/// How the rows of a file are shaped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    /// Look at the first rows, decide, and say so.
+    #[default]
+    Auto,
+    /// `prompt`: a text or a list of messages; every other column goes to the reward.
+    Prompt,
+    /// `prompt` and `completion`, texts or lists of messages.
+    PromptCompletion,
+    /// `messages`: the last assistant message is the completion, what precedes it the prompt.
+    Messages,
+    /// verl: `data_source`, `prompt` as messages, `reward_model.ground_truth`, `extra_info`.
+    Verl,
+}
+
+/// What to do with a row that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRow {
+    /// Refuse the file, naming the row and the field.
+    #[default]
+    Stop,
+    /// Leave the row out, count it, and report the first few.
+    Skip,
+}
+
+/// Difficulty of `dataset: arithmetic`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Arithmetic {
+    /// Digits of each operand; both have exactly as many.
+    pub digits: u32,
+    /// Any of `+`, `-`, `*`, drawn evenly.
+    pub operations: String,
+}
+
+impl Default for Arithmetic {
+    fn default() -> Self {
+        Self { digits: 3, operations: "+".into() }
+    }
+}
+
+/// Difficulty of `dataset: countdown`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Countdown {
+    /// How many numbers are given.
+    pub num_numbers: u32,
+    /// The largest number given.
+    pub max_number: u32,
+    /// The largest target.
+    pub max_target: u32,
+}
+
+impl Default for Countdown {
+    fn default() -> Self {
+        Self { num_numbers: 3, max_number: 20, max_target: 100 }
+    }
+}
+
+/// Difficulty of `dataset: letter_count`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LetterCount {
+    /// How many words the question holds.
+    pub num_words: u32,
+}
+
+impl Default for LetterCount {
+    fn default() -> Self {
+        Self { num_words: 1 }
+    }
+}
+
+/// The section `data`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// `arithmetic`, `countdown`, `letter_count`, or a path to a JSON or JSONL file.
+    pub dataset: String,
+    /// A file of held-out rows; none: `eval_fraction` of `dataset` is held out.
+    pub eval_dataset: Option<PathBuf>,
+    /// Shape of the rows.
+    pub format: DataFormat,
+    /// Column that holds the prompt, where it has a name of its own.
+    pub prompt_column: Option<String>,
+    /// Column that is handed to rewards as `answer`, where it has a name of its own.
+    pub answer_column: Option<String>,
+    /// Put before every prompt that has no system message; plain prompts become conversations.
+    pub system_prompt: Option<String>,
+    /// What to do with a row that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// Longest line read, in bytes.
+    pub max_line_bytes: u64,
+    /// Share of a file's rows that is held out, by a hash of the prompt.
+    pub eval_fraction: f64,
+    /// Draws the rows of a file in another order in every epoch.
+    pub shuffle: bool,
+    /// Most rows read from the file; none: all.
+    pub max_rows: Option<u64>,
+    /// Asks procedural questions as a conversation in words, for chat models; else in the embedded policy's own form.
+    pub chat: bool,
+    /// Difficulty of `arithmetic`.
+    pub arithmetic: Arithmetic,
+    /// Difficulty of `countdown`.
+    pub countdown: Countdown,
+    /// Difficulty of `letter_count`.
+    pub letter_count: LetterCount,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            dataset: "arithmetic".into(),
+            eval_dataset: None,
+            format: DataFormat::Auto,
+            prompt_column: None,
+            answer_column: None,
+            system_prompt: None,
+            on_bad_row: OnBadRow::Stop,
+            max_line_bytes: 16 << 20,
+            eval_fraction: 0.1,
+            shuffle: true,
+            max_rows: None,
+            chat: false,
+            arithmetic: Arithmetic::default(),
+            countdown: Countdown::default(),
+            letter_count: LetterCount::default(),
+        }
+    }
+}
+
+impl DataSection {
+    /// True if questions are made by a rule and not read from a file.
+    pub fn is_procedural(&self) -> bool {
+        PROCEDURAL.contains(&self.dataset.as_str())
+    }
+
+    /// Notes what is out of range.
+    pub fn check(&self, p: &mut Problems) {
+        let names = PROCEDURAL.join(", ");
+        p.expect(!self.dataset.trim().is_empty(), "dataset", format!("a path or one of {names}"), "nothing");
+        p.expect(
+            (0.0..1.0).contains(&self.eval_fraction),
+            "eval_fraction",
+            "0 or more and below 1",
+            self.eval_fraction,
+        );
+        p.expect(self.max_line_bytes >= 1024, "max_line_bytes", "at least 1024 bytes", self.max_line_bytes);
+        if let Some(rows) = self.max_rows {
+            p.expect(rows > 0, "max_rows", "at least 1", rows);
+        }
+        for (key, column) in [("prompt_column", &self.prompt_column), ("answer_column", &self.answer_column)] {
+            p.expect(column.as_deref() != Some(""), key, "the name of a column, or null", "an empty text");
+        }
+        let a = &self.arithmetic;
+        p.range("arithmetic.digits", 1.0, 9.0, a.digits.into());
+        let operations = !a.operations.is_empty() && a.operations.chars().all(|c| "+-*".contains(c));
+        p.expect(operations, "arithmetic.operations", "one or more of + - *", format!("{:?}", a.operations));
+        let c = &self.countdown;
+        p.range("countdown.num_numbers", 2.0, 6.0, c.num_numbers.into());
+        p.range("countdown.max_number", 4.0, 1000.0, c.max_number.into());
+        p.range("countdown.max_target", 10.0, 100_000.0, c.max_target.into());
+        p.range("letter_count.num_words", 1.0, 8.0, self.letter_count.num_words.into());
+    }
+}

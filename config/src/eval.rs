@@ -1,0 +1,61 @@
+//! `eval`: how often held-out questions are asked, and how.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Problems;
+
+/// The section `eval`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSection {
+    /// Evaluates after every so many optimiser steps; 0: not in between.
+    pub eval_steps: u32,
+    /// Held-out questions asked; fewer where the dataset holds fewer.
+    pub eval_items: u32,
+    /// Samples of each question at `eval_temperature`; 0: none.
+    pub sampled: u32,
+    /// Also one greedy answer to each question.
+    pub greedy: bool,
+    /// Temperature of the samples.
+    pub eval_temperature: f64,
+    /// Evaluates before the first step.
+    pub before: bool,
+    /// Evaluates after the last step.
+    pub after: bool,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self {
+            eval_steps: 0,
+            eval_items: 300,
+            sampled: 1,
+            greedy: true,
+            eval_temperature: 1.0,
+            before: true,
+            after: true,
+        }
+    }
+}
+
+impl EvalSection {
+    /// True if anything is evaluated at all.
+    pub fn is_on(&self) -> bool {
+        self.before || self.after || self.eval_steps > 0
+    }
+
+    /// Notes what is out of range.
+    pub fn check(&self, p: &mut Problems) {
+        p.expect(
+            !self.is_on() || self.eval_items > 0,
+            "eval_items",
+            "at least 1 while evaluation is on",
+            self.eval_items,
+        );
+        let asks = self.greedy || self.sampled > 0;
+        p.expect(!self.is_on() || asks, "sampled", "at least 1, or greedy: true", self.sampled);
+        p.range("sampled", 0.0, 4096.0, self.sampled.into());
+        let t = self.eval_temperature;
+        p.expect(t > 0.0 && t <= 10.0, "eval_temperature", "above 0 and at most 10", t);
+    }
+}

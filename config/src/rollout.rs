@@ -1,0 +1,113 @@
+//! `rollout`: how many samples of how many prompts, sampled how, and how far they may lag behind.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Problems;
+
+/// The section `rollout`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutSection {
+    /// Samples of one prompt: the group.
+    pub num_generations: u32,
+    /// Prompts of one optimiser step.
+    pub num_prompts: u32,
+    /// Longest prompt, in tokens; a longer one is refused by name.
+    pub max_prompt_length: u32,
+    /// Most tokens that the policy writes in one turn.
+    pub max_completion_length: u32,
+    /// Divides the logits; 0 is greedy, which cannot be trained on.
+    pub temperature: f64,
+    /// Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f64,
+    /// Keeps the likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Drops tokens less likely than this share of the likeliest; 0 keeps all.
+    pub min_p: f64,
+    /// Divides positive and multiplies negative logits of tokens already seen; 1 is off.
+    pub repetition_penalty: f64,
+    /// Texts that end a completion; they stay in it.
+    pub stop: Vec<String>,
+    /// Name of the environment that plays the episode.
+    pub environment: String,
+    /// Optimiser steps that the oldest token of a sample may lag behind the step that trains on it; 0: generating and
+    /// learning alternate, and a run repeats bit for bit.
+    pub max_staleness: u32,
+    /// Rollouts in flight beyond the open step; only with `max_staleness` of 1 or more.
+    pub max_ahead: u32,
+    /// Sequences that the engine decodes together.
+    pub max_concurrent_sequences: u32,
+    /// Tokens that the key-value cache may hold; none: enough for `max_concurrent_sequences` of full length.
+    pub kv_tokens: Option<u64>,
+    /// Policies that may be served side by side.
+    pub max_policies_in_flight: u32,
+    /// Variables of the chat template, by name.
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        Self {
+            num_generations: 8,
+            num_prompts: 8,
+            max_prompt_length: 512,
+            max_completion_length: 256,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            stop: Vec::new(),
+            environment: "single_turn".into(),
+            max_staleness: 0,
+            max_ahead: 0,
+            max_concurrent_sequences: 64,
+            kv_tokens: None,
+            max_policies_in_flight: 2,
+            chat_template_kwargs: Map::new(),
+        }
+    }
+}
+
+impl RolloutSection {
+    /// Samples of one optimiser step.
+    pub fn samples_per_step(&self) -> u64 {
+        u64::from(self.num_prompts) * u64::from(self.num_generations)
+    }
+
+    /// True if log-probs of the sampled tokens are those of the whole distribution.
+    pub fn samples_the_full_distribution(&self) -> bool {
+        self.top_p == 1.0 && self.top_k == 0 && self.min_p == 0.0 && self.repetition_penalty == 1.0
+    }
+
+    /// Notes what is out of range.
+    pub fn check(&self, p: &mut Problems) {
+        p.range("num_generations", 1.0, 4096.0, self.num_generations.into());
+        p.range("num_prompts", 1.0, 65_536.0, self.num_prompts.into());
+        p.range("max_prompt_length", 1.0, 4_194_304.0, self.max_prompt_length.into());
+        p.range("max_completion_length", 1.0, 4_194_304.0, self.max_completion_length.into());
+        let t = self.temperature;
+        p.expect(t > 0.0 && t <= 10.0, "temperature", "above 0 and at most 10 (evaluation has its own)", t);
+        p.expect(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p);
+        p.expect((0.0..1.0).contains(&self.min_p), "min_p", "0 or more and below 1", self.min_p);
+        let r = self.repetition_penalty;
+        p.expect(r > 0.0 && r.is_finite(), "repetition_penalty", "above 0", r);
+        p.expect(self.stop.iter().all(|s| !s.is_empty()), "stop", "texts of at least one character", "an empty text");
+        p.expect(!self.environment.is_empty(), "environment", "a name", "nothing");
+        p.range("max_staleness", 0.0, 1000.0, self.max_staleness.into());
+        p.range("max_concurrent_sequences", 1.0, 65_536.0, self.max_concurrent_sequences.into());
+        p.range("max_policies_in_flight", 1.0, 16.0, self.max_policies_in_flight.into());
+        let longest = u64::from(self.max_prompt_length) + u64::from(self.max_completion_length);
+        if let Some(kv) = self.kv_tokens {
+            let want = format!("at least max_prompt_length + max_completion_length = {longest} tokens");
+            p.expect(kv >= longest, "kv_tokens", want, kv);
+        }
+        let ahead = self.max_staleness > 0 || self.max_ahead == 0;
+        p.expect(ahead, "max_ahead", "0 while max_staleness is 0", self.max_ahead);
+        let full = self.samples_the_full_distribution();
+        let text = "top_p, top_k, min_p or repetition_penalty is on: the log-probs trained on are those of the whole \
+                    distribution, not of the truncated one that is sampled from";
+        p.warn(!full, "top_p", text);
+    }
+}
