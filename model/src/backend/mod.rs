@@ -19,8 +19,11 @@
 
 use std::ops::Range;
 
+mod adamw;
+mod choice;
 pub mod cpu;
 mod exp;
+mod lanes;
 pub mod naive;
 
 pub use cpu::Cpu;
@@ -186,7 +189,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Turns the halves of each head of `x` [_, heads * head_dim] by the angle of its row's position, in place
     /// (`rotate_half` convention). `table` is [max_positions, head_dim]: cosines of the half, then sines. `inverse` turns
     /// back: the backward.
-    fn rope(&self, x: &mut Self::Buf, table: &Self::Buf, positions: &[u32], heads: usize, head_dim: usize, inverse: bool);
+    fn rope(
+        &self,
+        x: &mut Self::Buf,
+        table: &Self::Buf,
+        positions: &[u32],
+        heads: usize,
+        head_dim: usize,
+        inverse: bool,
+    );
     /// `out = silu(gate) * up`.
     fn swiglu(&self, gate: &Self::Buf, up: &Self::Buf, out: &mut Self::Buf);
     /// `out = x * keep / (1 - p)` where keep is drawn per number from stream `seed`; the same call is its own backward.
@@ -202,7 +213,15 @@ pub trait Backend: Send + Sync + 'static {
     fn kv_copy(&self, kv: &mut Self::Kv, copies: &[(u32, u32)]);
     /// Causal attention of `q` [_, heads * head_dim] over the cache: per row and head, scores `dot(q, k) * scale`, minus their
     /// maximum, exp, weighted sum of values as one chain over keys ascending, divided by the row sum of the weights.
-    fn attention(&self, q: &Self::Buf, kv: &Self::Kv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut Self::Buf);
+    fn attention(
+        &self,
+        q: &Self::Buf,
+        kv: &Self::Kv,
+        spans: &[AttnSpan],
+        heads: Heads,
+        scale: f32,
+        out: &mut Self::Buf,
+    );
     /// The backward of [`Backend::attention`]: `dq`, `dk` and `dv` are added to. `q`, `k`, `v` are the rows of the call (after
     /// rope), `out` what the forward gave. Never holds a matrix of all rows by all rows.
     fn attention_backward(
@@ -225,7 +244,16 @@ pub trait Backend: Send + Sync + 'static {
     /// `dx[rows] (+)= dy[rows] · W`.
     fn linear_dx(&self, dy: &Self::Buf, w: &Self::Matrix, dx: &mut Self::Buf, rows: Range<usize>, accumulate: bool);
     /// `dw += scale * dy[rows]ᵀ · x[rows]`: dy is [_, out], x is [_, in], dw row-major [out, in].
-    fn linear_dw(&self, dy: &Self::Buf, x: &Self::Buf, dw: &mut Self::Buf, out: usize, inner: usize, rows: Range<usize>, scale: f32);
+    fn linear_dw(
+        &self,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        dw: &mut Self::Buf,
+        out: usize,
+        inner: usize,
+        rows: Range<usize>,
+        scale: f32,
+    );
     /// Adds row `i` of `dx` to row `ids[i]` of `dtable` [vocab, width].
     fn embed_backward(&self, dx: &Self::Buf, ids: &[u32], width: usize, dtable: &mut Self::Buf);
     /// `dx += ...`; where `dweight` is given, its gradient is added too.
@@ -239,7 +267,14 @@ pub trait Backend: Send + Sync + 'static {
         dweight: Option<&mut Self::Buf>,
     );
     /// Writes `dgate` and `dup`.
-    fn swiglu_backward(&self, gate: &Self::Buf, up: &Self::Buf, dout: &Self::Buf, dgate: &mut Self::Buf, dup: &mut Self::Buf);
+    fn swiglu_backward(
+        &self,
+        gate: &Self::Buf,
+        up: &Self::Buf,
+        dout: &Self::Buf,
+        dgate: &mut Self::Buf,
+        dup: &mut Self::Buf,
+    );
 
     // Head: from the last hidden state to log-probs, in chunks of the vocabulary, so that full logits never exist
 

@@ -1,0 +1,487 @@
+//! The readable definition of every operation: plain loops, one number after the other, no blocking and no threads.
+//!
+//! The fast backends are tested against this one: forward operations bit for bit.
+
+use std::ops::Range;
+
+use folgore_protocol::seed;
+
+use super::{
+    AdamW, AttnSpan, BLOCK, Backend, GradSpan, HeadOut, Heads, MatrixData, SampleSpec, Sampled, choice, exp,
+    lanes::{self, check_len, check_rows, rows_of},
+};
+
+/// The reference implementation of [`Backend`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Naive;
+
+/// A matrix as the file has it: row-major [out, inner].
+#[derive(Debug)]
+pub struct NaiveMatrix {
+    out: usize,
+    inner: usize,
+    values: Vec<f32>,
+}
+
+/// Keys and values of one layer: one row of `kv_heads * head_dim` numbers per token.
+#[derive(Debug)]
+pub struct NaiveKv {
+    heads: Heads,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Naive {
+    /// Makes the backend; it has no state.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+/// `acc = fma(a[i], b[i], acc)` for i ascending.
+fn chain(a: &[f32], b: &[f32], start: f32) -> f32 {
+    a.iter().zip(b).fold(start, |acc, (a, b)| a.mul_add(*b, acc))
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// 1 / sqrt(mean(x²) + eps).
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    let sum = lanes::sum_of_products(x.iter().map(|x| (*x, *x)));
+    1.0 / (sum / x.len() as f32 + eps).sqrt()
+}
+
+/// Soft-max weights before the division: `exp(score - max)`, and their sum.
+fn weights(scores: &mut [f32]) -> f32 {
+    let max = scores.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    scores.iter_mut().for_each(|s| *s = exp(*s - max));
+    lanes::sum(scores.iter().copied())
+}
+
+impl NaiveMatrix {
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.inner..(row + 1) * self.inner]
+    }
+
+    /// Logits of one hidden row.
+    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        (0..self.out).map(|j| chain(hidden, self.row(j), 0.0)).collect()
+    }
+}
+
+/// Statistics of every chunk of a row of logits.
+fn chunks(z: &[f32]) -> Vec<choice::Stats> {
+    z.chunks(choice::CHUNK).map(choice::chunk_stats).collect()
+}
+
+fn merged(chunks: &[choice::Stats]) -> choice::Stats {
+    let mut all = choice::Stats::EMPTY;
+    chunks.iter().for_each(|c| all.merge(*c));
+    all
+}
+
+impl Backend for Naive {
+    type Buf = Vec<f32>;
+    type Matrix = NaiveMatrix;
+    type Kv = NaiveKv;
+
+    fn name(&self) -> String {
+        "naive".into()
+    }
+
+    fn alloc(&self, len: usize) -> Vec<f32> {
+        // a value nobody may rely on: an operation that reads what it should have written shows at once
+        vec![f32::NAN; len]
+    }
+
+    fn zeros(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn upload(&self, values: &[f32]) -> Vec<f32> {
+        values.to_vec()
+    }
+
+    fn download(&self, buf: &Vec<f32>) -> Vec<f32> {
+        buf.clone()
+    }
+
+    fn len(&self, buf: &Vec<f32>) -> usize {
+        buf.len()
+    }
+
+    fn fill_zero(&self, buf: &mut Vec<f32>) {
+        buf.fill(0.0);
+    }
+
+    fn gather_rows(&self, src: &Vec<f32>, index: &[u32], width: usize, out: &mut Vec<f32>) {
+        check_len("gather_rows out", out.len(), index.len() * width);
+        for (row, i) in out.chunks_mut(width).zip(index) {
+            row.copy_from_slice(&src[*i as usize * width..][..width]);
+        }
+    }
+
+    fn scatter_add_rows(&self, src: &Vec<f32>, index: &[u32], width: usize, out: &mut Vec<f32>) {
+        check_len("scatter_add_rows src", src.len(), index.len() * width);
+        for (row, i) in src.chunks(width).zip(index) {
+            out[*i as usize * width..][..width].iter_mut().zip(row).for_each(|(o, x)| *o += x);
+        }
+    }
+
+    fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>) {
+        check_len("add y", y.len(), x.len());
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    }
+
+    fn scale(&self, x: &mut Vec<f32>, factor: f32) {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
+
+    fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> NaiveMatrix {
+        let values = match data {
+            MatrixData::F32(values) => values.to_vec(),
+            MatrixData::Bf16(bits) => bits.iter().map(|b| f32::from_bits(u32::from(*b) << 16)).collect(),
+        };
+        check_len("matrix", values.len(), out * inner);
+        NaiveMatrix { out, inner, values }
+    }
+
+    fn set_matrix(&self, matrix: &mut NaiveMatrix, values: &Vec<f32>, scale: f32) {
+        check_len("set_matrix values", values.len(), matrix.values.len());
+        matrix.values.iter_mut().zip(values).for_each(|(w, v)| *w = scale * v);
+    }
+
+    fn shape(&self, matrix: &NaiveMatrix) -> (usize, usize) {
+        (matrix.out, matrix.inner)
+    }
+
+    fn matrix_bytes(&self, matrix: &NaiveMatrix) -> usize {
+        size_of_val(&matrix.values[..])
+    }
+
+    fn embed(&self, table: &NaiveMatrix, ids: &[u32], out: &mut Vec<f32>) {
+        check_len("embed out", out.len(), ids.len() * table.inner);
+        for (row, id) in out.chunks_mut(table.inner).zip(ids) {
+            row.copy_from_slice(table.row(*id as usize));
+        }
+    }
+
+    fn linear(&self, x: &Vec<f32>, w: &NaiveMatrix, out: &mut Vec<f32>, rows: Range<usize>, accumulate: bool) {
+        check_rows("linear x", x.len(), w.inner, &rows);
+        check_rows("linear out", out.len(), w.out, &rows);
+        for r in rows {
+            let x = &x[r * w.inner..(r + 1) * w.inner];
+            for (j, out) in out[r * w.out..(r + 1) * w.out].iter_mut().enumerate() {
+                *out = chain(x, w.row(j), if accumulate { *out } else { 0.0 });
+            }
+        }
+    }
+
+    fn rms_norm(&self, x: &Vec<f32>, weight: &Vec<f32>, eps: f32, out: &mut Vec<f32>) {
+        rows_of("rms_norm x", x.len(), weight.len());
+        check_len("rms_norm out", out.len(), x.len());
+        for (x, out) in x.chunks(weight.len()).zip(out.chunks_mut(weight.len())) {
+            let inverse = inverse_rms(x, eps);
+            for i in 0..x.len() {
+                out[i] = x[i] * inverse * weight[i];
+            }
+        }
+    }
+
+    fn rope(
+        &self,
+        x: &mut Vec<f32>,
+        table: &Vec<f32>,
+        positions: &[u32],
+        heads: usize,
+        head_dim: usize,
+        inverse: bool,
+    ) {
+        check_len("rope x", x.len(), positions.len() * heads * head_dim);
+        let half = head_dim / 2;
+        for (row, position) in x.chunks_mut(heads * head_dim).zip(positions) {
+            let (cos, sin) = table[*position as usize * head_dim..][..head_dim].split_at(half);
+            for head in row.chunks_mut(head_dim) {
+                for i in 0..half {
+                    let (a, b, c) = (head[i], head[half + i], cos[i]);
+                    let s = if inverse { -sin[i] } else { sin[i] };
+                    head[i] = a * c - b * s;
+                    head[half + i] = b * c + a * s;
+                }
+            }
+        }
+    }
+
+    fn swiglu(&self, gate: &Vec<f32>, up: &Vec<f32>, out: &mut Vec<f32>) {
+        check_len("swiglu up", up.len(), gate.len());
+        check_len("swiglu out", out.len(), gate.len());
+        for i in 0..gate.len() {
+            out[i] = gate[i] * sigmoid(gate[i]) * up[i];
+        }
+    }
+
+    fn dropout(&self, x: &Vec<f32>, p: f32, seed: u64, out: &mut Vec<f32>) {
+        check_len("dropout out", out.len(), x.len());
+        let factor = 1.0 / (1.0 - p);
+        for i in 0..x.len() {
+            out[i] = if seed::uniform(seed, i as u64) >= p { x[i] * factor } else { 0.0 };
+        }
+    }
+
+    fn kv(&self, blocks: usize, heads: Heads) -> NaiveKv {
+        let len = blocks * BLOCK * heads.kv_heads * heads.head_dim;
+        NaiveKv { heads, k: vec![0.0; len], v: vec![0.0; len] }
+    }
+
+    fn kv_write(&self, kv: &mut NaiveKv, k: &Vec<f32>, v: &Vec<f32>, writes: &[(u32, u32)]) {
+        let width = kv.heads.kv_heads * kv.heads.head_dim;
+        for (row, slot) in writes {
+            let (row, slot) = (*row as usize * width, *slot as usize * width);
+            kv.k[slot..slot + width].copy_from_slice(&k[row..row + width]);
+            kv.v[slot..slot + width].copy_from_slice(&v[row..row + width]);
+        }
+    }
+
+    fn kv_copy(&self, kv: &mut NaiveKv, copies: &[(u32, u32)]) {
+        let block = BLOCK * kv.heads.kv_heads * kv.heads.head_dim;
+        for (from, to) in copies {
+            let from = *from as usize * block;
+            kv.k.copy_within(from..from + block, *to as usize * block);
+            kv.v.copy_within(from..from + block, *to as usize * block);
+        }
+    }
+
+    fn attention(&self, q: &Vec<f32>, kv: &NaiveKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut Vec<f32>) {
+        let (dim, width) = (heads.head_dim, heads.heads * heads.head_dim);
+        assert_eq!(heads, kv.heads, "attention: heads of the call and of the cache differ");
+        check_len("attention out", out.len(), q.len());
+        for span in spans {
+            check_rows("attention q", q.len(), width, &span.rows);
+            for (i, row) in span.rows.clone().enumerate() {
+                let keys = span.start + i + 1;
+                for head in 0..heads.heads {
+                    let at = row * width + head * dim;
+                    let key_head = head / (heads.heads / heads.kv_heads);
+                    let slot = |j: usize| {
+                        let token = span.table[j / BLOCK] as usize * BLOCK + j % BLOCK;
+                        (token * heads.kv_heads + key_head) * dim
+                    };
+                    let q = &q[at..at + dim];
+                    let mut scores: Vec<f32> =
+                        (0..keys).map(|j| chain(q, &kv.k[slot(j)..][..dim], 0.0) * scale).collect();
+                    let denominator = weights(&mut scores);
+                    for d in 0..dim {
+                        let sum = (0..keys).fold(0.0f32, |acc, j| scores[j].mul_add(kv.v[slot(j) + d], acc));
+                        out[at + d] = sum / denominator;
+                    }
+                }
+            }
+        }
+    }
+
+    fn attention_backward(
+        &self,
+        q: &Vec<f32>,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        out: &Vec<f32>,
+        dout: &Vec<f32>,
+        spans: &[GradSpan],
+        heads: Heads,
+        scale: f32,
+        dq: &mut Vec<f32>,
+        dk: &mut Vec<f32>,
+        dv: &mut Vec<f32>,
+    ) {
+        let (dim, width, kv_width) = (heads.head_dim, heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+        for span in spans {
+            let prefix: Vec<usize> = span.prefix.iter().cloned().flatten().collect();
+            for (i, row) in span.rows.clone().enumerate() {
+                let keys: Vec<usize> = prefix.iter().copied().chain(span.rows.start..span.rows.start + i + 1).collect();
+                for head in 0..heads.heads {
+                    let at = row * width + head * dim;
+                    let key_head = head / (heads.heads / heads.kv_heads);
+                    let slot = |j: usize| keys[j] * kv_width + key_head * dim;
+                    let (q, dout, out) = (&q[at..at + dim], &dout[at..at + dim], &out[at..at + dim]);
+                    let mut p: Vec<f32> =
+                        (0..keys.len()).map(|j| chain(q, &k[slot(j)..][..dim], 0.0) * scale).collect();
+                    let denominator = weights(&mut p);
+                    let total = chain(dout, out, 0.0);
+                    for j in 0..keys.len() {
+                        let at_key = slot(j);
+                        let p = p[j] / denominator;
+                        let dp = chain(dout, &v[at_key..at_key + dim], 0.0);
+                        let ds = p * (dp - total) * scale;
+                        for d in 0..dim {
+                            dq[at + d] = ds.mul_add(k[at_key + d], dq[at + d]);
+                            dk[at_key + d] = ds.mul_add(q[d], dk[at_key + d]);
+                            dv[at_key + d] = p.mul_add(dout[d], dv[at_key + d]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn linear_dx(&self, dy: &Vec<f32>, w: &NaiveMatrix, dx: &mut Vec<f32>, rows: Range<usize>, accumulate: bool) {
+        check_rows("linear_dx dy", dy.len(), w.out, &rows);
+        check_rows("linear_dx dx", dx.len(), w.inner, &rows);
+        for r in rows {
+            let dx = &mut dx[r * w.inner..(r + 1) * w.inner];
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            for j in 0..w.out {
+                let dy = dy[r * w.out + j];
+                dx.iter_mut().zip(w.row(j)).for_each(|(dx, w)| *dx = dy.mul_add(*w, *dx));
+            }
+        }
+    }
+
+    fn linear_dw(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        dw: &mut Vec<f32>,
+        out: usize,
+        inner: usize,
+        rows: Range<usize>,
+        scale: f32,
+    ) {
+        check_rows("linear_dw dy", dy.len(), out, &rows);
+        check_rows("linear_dw x", x.len(), inner, &rows);
+        check_len("linear_dw dw", dw.len(), out * inner);
+        for j in 0..out {
+            for i in 0..inner {
+                let sum = rows.clone().fold(0.0f32, |acc, r| dy[r * out + j].mul_add(x[r * inner + i], acc));
+                dw[j * inner + i] = scale.mul_add(sum, dw[j * inner + i]);
+            }
+        }
+    }
+
+    fn embed_backward(&self, dx: &Vec<f32>, ids: &[u32], width: usize, dtable: &mut Vec<f32>) {
+        self.scatter_add_rows(dx, ids, width, dtable);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        eps: f32,
+        dy: &Vec<f32>,
+        dx: &mut Vec<f32>,
+        mut dweight: Option<&mut Vec<f32>>,
+    ) {
+        let width = weight.len();
+        for r in 0..rows_of("rms_norm_backward x", x.len(), width) {
+            let (x, dy, dx) = (&x[r * width..][..width], &dy[r * width..][..width], &mut dx[r * width..][..width]);
+            let inverse = inverse_rms(x, eps);
+            // dx = inverse * (dy * weight - x * inverse² * mean(dy * weight * x))
+            let dot = lanes::sum_of_products((0..width).map(|i| (dy[i] * weight[i], x[i])));
+            let pull = inverse * inverse * (dot / width as f32);
+            for i in 0..width {
+                dx[i] += inverse * (dy[i] * weight[i] - x[i] * pull);
+                if let Some(dweight) = dweight.as_deref_mut() {
+                    dweight[i] += dy[i] * (x[i] * inverse);
+                }
+            }
+        }
+    }
+
+    fn swiglu_backward(
+        &self,
+        gate: &Vec<f32>,
+        up: &Vec<f32>,
+        dout: &Vec<f32>,
+        dgate: &mut Vec<f32>,
+        dup: &mut Vec<f32>,
+    ) {
+        for i in 0..gate.len() {
+            let s = sigmoid(gate[i]);
+            dgate[i] = dout[i] * up[i] * (s * (1.0 + gate[i] * (1.0 - s)));
+            dup[i] = dout[i] * (gate[i] * s);
+        }
+    }
+
+    fn head_logprobs(&self, hidden: &Vec<f32>, head: &NaiveMatrix, targets: &[u32], temperature: f32) -> HeadOut {
+        check_len("head_logprobs hidden", hidden.len(), targets.len() * head.inner);
+        let mut result = HeadOut::default();
+        for (hidden, target) in hidden.chunks(head.inner).zip(targets) {
+            let z: Vec<f32> = head.logits(hidden).iter().map(|l| l / temperature).collect();
+            let stats = merged(&chunks(&z));
+            result.logprobs.push(z[*target as usize] - stats.lse());
+            result.lse.push(stats.lse());
+            result.entropy.push(stats.entropy());
+        }
+        result
+    }
+
+    fn head_backward(
+        &self,
+        hidden: &Vec<f32>,
+        head: &NaiveMatrix,
+        targets: &[u32],
+        temperature: f32,
+        lse: &[f32],
+        dlogprobs: &[f32],
+        dhidden: &mut Vec<f32>,
+        mut dhead: Option<&mut Vec<f32>>,
+    ) {
+        let width = head.inner;
+        for r in 0..targets.len() {
+            let hidden = &hidden[r * width..(r + 1) * width];
+            for (j, logit) in head.logits(hidden).iter().enumerate() {
+                let p = exp(logit / temperature - lse[r]);
+                let hit = if targets[r] as usize == j { 1.0 } else { 0.0 };
+                let dlogit = (hit - p) * (dlogprobs[r] / temperature);
+                for i in 0..width {
+                    dhidden[r * width + i] = dlogit.mul_add(head.row(j)[i], dhidden[r * width + i]);
+                    if let Some(dhead) = dhead.as_deref_mut() {
+                        dhead[j * width + i] = dlogit.mul_add(hidden[i], dhead[j * width + i]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn logits(&self, hidden: &Vec<f32>, head: &NaiveMatrix) -> Vec<f32> {
+        hidden.chunks(head.inner).flat_map(|h| head.logits(h)).collect()
+    }
+
+    fn sample(&self, hidden: &Vec<f32>, head: &NaiveMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+        check_len("sample hidden", hidden.len(), specs.len() * head.inner);
+        let one = |(hidden, spec): (&[f32], &SampleSpec)| {
+            let logits = head.logits(hidden);
+            let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
+            let z: Vec<f32> = logits.iter().map(|l| l / temperature).collect();
+            let lse = merged(&chunks(&z)).lse();
+            let mut cut = logits;
+            choice::penalise(&mut cut, spec);
+            let id = if spec.temperature == 0.0 {
+                choice::argmax(&cut)
+            } else {
+                cut.iter_mut().for_each(|l| *l /= temperature);
+                choice::cut(&mut cut, spec);
+                choice::draw(&cut, &chunks(&cut), spec.uniform)
+            };
+            Sampled { id: id as u32, logprob: z[id] - lse }
+        };
+        hidden.chunks(head.inner).zip(specs).map(one).collect()
+    }
+
+    fn sum_of_squares(&self, x: &Vec<f32>) -> f64 {
+        x.chunks(lanes::SQUARES_BLOCK).map(lanes::sum_of_squares_block).sum()
+    }
+
+    fn adamw(&self, param: &mut Vec<f32>, grad: &Vec<f32>, m: &mut Vec<f32>, v: &mut Vec<f32>, settings: &AdamW) {
+        for len in [grad.len(), m.len(), v.len()] {
+            check_len("adamw", len, param.len());
+        }
+        let step = settings.constants();
+        for i in 0..param.len() {
+            (param[i], m[i], v[i]) = step.apply(param[i], grad[i], m[i], v[i]);
+        }
+    }
+}
