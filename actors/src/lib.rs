@@ -1,1 +1,49 @@
 //! The runtime: supervision and the five links in their local and faulty forms. Knows no reinforcement learning.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`link`] | the five links as traits over bytes |
+//! | [`typed`] | `protocol` types on the links: calls, jobs, state, events |
+//! | [`mod@local`] | the links inside one process |
+//! | [`service`] | an actor's work |
+//! | [`shutdown`], [`status`], [`compute`] | how a service stops, what it shows, where it computes |
+//! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
+
+pub mod backoff;
+pub mod compute;
+pub mod link;
+pub mod local;
+pub mod service;
+pub mod shutdown;
+pub mod status;
+pub mod trace;
+pub mod typed;
+
+pub use backoff::Backoff;
+pub use compute::Compute;
+pub use link::{
+    Ask, Blob, BoxFuture, Delivery, Event, Handler, LinkError, Links, Message, Queue, Served, Settle, State,
+    Subscription, Topic, Versioned, Watch,
+};
+pub use local::{LocalConfig, local};
+pub use service::{Context, Service, ServiceError};
+pub use shutdown::{Level, Shutdown, on_ctrl_c};
+pub use status::{Status, StatusWatch};
+pub use trace::TraceContext;
+pub use typed::{CallError, Job, Pulled, Rejected, Stored, TypedEvent, TypedSubscription, TypedWatch};
+
+/// Locks `mutex`, also after a panic elsewhere: every critical section in this crate leaves its value whole.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A 64-bit hash of `parts`, the same in every process: where a seed is needed and a name is at hand.
+pub(crate) fn hash(parts: &[&str]) -> u64 {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    let digest = folgore_protocol::Digest::of(&bytes).0;
+    u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+}

@@ -103,9 +103,19 @@ pub struct Served(#[allow(dead_code, reason = "held for its Drop")] pub(crate) B
 /// Request and reply. Several servers of one subject share its requests.
 pub trait Ask: Send + Sync {
     /// Asks `subject` and waits at most `deadline`.
-    fn ask<'a>(&'a self, subject: &'a str, request: Message, deadline: Duration) -> BoxFuture<'a, Result<Message, LinkError>>;
+    fn ask<'a>(
+        &'a self,
+        subject: &'a str,
+        request: Message,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<Message, LinkError>>;
     /// Serves `subject` until the result is dropped.
-    fn serve<'a>(&'a self, subject: &'a str, concurrency: usize, handler: Arc<dyn Handler>) -> BoxFuture<'a, Result<Served, LinkError>>;
+    fn serve<'a>(
+        &'a self,
+        subject: &'a str,
+        concurrency: usize,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<'a, Result<Served, LinkError>>;
 }
 
 /// Settles one delivery. What is never settled is delivered again after the queue's redelivery time.
@@ -135,7 +145,12 @@ pub trait Queue: Send + Sync {
     /// Appends; [`LinkError::Full`] at the bound.
     fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>>;
     /// Takes up to `max` messages, waiting at most `wait` for the first; an empty list when none came.
-    fn pull<'a>(&'a self, subject: &'a str, max: usize, wait: Duration) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>>;
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>>;
     /// Messages waiting and messages held, for back-pressure and status.
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>>;
 }

@@ -1,0 +1,128 @@
+//! Whose work a message belongs to: a W3C trace context that follows one sample through every actor.
+//!
+//! Ids are hashes of what the work is (run and key), so that all actors that touch one sample agree on its trace without
+//! talking, also after a restart.
+
+use std::future::Future;
+
+use folgore_protocol::{Digest, Envelope};
+
+tokio::task_local! {
+    static CURRENT: TraceContext;
+}
+
+/// Trace id and span id, as in the W3C Trace Context recommendation, version 00, sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    trace: [u8; 16],
+    span: [u8; 8],
+}
+
+impl TraceContext {
+    /// The context in which work on `key` begins.
+    pub fn root(run: &str, key: &str) -> Self {
+        let digest = Digest::of(format!("{run}\n{key}").as_bytes()).0;
+        let (trace, span) = (first::<16>(&digest), first::<8>(&digest[16..]));
+        Self { trace, span }
+    }
+
+    /// The context of `key` as a part of this one: same trace, its own span.
+    pub fn child(&self, key: &str) -> Self {
+        let digest = Digest::of(&[&self.trace[..], &self.span, key.as_bytes()].concat()).0;
+        Self { trace: self.trace, span: first(&digest) }
+    }
+
+    /// The context that `envelope` carries; what it carries is not believed beyond its form. Without one, the root of
+    /// its key.
+    pub fn of(envelope: &Envelope) -> Self {
+        let carried = envelope.traceparent.as_deref().and_then(Self::parse);
+        carried.unwrap_or_else(|| Self::root(&envelope.run, &envelope.key))
+    }
+
+    /// The context of a message about to be sent: a child of the current one, or a root.
+    pub fn outgoing(run: &str, key: &str) -> Self {
+        Self::current().map_or_else(|| Self::root(run, key), |current| current.child(key))
+    }
+
+    /// Reads a `traceparent`; none if it is not one (version ff and all-zero ids are not).
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let later_version = version != "00";
+        if unhex::<1>(version)? == [0xff] || (parts.next().is_some() && !later_version) {
+            return None;
+        }
+        unhex::<1>(flags)?;
+        let context = Self { trace: unhex(trace)?, span: unhex(span)? };
+        (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
+    }
+
+    /// The header: `00-<trace id>-<span id>-01`.
+    pub fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", hex(&self.trace), hex(&self.span))
+    }
+
+    /// 32 hexadecimal digits that all messages of one sample share.
+    pub fn trace_id(&self) -> String {
+        hex(&self.trace)
+    }
+
+    /// The context of the running task, if it works on somebody's message.
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(|context| *context).ok()
+    }
+
+    /// Runs `work` in this context: what it sends belongs to the same trace.
+    pub async fn scope<F: Future>(self, work: F) -> F::Output {
+        CURRENT.scope(self, work).await
+    }
+}
+
+fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|i| bytes[i])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if text.len() != 2 * N || !text.bytes().all(lower_hex) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_reads_back_and_bad_ones_are_refused() {
+        let context = TraceContext::root("run", "g1.0.0");
+        assert_eq!(TraceContext::parse(&context.traceparent()), Some(context));
+        assert_eq!(context, TraceContext::root("run", "g1.0.0"));
+        assert_ne!(context.trace, TraceContext::root("run", "g1.0.1").trace);
+        let child = context.child("reward");
+        assert_eq!(child.trace, context.trace);
+        assert_ne!(child.span, context.span);
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(TraceContext::parse(bad), None, "{bad}");
+        }
+        assert!(TraceContext::parse("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more").is_some());
+    }
+}

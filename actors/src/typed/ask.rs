@@ -1,0 +1,122 @@
+//! Typed request and reply.
+
+use std::{fmt::Display, future::Future, marker::PhantomData, sync::Arc, time::Duration};
+
+use folgore_protocol::{Envelope, Format};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep};
+
+use super::{CallError, open, seal};
+use crate::{Backoff, BoxFuture, Handler, LinkError, Links, Message, Served, TraceContext, hash};
+
+impl Links {
+    /// Asks `subject`, waits at most `deadline`, reads the reply. `key` names the thing asked: the same for every attempt.
+    pub async fn call<Req: Serialize, Rep: DeserializeOwned>(
+        &self,
+        subject: &str,
+        request: &Req,
+        key: &str,
+        deadline: Duration,
+    ) -> Result<Rep, CallError> {
+        self.call_as(Format::MessagePack, subject, request, key, deadline).await
+    }
+
+    /// As [`Links::call`], with the body in `format`: JSON where any language may answer.
+    pub async fn call_as<Req: Serialize, Rep: DeserializeOwned>(
+        &self,
+        format: Format,
+        subject: &str,
+        request: &Req,
+        key: &str,
+        deadline: Duration,
+    ) -> Result<Rep, CallError> {
+        let message = seal(&self.run, subject, request, key, format, Some(deadline))?;
+        let reply = self.ask.ask(subject, message, deadline).await?;
+        open(&self.run, subject, &reply)
+    }
+
+    /// As [`Links::call`], but waits while nobody serves `subject`: for a server that is starting or being restarted.
+    pub async fn call_when_served<Req: Serialize, Rep: DeserializeOwned>(
+        &self,
+        subject: &str,
+        request: &Req,
+        key: &str,
+        deadline: Duration,
+    ) -> Result<Rep, CallError> {
+        let until = Instant::now() + deadline;
+        let mut backoff =
+            Backoff::new(Duration::from_millis(5), Duration::from_millis(500), hash(&["call", subject, key]));
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.call(subject, request, key, left).await {
+                Err(CallError::Link(LinkError::NoResponder { .. })) if !left.is_zero() => {
+                    sleep(backoff.next_wait().min(left)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Serves `subject` with `handler`, `concurrency` requests at once at most, until the result is dropped. A request
+    /// that cannot be read is refused with the reason, and so is an `Err` of the handler.
+    pub async fn serve_typed<Req, Rep, E, F, Fut>(
+        &self,
+        subject: &str,
+        concurrency: usize,
+        handler: F,
+    ) -> Result<Served, LinkError>
+    where
+        Req: DeserializeOwned + Send + 'static,
+        Rep: Serialize + Send + 'static,
+        E: Display + 'static,
+        F: Fn(Req) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Rep, E>> + Send + 'static,
+    {
+        self.serve_enveloped(subject, concurrency, move |_, request| handler(request)).await
+    }
+
+    /// As [`Links::serve_typed`], with the envelope of the request: its key, its budget, its policy.
+    pub async fn serve_enveloped<Req, Rep, E, F, Fut>(
+        &self,
+        subject: &str,
+        concurrency: usize,
+        handler: F,
+    ) -> Result<Served, LinkError>
+    where
+        Req: DeserializeOwned + Send + 'static,
+        Rep: Serialize + Send + 'static,
+        E: Display + 'static,
+        F: Fn(Envelope, Req) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Rep, E>> + Send + 'static,
+    {
+        let typed = Typed { run: self.run.clone(), subject: subject.to_owned(), handler, types: PhantomData };
+        self.ask.serve(subject, concurrency, Arc::new(typed)).await
+    }
+}
+
+/// A typed function as a [`Handler`].
+struct Typed<Req, Rep, F> {
+    run: String,
+    subject: String,
+    handler: F,
+    types: PhantomData<fn(Req) -> Rep>,
+}
+
+impl<Req, Rep, E, F, Fut> Handler for Typed<Req, Rep, F>
+where
+    Req: DeserializeOwned + Send + 'static,
+    Rep: Serialize + Send + 'static,
+    E: Display + 'static,
+    F: Fn(Envelope, Req) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Rep, E>> + Send + 'static,
+{
+    fn handle(&self, request: Message) -> BoxFuture<'_, Result<Message, String>> {
+        let context = TraceContext::of(&request.envelope);
+        Box::pin(context.scope(async move {
+            let body = open(&self.run, &self.subject, &request).map_err(|e| e.to_string())?;
+            let (format, key) = (Format::of(&request.body), request.envelope.key.clone());
+            let answer = (self.handler)(request.envelope, body).await.map_err(|e| e.to_string())?;
+            seal(&self.run, &self.subject, &answer, &key, format, None).map_err(|e| e.to_string())
+        }))
+    }
+}
