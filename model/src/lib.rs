@@ -5,7 +5,10 @@
 
 pub mod backend;
 mod config;
+pub mod decoder;
 mod error;
+pub mod lora;
+pub mod params;
 mod tensor;
 
 pub use config::ModelConfig;

@@ -1,0 +1,209 @@
+//! The forward pass.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{Decoder, Linear, Ragged};
+use crate::{
+    backend::{AttnSpan, BLOCK, Backend, HeadOut, Heads, SampleSpec, Sampled},
+    lora::Adapter,
+};
+
+/// Keys and values of all layers, in blocks that sequences hold through their tables.
+pub struct KvCache<B: Backend> {
+    layers: Vec<B::Kv>,
+    blocks: usize,
+}
+
+impl<B: Backend> KvCache<B> {
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+}
+
+/// Rows that run under one adapter; none: the base.
+pub(super) type AdapterRows<'a, B> = (Range<usize>, Option<&'a Adapter<B>>);
+
+/// What a layer computed on its way, kept where a backward will need it.
+pub(super) struct LayerState<B: Backend> {
+    pub(super) x: B::Buf,
+    pub(super) normed: B::Buf,
+    pub(super) q: B::Buf,
+    pub(super) k: B::Buf,
+    pub(super) v: B::Buf,
+    pub(super) attended: B::Buf,
+    pub(super) middle: B::Buf,
+    pub(super) normed_middle: B::Buf,
+    pub(super) gate: B::Buf,
+    pub(super) up: B::Buf,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Room for `blocks` blocks of every layer.
+    pub fn cache(&self, blocks: usize) -> KvCache<B> {
+        let layers = (0..self.config().num_hidden_layers).map(|_| self.backend().kv(blocks, self.heads())).collect();
+        KvCache { layers, blocks }
+    }
+
+    /// Bytes of one cache block over all layers.
+    pub fn cache_block_bytes(&self) -> usize {
+        let c = self.config();
+        2 * 4 * BLOCK * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
+    }
+
+    /// Copies whole blocks (from, to) in every layer.
+    pub fn copy_blocks(&self, cache: &mut KvCache<B>, copies: &[(u32, u32)]) {
+        for layer in &mut cache.layers {
+            self.backend().kv_copy(layer, copies);
+        }
+    }
+
+    /// Runs `input`, whose spans hold cache tables: writes the keys and values of its rows to the cache and returns the
+    /// hidden states of the `wanted` rows after the last norm, [wanted, hidden].
+    ///
+    /// # Panics
+    /// If a span's table is too short for its keys, a token lies outside the vocabulary or a position outside the context.
+    pub fn forward(&self, input: &Ragged, adapters: &[Option<Arc<Adapter<B>>>], cache: &mut KvCache<B>) -> B::Buf {
+        input.check(self.config(), adapters.len());
+        let mut writes = Vec::with_capacity(input.len());
+        let mut spans = Vec::with_capacity(input.spans.len());
+        for span in &input.spans {
+            for (i, row) in span.rows.clone().enumerate() {
+                let place = span.start + i;
+                writes.push((row as u32, span.table[place / BLOCK] * BLOCK as u32 + (place % BLOCK) as u32));
+            }
+            spans.push(AttnSpan { rows: span.rows.clone(), start: span.start, table: span.table.clone() });
+        }
+        let rows = adapter_rows(input, adapters);
+        let mut x = self.embed(input);
+        for layer in 0..self.config().num_hidden_layers {
+            x = self.layer(layer, x, input, &rows, &writes, &spans, &mut cache.layers[layer], None, &mut |_| {});
+        }
+        self.last_norm(&self.wanted_rows(&x, &input.wanted))
+    }
+
+    /// Samples a token for each row of `hidden` [n, hidden].
+    pub fn sample(&self, hidden: &B::Buf, specs: &[SampleSpec]) -> Vec<Sampled> {
+        self.backend().sample(hidden, self.weights().head(), specs)
+    }
+
+    /// Log-prob of `targets[i]` after row `i` of `hidden` [n, hidden].
+    pub fn logprobs(&self, hidden: &B::Buf, targets: &[u32], temperature: f32) -> HeadOut {
+        self.backend().head_logprobs(hidden, self.weights().head(), targets, temperature)
+    }
+
+    /// All logits of `hidden` [n, hidden]: [n, vocab].
+    pub fn logits(&self, hidden: &B::Buf) -> Vec<f32> {
+        self.backend().logits(hidden, self.weights().head())
+    }
+
+    pub(super) fn heads(&self) -> Heads {
+        let c = self.config();
+        Heads { heads: c.num_attention_heads, kv_heads: c.num_key_value_heads, head_dim: c.head_dim }
+    }
+
+    pub(super) fn attention_scale(&self) -> f32 {
+        1.0 / (self.config().head_dim as f32).sqrt()
+    }
+
+    pub(super) fn embed(&self, input: &Ragged) -> B::Buf {
+        let mut x = self.backend().alloc(input.len() * self.config().hidden_size);
+        self.backend().embed(&self.weights().embed_tokens, &input.tokens, &mut x);
+        x
+    }
+
+    pub(super) fn wanted_rows(&self, x: &B::Buf, wanted: &[u32]) -> B::Buf {
+        let width = self.config().hidden_size;
+        let mut rows = self.backend().alloc(wanted.len() * width);
+        self.backend().gather_rows(x, wanted, width, &mut rows);
+        rows
+    }
+
+    pub(super) fn last_norm(&self, rows: &B::Buf) -> B::Buf {
+        let mut normed = self.backend().alloc(self.backend().len(rows));
+        self.backend().rms_norm(rows, &self.weights().norm, self.config().rms_norm_eps, &mut normed);
+        normed
+    }
+
+    /// One layer: from the residual stream `x` to the next. `keep` is given what a backward needs.
+    pub(super) fn layer(
+        &self,
+        index: usize,
+        x: B::Buf,
+        input: &Ragged,
+        rows: &[AdapterRows<'_, B>],
+        writes: &[(u32, u32)],
+        spans: &[AttnSpan],
+        kv: &mut B::Kv,
+        dropout: Option<super::Dropout>,
+        keep: &mut dyn FnMut(LayerState<B>),
+    ) -> B::Buf {
+        let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
+        let n = input.len();
+        let heads = self.heads();
+        let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, n, rows, dropout);
+
+        let mut normed = b.alloc(n * c.hidden_size);
+        b.rms_norm(&x, &w.input_layernorm, c.rms_norm_eps, &mut normed);
+        let mut q = linear(Linear::QProj, &normed);
+        let mut k = linear(Linear::KProj, &normed);
+        let v = linear(Linear::VProj, &normed);
+        b.rope(&mut q, &self.rope, &input.positions, heads.heads, heads.head_dim, false);
+        b.rope(&mut k, &self.rope, &input.positions, heads.kv_heads, heads.head_dim, false);
+        b.kv_write(kv, &k, &v, writes);
+        let mut attended = b.alloc(n * heads.heads * heads.head_dim);
+        b.attention(&q, kv, spans, heads, self.attention_scale(), &mut attended);
+        let mut middle = linear(Linear::OProj, &attended);
+        b.add(&mut middle, &x);
+
+        let mut normed_middle = b.alloc(n * c.hidden_size);
+        b.rms_norm(&middle, &w.post_attention_layernorm, c.rms_norm_eps, &mut normed_middle);
+        let gate = linear(Linear::GateProj, &normed_middle);
+        let up = linear(Linear::UpProj, &normed_middle);
+        let mut activated = b.alloc(n * c.intermediate_size);
+        b.swiglu(&gate, &up, &mut activated);
+        let mut out = linear(Linear::DownProj, &activated);
+        b.add(&mut out, &middle);
+        keep(LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up });
+        out
+    }
+
+    /// `x · Wᵀ`, plus each adapter's share on its own rows.
+    fn linear(
+        &self,
+        layer: usize,
+        linear: Linear,
+        x: &B::Buf,
+        n: usize,
+        rows: &[AdapterRows<'_, B>],
+        dropout: Option<super::Dropout>,
+    ) -> B::Buf {
+        let b = &**self.backend();
+        let (out, _) = linear.shape(self.config());
+        let mut y = b.alloc(n * out);
+        b.linear(x, self.weights().layers[layer].linear(linear), &mut y, 0..n, false);
+        for (range, adapter) in rows {
+            let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
+            let dropped = dropout.map(|d| d.apply(b, layer, linear, x));
+            let mut inner = b.alloc(n * pair.r);
+            b.linear(dropped.as_ref().unwrap_or(x), &pair.a, &mut inner, range.clone(), false);
+            b.linear(&inner, &pair.b, &mut y, range.clone(), true);
+        }
+        y
+    }
+}
+
+/// Merges neighbouring spans of one adapter into ranges of rows.
+pub(super) fn adapter_rows<'a, B: Backend>(
+    input: &Ragged,
+    adapters: &'a [Option<Arc<Adapter<B>>>],
+) -> Vec<AdapterRows<'a, B>> {
+    let mut ranges: Vec<(Range<usize>, usize)> = Vec::new();
+    for span in &input.spans {
+        match ranges.last_mut() {
+            Some((range, adapter)) if *adapter == span.adapter => range.end = span.rows.end,
+            _ => ranges.push((span.rows.clone(), span.adapter)),
+        }
+    }
+    ranges.into_iter().map(|(range, i)| (range, adapters.get(i).and_then(|a| a.as_deref()))).collect()
+}

@@ -1,0 +1,260 @@
+//! The learning form of the forward, and the backward.
+//!
+//! A learning call keeps, per layer, either everything the backward needs or only the layer's input, from which the rest is
+//! computed again (`recompute`). The cache holds one layer at a time. No gradient is computed for a frozen matrix.
+
+use super::{
+    Decoder, Linear, Ragged,
+    forward::{AdapterRows, LayerState},
+    layout::Layout,
+};
+use crate::{backend::Backend, lora::Adapter, params::Params};
+use folgore_protocol::seed;
+
+/// Adapter dropout of one learning call (PEFT's `lora_dropout`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Share of inputs to drop, in [0, 1).
+    pub p: f32,
+    /// Stream of the draws: another one for every call.
+    pub seed: u64,
+}
+
+impl Dropout {
+    pub(super) fn apply<B: Backend>(&self, backend: &B, layer: usize, linear: Linear, x: &B::Buf) -> B::Buf {
+        let mut out = backend.alloc(backend.len(x));
+        backend.dropout(x, self.p, seed::mix(&[self.seed, layer as u64, linear as u64]), &mut out);
+        out
+    }
+}
+
+/// How a learning call is to be run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Backprop {
+    /// Keeps only layer inputs and computes the rest again in the backward.
+    pub recompute: bool,
+    /// Adapter dropout; none: off.
+    pub dropout: Option<Dropout>,
+}
+
+enum Kept<B: Backend> {
+    All(Box<LayerState<B>>),
+    Input(B::Buf),
+}
+
+/// What a learning call left for its backward.
+pub struct Tape<B: Backend> {
+    input: Ragged,
+    layout: Layout,
+    layers: Vec<Kept<B>>,
+    wanted: B::Buf,
+    hidden: B::Buf,
+    how: Backprop,
+}
+
+impl<B: Backend> Tape<B> {
+    /// Hidden states of the wanted rows after the last norm, [wanted, hidden].
+    pub fn hidden(&self) -> &B::Buf {
+        &self.hidden
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Runs `input` for learning, all rows under `adapter` (none: the base). Row for row the same bits as
+    /// [`Decoder::forward`], dropout aside.
+    pub fn forward_train(&self, input: Ragged, adapter: Option<&Adapter<B>>, how: Backprop) -> Tape<B> {
+        input.check(self.config(), 1);
+        let layout = Layout::of(&input);
+        let rows: [AdapterRows<'_, B>; 1] = [(0..input.len(), adapter)];
+        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut layers = Vec::with_capacity(self.config().num_hidden_layers);
+        let mut x = self.embed(&input);
+        for index in 0..self.config().num_hidden_layers {
+            let mut keep = |state: LayerState<B>| {
+                layers.push(if how.recompute { Kept::Input(state.x) } else { Kept::All(Box::new(state)) });
+            };
+            x = self.layer(index, x, &input, &rows, &layout.writes, &layout.attention, &mut kv, how.dropout, &mut keep);
+        }
+        let wanted = self.wanted_rows(&x, &input.wanted);
+        let hidden = self.last_norm(&wanted);
+        Tape { input, layout, layers, wanted, hidden, how }
+    }
+
+    /// Hidden states of the wanted rows without keeping anything: reference log-probs, evaluation.
+    pub fn forward_only(&self, input: &Ragged, adapter: Option<&Adapter<B>>) -> B::Buf {
+        input.check(self.config(), 1);
+        let layout = Layout::of(input);
+        let rows: [AdapterRows<'_, B>; 1] = [(0..input.len(), adapter)];
+        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut x = self.embed(input);
+        for index in 0..self.config().num_hidden_layers {
+            x = self.layer(index, x, input, &rows, &layout.writes, &layout.attention, &mut kv, None, &mut |_| {});
+        }
+        self.last_norm(&self.wanted_rows(&x, &input.wanted))
+    }
+
+    /// From dL/dlogprob of each wanted row to the gradients of `params`, which are added to.
+    ///
+    /// `targets`, `temperature` and `lse` are those of the log-probs ([`Backend::head_logprobs`] of [`Tape::hidden`]).
+    pub fn backward(
+        &self,
+        tape: Tape<B>,
+        adapter: Option<&Adapter<B>>,
+        targets: &[u32],
+        temperature: f32,
+        lse: &[f32],
+        dlogprobs: &[f32],
+        params: &mut Params<B>,
+    ) {
+        let b = &**self.backend();
+        let c = self.config();
+        let full = params.full_slots();
+        let mut dhidden = b.zeros(b.len(&tape.hidden));
+        let dhead = full.map(|slots| &mut params.list[slots.head].grad);
+        b.head_backward(&tape.hidden, self.weights().head(), targets, temperature, lse, dlogprobs, &mut dhidden, dhead);
+
+        let mut dwanted = b.zeros(b.len(&tape.wanted));
+        let dnorm = full.map(|slots| &mut params.list[slots.norm].grad);
+        b.rms_norm_backward(&tape.wanted, &self.weights().norm, c.rms_norm_eps, &dhidden, &mut dwanted, dnorm);
+        let mut dx = b.zeros(tape.input.len() * c.hidden_size);
+        b.scatter_add_rows(&dwanted, &tape.input.wanted, c.hidden_size, &mut dx);
+
+        let rows: [AdapterRows<'_, B>; 1] = [(0..tape.input.len(), adapter)];
+        let mut kv = tape.how.recompute.then(|| b.kv(tape.layout.blocks, self.heads()));
+        for (index, kept) in tape.layers.into_iter().enumerate().rev() {
+            let state = match (kept, &mut kv) {
+                (Kept::All(state), _) => *state,
+                (Kept::Input(x), Some(kv)) => {
+                    let mut again = None;
+                    let (writes, spans) = (&tape.layout.writes, &tape.layout.attention);
+                    let mut keep = |state| again = Some(state);
+                    self.layer(index, x, &tape.input, &rows, writes, spans, kv, tape.how.dropout, &mut keep);
+                    again.expect("a layer keeps its state")
+                }
+                (Kept::Input(_), None) => unreachable!("inputs alone are kept only when recomputing"),
+            };
+            dx = self.layer_backward(index, state, dx, &tape.input, &tape.layout, adapter, tape.how.dropout, params);
+        }
+        if let Some(slots) = full {
+            b.embed_backward(&dx, &tape.input.tokens, c.hidden_size, &mut params.list[slots.embed].grad);
+        }
+    }
+
+    fn layer_backward(
+        &self,
+        index: usize,
+        state: LayerState<B>,
+        dout: B::Buf,
+        input: &Ragged,
+        layout: &Layout,
+        adapter: Option<&Adapter<B>>,
+        dropout: Option<Dropout>,
+        params: &mut Params<B>,
+    ) -> B::Buf {
+        let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
+        let n = input.len();
+        let heads = self.heads();
+        let full = params.full_slots();
+        // below the first layer only an embedding that trains wants a gradient
+        let reaches_below = index > 0 || full.is_some();
+        let back = |l: Linear, dy: &B::Buf, x: &B::Buf, dx: &mut B::Buf, accumulate: bool, params: &mut Params<B>| {
+            self.linear_backward(index, l, dy, x, dx, accumulate, n, adapter, dropout, params);
+        };
+
+        // feed-forward part
+        let mut activated = b.alloc(n * c.intermediate_size);
+        b.swiglu(&state.gate, &state.up, &mut activated);
+        let mut dactivated = b.alloc(n * c.intermediate_size);
+        back(Linear::DownProj, &dout, &activated, &mut dactivated, false, params);
+        drop(activated);
+        let mut dgate = b.alloc(n * c.intermediate_size);
+        let mut dup = b.alloc(n * c.intermediate_size);
+        b.swiglu_backward(&state.gate, &state.up, &dactivated, &mut dgate, &mut dup);
+        let mut dnormed = b.alloc(n * c.hidden_size);
+        back(Linear::GateProj, &dgate, &state.normed_middle, &mut dnormed, false, params);
+        back(Linear::UpProj, &dup, &state.normed_middle, &mut dnormed, true, params);
+        let mut dmiddle = dout;
+        let dweight = full.map(|s| &mut params.list[s.layer(index).post_attention_layernorm].grad);
+        b.rms_norm_backward(
+            &state.middle,
+            &w.post_attention_layernorm,
+            c.rms_norm_eps,
+            &dnormed,
+            &mut dmiddle,
+            dweight,
+        );
+
+        // attention part
+        let mut dattended = b.alloc(n * heads.heads * heads.head_dim);
+        back(Linear::OProj, &dmiddle, &state.attended, &mut dattended, false, params);
+        let mut dq = b.zeros(n * heads.heads * heads.head_dim);
+        let mut dk = b.zeros(n * heads.kv_heads * heads.head_dim);
+        let mut dv = b.zeros(n * heads.kv_heads * heads.head_dim);
+        b.attention_backward(
+            &state.q,
+            &state.k,
+            &state.v,
+            &state.attended,
+            &dattended,
+            &layout.gradient,
+            heads,
+            self.attention_scale(),
+            &mut dq,
+            &mut dk,
+            &mut dv,
+        );
+        b.rope(&mut dq, &self.rope, &input.positions, heads.heads, heads.head_dim, true);
+        b.rope(&mut dk, &self.rope, &input.positions, heads.kv_heads, heads.head_dim, true);
+        back(Linear::QProj, &dq, &state.normed, &mut dnormed, false, params);
+        back(Linear::KProj, &dk, &state.normed, &mut dnormed, true, params);
+        back(Linear::VProj, &dv, &state.normed, &mut dnormed, true, params);
+        let mut dx = dmiddle;
+        if reaches_below {
+            let dweight = full.map(|s| &mut params.list[s.layer(index).input_layernorm].grad);
+            b.rms_norm_backward(&state.x, &w.input_layernorm, c.rms_norm_eps, &dnormed, &mut dx, dweight);
+        }
+        dx
+    }
+
+    /// Backward of one linear map with its adapter: `dx (+)= dy·W + dropout(dy·sB·A)`, and the gradients of what trains.
+    fn linear_backward(
+        &self,
+        layer: usize,
+        linear: Linear,
+        dy: &B::Buf,
+        x: &B::Buf,
+        dx: &mut B::Buf,
+        accumulate: bool,
+        n: usize,
+        adapter: Option<&Adapter<B>>,
+        dropout: Option<Dropout>,
+        params: &mut Params<B>,
+    ) {
+        let b = &**self.backend();
+        let (out, inner) = linear.shape(self.config());
+        b.linear_dx(dy, self.weights().layers[layer].linear(linear), dx, 0..n, accumulate);
+        if let Some(slots) = params.full_slots() {
+            let slot = slots.layer(layer).linear(linear);
+            b.linear_dw(dy, x, &mut params.list[slot].grad, out, inner, 0..n, 1.0);
+        }
+        let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { return };
+        let dropped = dropout.map(|d| d.apply(b, layer, linear, x));
+        let x = dropped.as_ref().unwrap_or(x);
+        let mut dlow = b.alloc(n * pair.r);
+        b.linear_dx(dy, &pair.b, &mut dlow, 0..n, false);
+        if let Some(slot) = params.lora_slot(layer, linear) {
+            let mut low = b.alloc(n * pair.r);
+            b.linear(x, &pair.a, &mut low, 0..n, false);
+            b.linear_dw(dy, &low, &mut params.list[slot + 1].grad, out, pair.r, 0..n, pair.scale);
+            b.linear_dw(&dlow, x, &mut params.list[slot].grad, pair.r, inner, 0..n, 1.0);
+        }
+        match dropout {
+            None => b.linear_dx(&dlow, &pair.a, dx, 0..n, true),
+            Some(d) => {
+                let mut through = b.alloc(n * inner);
+                b.linear_dx(&dlow, &pair.a, &mut through, 0..n, false);
+                b.add(dx, &d.apply(b, layer, linear, &through));
+            }
+        }
+    }
+}

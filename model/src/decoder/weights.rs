@@ -1,0 +1,119 @@
+//! The weights of a decoder, in the order of the forward pass, under the names of the checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModelConfig, backend::Backend};
+
+/// The seven linear maps of a layer: what LoRA may train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Linear {
+    /// `self_attn.q_proj`
+    QProj,
+    /// `self_attn.k_proj`
+    KProj,
+    /// `self_attn.v_proj`
+    VProj,
+    /// `self_attn.o_proj`
+    OProj,
+    /// `mlp.gate_proj`
+    GateProj,
+    /// `mlp.up_proj`
+    UpProj,
+    /// `mlp.down_proj`
+    DownProj,
+}
+
+impl Linear {
+    /// All seven, in the order of the forward pass.
+    pub const ALL: [Linear; 7] = [
+        Linear::QProj,
+        Linear::KProj,
+        Linear::VProj,
+        Linear::OProj,
+        Linear::GateProj,
+        Linear::UpProj,
+        Linear::DownProj,
+    ];
+
+    /// Last part of the module path, as PEFT's `target_modules` names it.
+    pub fn name(self) -> &'static str {
+        self.path().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Module path within a layer.
+    pub fn path(self) -> &'static str {
+        match self {
+            Linear::QProj => "self_attn.q_proj",
+            Linear::KProj => "self_attn.k_proj",
+            Linear::VProj => "self_attn.v_proj",
+            Linear::OProj => "self_attn.o_proj",
+            Linear::GateProj => "mlp.gate_proj",
+            Linear::UpProj => "mlp.up_proj",
+            Linear::DownProj => "mlp.down_proj",
+        }
+    }
+
+    /// Module path in the model (`model.layers.3.mlp.up_proj`).
+    pub fn module(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}", self.path())
+    }
+
+    /// (out, in) in a model of shape `config`.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let hidden = config.hidden_size;
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        match self {
+            Linear::QProj => (q, hidden),
+            Linear::KProj | Linear::VProj => (kv, hidden),
+            Linear::OProj => (hidden, q),
+            Linear::GateProj | Linear::UpProj => (config.intermediate_size, hidden),
+            Linear::DownProj => (hidden, config.intermediate_size),
+        }
+    }
+}
+
+/// One layer.
+pub struct LayerWeights<B: Backend> {
+    /// Norm before attention, [hidden].
+    pub input_layernorm: B::Buf,
+    /// Norm before the feed-forward part, [hidden].
+    pub post_attention_layernorm: B::Buf,
+    /// The linear maps, by [`Linear`].
+    pub linears: [B::Matrix; 7],
+}
+
+impl<B: Backend> LayerWeights<B> {
+    /// The matrix of `linear`.
+    pub fn linear(&self, linear: Linear) -> &B::Matrix {
+        &self.linears[linear as usize]
+    }
+}
+
+/// All weights.
+pub struct Weights<B: Backend> {
+    /// [vocab, hidden]; also the head where `lm_head` is none.
+    pub embed_tokens: B::Matrix,
+    /// The layers.
+    pub layers: Vec<LayerWeights<B>>,
+    /// Last norm, [hidden].
+    pub norm: B::Buf,
+    /// [vocab, hidden]; none: tied to the embedding.
+    pub lm_head: Option<B::Matrix>,
+}
+
+impl<B: Backend> Weights<B> {
+    /// The output head.
+    pub fn head(&self) -> &B::Matrix {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self, backend: &B) -> usize {
+        let matrices = self.layers.iter().flat_map(|l| &l.linears).chain([&self.embed_tokens]).chain(&self.lm_head);
+        let norms =
+            self.layers.iter().flat_map(|l| [&l.input_layernorm, &l.post_attention_layernorm]).chain([&self.norm]);
+        matrices.map(|m| backend.matrix_bytes(m)).sum::<usize>() + norms.map(|n| 4 * backend.len(n)).sum::<usize>()
+    }
+}

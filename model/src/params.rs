@@ -1,0 +1,303 @@
+//! What trains: master values in f32 with their gradients and the optimiser's moments, either an adapter or all weights.
+
+use folgore_protocol::seed;
+
+use crate::{
+    HostTensor, ModelConfig, ModelError, TensorSource, Tensors,
+    backend::{AdamW, Backend},
+    decoder::{Linear, Weights},
+    lora::{Adapter, LoraInit, LoraShape},
+};
+
+/// One trained tensor.
+pub struct Param<B: Backend> {
+    /// Name: `model.layers.0.self_attn.q_proj.lora_A`, or the checkpoint's name where all weights train.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Master values.
+    pub value: B::Buf,
+    /// Gradient, added to by every backward.
+    pub grad: B::Buf,
+    /// First moment.
+    pub m: B::Buf,
+    /// Second moment.
+    pub v: B::Buf,
+}
+
+/// Which weights train.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trains {
+    /// An adapter of this shape.
+    Lora(LoraShape),
+    /// All weights (small models).
+    Full,
+}
+
+/// All trained tensors.
+pub struct Params<B: Backend> {
+    pub(crate) list: Vec<Param<B>>,
+    trains: Trains,
+    layers: usize,
+    tied: bool,
+}
+
+impl<B: Backend> Params<B> {
+    /// A fresh adapter: A drawn from stream `seed`, B zero.
+    pub fn lora(backend: &B, config: &ModelConfig, shape: LoraShape, init: LoraInit, seed: u64) -> Self {
+        let tensors = shape.tensors(config).into_iter().enumerate().map(|(i, (name, [rows, columns]))| {
+            let values = if i % 2 == 0 {
+                init_a(init, shape.r, columns, rows, seed::mix(&[seed, i as u64]))
+            } else {
+                vec![0.0; rows * columns]
+            };
+            (name, HostTensor::f32([rows, columns], values))
+        });
+        let list =
+            tensors.collect::<Vec<_>>().into_iter().map(|(name, tensor)| param(backend, name, &tensor)).collect();
+        Self { list, trains: Trains::Lora(shape), layers: config.num_hidden_layers, tied: config.tie_word_embeddings }
+    }
+
+    /// An adapter read from `tensors`. Check them first with [`Adapter::load`].
+    pub fn lora_from(
+        backend: &B,
+        config: &ModelConfig,
+        shape: LoraShape,
+        tensors: &Tensors,
+    ) -> Result<Self, ModelError> {
+        let names = shape.tensors(config).into_iter().map(|(name, _)| name);
+        let list = names
+            .map(|name| Ok(param(backend, name.clone(), &tensors.tensor(&name)?)))
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self {
+            list,
+            trains: Trains::Lora(shape),
+            layers: config.num_hidden_layers,
+            tied: config.tie_word_embeddings,
+        })
+    }
+
+    /// All weights, read from `source`.
+    pub fn full(backend: &B, config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        let list = full_names(config)
+            .into_iter()
+            .map(|name| Ok(param(backend, name.clone(), &source.tensor(&name)?)))
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self { list, trains: Trains::Full, layers: config.num_hidden_layers, tied: config.tie_word_embeddings })
+    }
+
+    /// What trains.
+    pub fn trains(&self) -> &Trains {
+        &self.trains
+    }
+
+    /// The tensors, in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = &Param<B>> {
+        self.list.iter()
+    }
+
+    /// Number of trained weights.
+    pub fn count(&self) -> usize {
+        self.list.iter().map(|p| p.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Sets all gradients to 0.
+    pub fn zero_grad(&mut self, backend: &B) {
+        for p in &mut self.list {
+            backend.fill_zero(&mut p.grad);
+        }
+    }
+
+    /// L2 norm of all gradients together.
+    pub fn grad_norm(&self, backend: &B) -> f64 {
+        self.list.iter().map(|p| backend.sum_of_squares(&p.grad)).sum::<f64>().sqrt()
+    }
+
+    /// One AdamW step on every tensor. Norm weights are not decayed.
+    pub fn step(&mut self, backend: &B, settings: &AdamW) {
+        for p in &mut self.list {
+            let weight_decay = if p.shape.len() > 1 { settings.weight_decay } else { 0.0 };
+            backend.adamw(&mut p.value, &p.grad, &mut p.m, &mut p.v, &AdamW { weight_decay, ..*settings });
+        }
+    }
+
+    /// Writes the adapter's values into `adapter`, which has the same shape.
+    pub fn write_adapter(&self, backend: &B, adapter: &mut Adapter<B>) {
+        for layer in 0..self.layers {
+            for linear in Linear::ALL {
+                let (Some(slot), Some(pair)) = (self.lora_slot(layer, linear), adapter.pair_mut(layer, linear)) else {
+                    continue;
+                };
+                let scale = pair.scale;
+                backend.set_matrix(&mut pair.a, &self.list[slot].value, 1.0);
+                backend.set_matrix(&mut pair.b, &self.list[slot + 1].value, scale);
+            }
+        }
+    }
+
+    /// Writes all values into `weights` (all-weights training).
+    pub fn write_weights(&self, backend: &B, weights: &mut Weights<B>) {
+        let Some(slots) = self.full_slots() else { return };
+        let value = |slot: usize| &self.list[slot].value;
+        let vector = |slot: usize| backend.upload(&backend.download(value(slot)));
+        backend.set_matrix(&mut weights.embed_tokens, value(slots.embed), 1.0);
+        for (i, layer) in weights.layers.iter_mut().enumerate() {
+            let slots = slots.layer(i);
+            layer.input_layernorm = vector(slots.input_layernorm);
+            layer.post_attention_layernorm = vector(slots.post_attention_layernorm);
+            for linear in Linear::ALL {
+                backend.set_matrix(&mut layer.linears[linear as usize], value(slots.linear(linear)), 1.0);
+            }
+        }
+        weights.norm = vector(slots.norm);
+        if let Some(head) = &mut weights.lm_head {
+            backend.set_matrix(head, value(slots.head), 1.0);
+        }
+    }
+
+    /// The values, on the host.
+    pub fn values(&self, backend: &B) -> Tensors {
+        self.download(backend, |p| &p.value)
+    }
+
+    /// The gradients, on the host.
+    pub fn grads(&self, backend: &B) -> Tensors {
+        self.download(backend, |p| &p.grad)
+    }
+
+    /// The optimiser's moments, on the host, named `<tensor>.m` and `<tensor>.v`.
+    pub fn moments(&self, backend: &B) -> Tensors {
+        let rename = |tensors: Tensors, suffix: &str| {
+            tensors.into_iter().map(|(n, t)| (format!("{n}.{suffix}"), t)).collect::<Vec<_>>()
+        };
+        let mut all = rename(self.download(backend, |p| &p.m), "m");
+        all.extend(rename(self.download(backend, |p| &p.v), "v"));
+        all.into_iter().collect()
+    }
+
+    /// Takes moments back, as [`Params::moments`] gave them.
+    pub fn set_moments(&mut self, backend: &B, moments: &Tensors) -> Result<(), ModelError> {
+        for p in &mut self.list {
+            for (suffix, slot) in [("m", &mut p.m), ("v", &mut p.v)] {
+                let name = format!("{}.{suffix}", p.name);
+                let tensor = moments.tensor(&name)?;
+                if tensor.shape != p.shape {
+                    return Err(ModelError::Invalid {
+                        place: "optimiser state".into(),
+                        what: format!("shape of {name}"),
+                        expected: format!("{:?}", p.shape),
+                        got: format!("{:?}", tensor.shape),
+                    });
+                }
+                *slot = backend.upload(&tensor.to_f32());
+            }
+        }
+        Ok(())
+    }
+
+    /// Index of A of one map; B follows it. None where nothing trains.
+    pub(crate) fn lora_slot(&self, layer: usize, linear: Linear) -> Option<usize> {
+        let Trains::Lora(shape) = &self.trains else { return None };
+        let place = shape.targets.iter().position(|t| *t == linear)?;
+        Some(2 * (layer * shape.targets.len() + place))
+    }
+
+    pub(crate) fn full_slots(&self) -> Option<FullSlots> {
+        let norm = 1 + PER_LAYER * self.layers;
+        let head = if self.tied { 0 } else { norm + 1 };
+        (self.trains == Trains::Full).then_some(FullSlots { embed: 0, norm, head })
+    }
+
+    fn download(&self, backend: &B, which: impl Fn(&Param<B>) -> &B::Buf) -> Tensors {
+        let tensor = |p: &Param<B>| (p.name.clone(), HostTensor::f32(p.shape.clone(), backend.download(which(p))));
+        self.list.iter().map(tensor).collect()
+    }
+}
+
+/// Tensors of a layer where all weights train: two norms, seven maps.
+const PER_LAYER: usize = 9;
+
+/// Where the tensors lie in the list when all weights train.
+#[derive(Clone, Copy)]
+pub(crate) struct FullSlots {
+    pub(crate) embed: usize,
+    pub(crate) norm: usize,
+    pub(crate) head: usize,
+}
+
+/// The same for one layer.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerSlots {
+    pub(crate) input_layernorm: usize,
+    pub(crate) post_attention_layernorm: usize,
+}
+
+impl FullSlots {
+    pub(crate) fn layer(self, index: usize) -> LayerSlots {
+        let begin = self.embed + 1 + PER_LAYER * index;
+        LayerSlots { input_layernorm: begin, post_attention_layernorm: begin + 1 }
+    }
+}
+
+impl LayerSlots {
+    pub(crate) fn linear(self, linear: Linear) -> usize {
+        self.post_attention_layernorm + 1 + linear as usize
+    }
+}
+
+/// Names of all weights of the family, in the order of [`FullSlots`].
+fn full_names(config: &ModelConfig) -> Vec<String> {
+    let mut names = vec!["model.embed_tokens.weight".to_owned()];
+    for i in 0..config.num_hidden_layers {
+        names.push(format!("model.layers.{i}.input_layernorm.weight"));
+        names.push(format!("model.layers.{i}.post_attention_layernorm.weight"));
+        names.extend(Linear::ALL.map(|l| format!("{}.weight", l.module(i))));
+    }
+    names.push("model.norm.weight".into());
+    if !config.tie_word_embeddings {
+        names.push("lm_head.weight".into());
+    }
+    names
+}
+
+fn param<B: Backend>(backend: &B, name: String, tensor: &HostTensor) -> Param<B> {
+    let values = tensor.to_f32();
+    let zeros = || backend.zeros(values.len());
+    Param { name, shape: tensor.shape.clone(), value: backend.upload(&values), grad: zeros(), m: zeros(), v: zeros() }
+}
+
+fn init_a(init: LoraInit, r: usize, inner: usize, rows: usize, seed: u64) -> Vec<f32> {
+    let count = (rows * inner) as u64;
+    match init {
+        LoraInit::Kaiming => {
+            let bound = 1.0 / (inner as f32).sqrt();
+            (0..count).map(|i| (2.0 * seed::uniform(seed, i) - 1.0) * bound).collect()
+        }
+        LoraInit::Gaussian => (0..count).map(|i| seed::normal(seed, i) / r as f32).collect(),
+    }
+}
+
+/// Random weights for a model of shape `config` (normal, deviation 0.02, norms 1): where training from nothing begins, and tests.
+pub fn random_weights(config: &ModelConfig, seed: u64) -> Tensors {
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    let shape_of = |name: &str| -> Vec<usize> {
+        let linear = Linear::ALL.into_iter().find(|l| name.contains(l.path()));
+        match linear {
+            Some(l) => <[usize; 2]>::from(l.shape(config)).to_vec(),
+            None if name.contains("norm") => vec![hidden],
+            None => vec![vocab, hidden],
+        }
+    };
+    let tensor = |(i, name): (usize, String)| {
+        let shape = shape_of(&name);
+        let stream = seed::mix(&[seed, i as u64]);
+        let count = shape.iter().product::<usize>() as u64;
+        let values = if shape.len() == 1 {
+            vec![1.0; count as usize]
+        } else {
+            (0..count).map(|j| 0.02 * seed::normal(stream, j)).collect()
+        };
+        (name, HostTensor::f32(shape, values))
+    };
+    full_names(config).into_iter().enumerate().map(tensor).collect()
+}
