@@ -4,23 +4,110 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problems;
 
-/// The section `optim`.
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedulerType {
+    /// It stays.
+    #[default]
+    #[serde(alias = "constant_with_warmup")]
+    Constant,
+    /// In a straight line towards 0.
+    Linear,
+    /// Along half a cosine towards 0.
+    Cosine,
+}
+
+/// The section `optim`: AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimSection {
-    /// Optimiser steps of the run.
+    /// Steps of the run: batches that are trained on.
     pub max_steps: u64,
+    /// Learning rate after the warm-up. The default suits an adapter; for all weights a tenth is usual.
+    pub learning_rate: f64,
+    /// Decay of the mean of gradients.
+    pub adam_beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub adam_beta2: f64,
+    /// Added to the root of the latter.
+    pub adam_epsilon: f64,
+    /// Share of the learning rate by which weights shrink in each update, apart from the gradient.
+    pub weight_decay: f64,
+    /// Longest gradient; a longer one is shortened to it. 0: as long as it likes.
+    pub max_grad_norm: f64,
+    /// Updates over which the learning rate rises from 0.
+    pub warmup_steps: u64,
+    /// The same as a share of all updates; `warmup_steps` wins where it is above 0.
+    pub warmup_ratio: f64,
+    /// What the learning rate does after the warm-up.
+    pub lr_scheduler_type: LrSchedulerType,
 }
 
 impl Default for OptimSection {
     fn default() -> Self {
-        Self { max_steps: 40 }
+        Self {
+            max_steps: 40,
+            learning_rate: 1e-5,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            lr_scheduler_type: LrSchedulerType::Constant,
+        }
     }
 }
 
 impl OptimSection {
+    /// Checks ranges; the error names the first key, what it takes and what it was given.
+    pub fn validate(&self) -> Result<(), String> {
+        let mut problems = Problems::default();
+        self.check(problems.section("optim"));
+        problems.errors.first().map_or(Ok(()), |p| Err(p.to_string()))
+    }
+
     /// Notes what is out of range.
     pub fn check(&self, p: &mut Problems) {
         p.expect(self.max_steps > 0, "max_steps", "at least 1", self.max_steps);
+        // 0 is allowed: it is the control run that must not learn.
+        p.range("learning_rate", 0.0, 1.0, self.learning_rate);
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        p.expect(share(self.adam_beta1), "adam_beta1", "0 or more and below 1", self.adam_beta1);
+        p.expect(share(self.adam_beta2), "adam_beta2", "0 or more and below 1", self.adam_beta2);
+        let epsilon = self.adam_epsilon;
+        p.expect(epsilon > 0.0 && epsilon.is_finite(), "adam_epsilon", "a number above 0", epsilon);
+        p.range("weight_decay", 0.0, 1.0, self.weight_decay);
+        let norm = self.max_grad_norm;
+        p.expect(norm >= 0.0 && norm.is_finite(), "max_grad_norm", "0 or more", norm);
+        p.range("warmup_ratio", 0.0, 1.0, self.warmup_ratio);
+        p.warn(self.learning_rate == 0.0, "learning_rate", "0 trains nothing: this is a control run");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key() {
+        let base = OptimSection::default;
+        assert_eq!(base().validate(), Ok(()));
+        for (bad, key) in [
+            (OptimSection { max_steps: 0, ..base() }, "optim.max_steps"),
+            (OptimSection { learning_rate: -1.0, ..base() }, "optim.learning_rate"),
+            (OptimSection { learning_rate: f64::NAN, ..base() }, "optim.learning_rate"),
+            (OptimSection { adam_beta2: 1.0, ..base() }, "optim.adam_beta2"),
+            (OptimSection { adam_epsilon: 0.0, ..base() }, "optim.adam_epsilon"),
+            (OptimSection { max_grad_norm: f64::INFINITY, ..base() }, "optim.max_grad_norm"),
+            (OptimSection { warmup_ratio: 1.5, ..base() }, "optim.warmup_ratio"),
+        ] {
+            let error = bad.validate().unwrap_err();
+            assert!(error.starts_with(key), "{error:?} does not begin with {key:?}");
+        }
+        let cosine: OptimSection = serde_norway::from_str("lr_scheduler_type: cosine").unwrap();
+        assert_eq!(cosine.lr_scheduler_type, LrSchedulerType::Cosine);
     }
 }
