@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Makes tests/parity/fixtures: small checkpoints, logits, gradients, token ids and renderings by other software.
+
+  python3 -m venv VENV && VENV/bin/pip install torch transformers tokenizers peft safetensors gguf numpy accelerate
+  VENV/bin/python tests/parity/make_fixtures.py --gguf deploy/models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
+
+Everything is drawn from fixed seeds. The fixtures are committed: run this only to change them. What each file holds is in
+fixtures/README.md. `versions.json` records what made them.
+"""
+import argparse
+import json
+import os
+import shutil
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import peft
+import tokenizers
+import torch
+import transformers
+from awkward import AWKWARD
+from gguf import GGUFReader
+from safetensors.torch import save_file
+from templates import BRACKETS, CHATML, CONVERSATIONS, TOOLS
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+OUT = os.path.join(HERE, "fixtures")
+ROWS = [[1, 40, 77, 123, 9, 200, 261, 55, 299, 4], [7], [3, 3, 3, 90, 91, 92, 250, 14, 15, 16, 17, 18, 260, 261, 262, 263, 30, 31, 32, 33]]
+
+
+def write_json(value, *path):
+    with open(os.path.join(OUT, *path), "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=None, separators=(",", ":"))
+        file.write("\n")
+
+
+def draw(tensor, std, generator):
+    with torch.no_grad():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * std)
+
+
+def tiny_tokenizer():
+    """A byte-level BPE of 300 tokens whose four added tokens come first."""
+    tk = Tokenizer(models.BPE())
+    tk.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tk.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tk.train_from_iterator(["the cat sat on the mat and that is that; there it is then"] * 4 + AWKWARD, trainer)
+    assert tk.get_vocab_size() == 300, tk.get_vocab_size()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tk, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<pad>", unk_token=None,
+        chat_template=CHATML, clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_model(seed, **shape):
+    common = dict(
+        vocab_size=300, num_hidden_layers=2, max_position_embeddings=128, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
+        pad_token_id=3, attention_bias=False, mlp_bias=False,
+    )
+    model = LlamaForCausalLM(LlamaConfig(**common, **shape)).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            with torch.no_grad():
+                parameter.copy_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
+        else:
+            draw(parameter, 0.6 if "embed" in name else 1.6 / parameter.shape[-1] ** 0.5, generator)
+    model.generation_config.eos_token_id = [2, 0]
+    return model
+
+
+def greedy(model, prompt, count):
+    """Up to `count` greedy ids; stops before the first choice that rounding could turn."""
+    ids, new = list(prompt), []
+    for _ in range(count):
+        top = torch.topk(model(torch.tensor([ids])).logits[0, -1], 2)
+        if top.values[0] - top.values[1] < 1e-3:
+            break
+        new.append(int(top.indices[0]))
+        ids.append(new[-1])
+    return new
+
+
+@torch.no_grad()
+def expect(model, folder):
+    logits = {f"logits.{i}": model(torch.tensor([row])).logits[0].contiguous() for i, row in enumerate(ROWS)}
+    save_file(logits, os.path.join(OUT, folder, "logits.safetensors"))
+    continuations = [greedy(model, row, 24) for row in ROWS]
+    assert sum(map(len, continuations)) >= 30, "too close a call too early: change the seed"
+    write_json({"rows": ROWS, "greedy": continuations}, folder, "expected.json")
+
+
+def mean_cross_entropy(model, rows):
+    """Mean over every token after the first of its row, all rows together."""
+    total, count = 0.0, 0
+    for row in rows:
+        if len(row) > 1:
+            ids = torch.tensor([row])
+            logits = model(ids).logits[0, :-1]
+            total = total + torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            count += len(row) - 1
+    return total / count
+
+
+def full_gradients(model, folder):
+    model.zero_grad()
+    loss = mean_cross_entropy(model, ROWS)
+    loss.backward()
+    grads = {name: p.grad.contiguous() for name, p in model.named_parameters()}
+    save_file(grads, os.path.join(OUT, folder, "gradients.safetensors"))
+    write_json({"loss": float(loss)}, folder, "gradients.json")
+
+
+def adapter(base, folder, seed, **lora):
+    """A PEFT adapter with random A and B on `base`: files, logits, loss and gradients."""
+    path = os.path.join(OUT, folder)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **lora)
+    model = peft.get_peft_model(base, config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            draw(parameter, 0.15, generator)
+    model.save_pretrained(path)
+    os.remove(os.path.join(path, "README.md"))
+    expect(model, folder)
+    model.zero_grad()
+    loss = mean_cross_entropy(model, ROWS)
+    loss.backward()
+    grads = {
+        name.removeprefix("base_model.model.").replace(".default.weight", ""): p.grad.contiguous()
+        for name, p in model.named_parameters() if "lora_" in name
+    }
+    save_file(grads, os.path.join(path, "gradients.safetensors"))
+    write_json({"loss": float(loss.detach())}, folder, "gradients.json")
+    model.unload()
+
+
+def tiny():
+    tok = tiny_tokenizer()
+    untied = tiny_model(
+        1, hidden_size=48, intermediate_size=112, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    untied.save_pretrained(os.path.join(OUT, "tiny-untied"))
+    tok.save_pretrained(os.path.join(OUT, "tiny-untied"))
+    expect(untied, "tiny-untied")
+    # head_dim is not hidden_size / heads here
+    tied = tiny_model(
+        6, hidden_size=32, intermediate_size=80, num_attention_heads=4, num_key_value_heads=4, head_dim=16,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+    )
+    tied.save_pretrained(os.path.join(OUT, "tiny-tied"))
+    tok.save_pretrained(os.path.join(OUT, "tiny-tied"))
+    expect(tied, "tiny-tied")
+    full_gradients(tied, "tiny-tied")
+    # weights rounded to bf16, arithmetic in f32: what a reader that widens at load computes
+    rounded = LlamaForCausalLM(tied.config).to(torch.bfloat16)
+    rounded.load_state_dict({k: v.to(torch.bfloat16) for k, v in tied.state_dict().items()})
+    rounded.tie_weights()
+    rounded.generation_config.eos_token_id = [2, 0]
+    rounded.save_pretrained(os.path.join(OUT, "tiny-tied-bf16-sharded"), max_shard_size="24KB")
+    tok.save_pretrained(os.path.join(OUT, "tiny-tied-bf16-sharded"))
+    expect(rounded.float().eval(), "tiny-tied-bf16-sharded")
+    seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapter(untied, "adapter-untied", 11, r=4, lora_alpha=10, target_modules=seven)
+    adapter(tied, "adapter-tied-rslora", 12, r=9, lora_alpha=6, target_modules=["q_proj", "v_proj"], use_rslora=True)
+
+
+def smollm2(gguf):
+    """The original tokenizer, from the vocabulary and merges that the GGUF holds."""
+    reader = GGUFReader(gguf)
+    get = lambda key: reader.get_field("tokenizer." + key).contents()
+    tokens, merges, template = get("ggml.tokens"), get("ggml.merges"), get("chat_template")
+    first = len(tokens) - len(merges)
+    assert tokens[first:] == [m.replace(" ", "", 1) for m in merges], "the vocabulary is not specials, bytes, merges"
+    special = [t for t, kind in zip(tokens, get("ggml.token_type")) if kind == 3]
+    os.makedirs(os.path.join(OUT, "smollm2"))
+    with open(os.path.join(OUT, "smollm2", "merges.txt"), "w", encoding="utf-8") as file:
+        file.write("\n".join(merges) + "\n")
+    write_json({"tokens": tokens[:first], "special": len(special), "chat_template": template}, "smollm2", "vocab.json")
+
+    def build(added):
+        tk = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[tuple(m.split(" ", 1)) for m in merges]))
+        tk.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        tk.decoder = decoders.ByteLevel()
+        tk.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special if added])
+        return tk
+
+    trusted, untrusted = build(True), build(False)
+    rows = []
+    for text in AWKWARD:
+        ids = trusted.encode(text).ids
+        rows.append({
+            "text": text, "trusted": ids, "untrusted": untrusted.encode(text).ids,
+            "decoded": trusted.decode(ids, skip_special_tokens=False),
+            "decoded_skip": trusted.decode(ids, skip_special_tokens=True),
+        })
+    write_json(rows, "smollm2", "awkward.json")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=trusted, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<|endoftext|>", clean_up_tokenization_spaces=False,
+    )
+    return fast, template
+
+
+def renderings(tok, own):
+    out = []
+    for name, template in [("smollm2", own), ("chatml", CHATML), ("brackets", BRACKETS), ("tools", TOOLS)]:
+        cases = []
+        for conversation in CONVERSATIONS:
+            variables = dict(conversation)
+            if variables.pop("only", name) != name:
+                continue
+            messages = variables.pop("messages")
+            prompt = variables.pop("add_generation_prompt", True)
+            arguments = dict(chat_template=template, add_generation_prompt=prompt, **variables)
+            case = {"messages": messages, "vars": variables, "add_generation_prompt": prompt}
+            try:
+                case["text"] = tok.apply_chat_template(messages, tokenize=False, **arguments)
+                case["ids"] = tok.apply_chat_template(messages, tokenize=True, return_dict=False, **arguments)
+            except Exception as error:
+                case["error"] = str(error)
+            cases.append(case)
+        out.append({"name": name, "template": template, "cases": cases})
+    write_json(out, "smollm2", "chat.json")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gguf", required=True)
+    gguf = parser.parse_args().gguf
+    for entry in os.listdir(OUT) if os.path.isdir(OUT) else []:
+        if os.path.isdir(os.path.join(OUT, entry)):
+            shutil.rmtree(os.path.join(OUT, entry))
+    os.makedirs(OUT, exist_ok=True)
+    torch.manual_seed(0)
+    tiny()
+    renderings(*smollm2(gguf))
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, peft)}
+    write_json(versions, "versions.json")
+
+
+if __name__ == "__main__":
+    main()
