@@ -55,6 +55,13 @@ impl Problems {
         }
     }
 
+    /// Takes over what `inner` noted about the item called `name`.
+    pub(crate) fn nest(&mut self, name: &str, inner: Problems) {
+        let errors = inner.errors.into_iter().map(|p| Problem { key: format!("{name}.{}", p.key), ..p });
+        self.errors.extend(errors);
+        self.warnings.extend(inner.warnings.into_iter().map(|text| format!("{name}.{text}")));
+    }
+
     fn full(&self, key: &str) -> String {
         if self.section.is_empty() { key.to_owned() } else { format!("{}.{key}", self.section) }
     }

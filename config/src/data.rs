@@ -107,8 +107,6 @@ pub struct DataSection {
     pub max_line_bytes: u64,
     /// Share of a file's rows that is held out, by a hash of the prompt.
     pub eval_fraction: f64,
-    /// Draws the rows of a file in another order in every epoch.
-    pub shuffle: bool,
     /// Most rows read from the file; none: all.
     pub max_rows: Option<u64>,
     /// Asks procedural questions as a conversation in words, for chat models; else in the embedded policy's own form.
@@ -133,7 +131,6 @@ impl Default for DataSection {
             on_bad_row: OnBadRow::Stop,
             max_line_bytes: 16 << 20,
             eval_fraction: 0.1,
-            shuffle: true,
             max_rows: None,
             chat: false,
             arithmetic: Arithmetic::default(),

@@ -12,12 +12,10 @@ pub struct EvalSection {
     pub eval_steps: u32,
     /// Held-out questions asked; fewer where the dataset holds fewer.
     pub eval_items: u32,
-    /// Samples of each question at `eval_temperature`; 0: none.
+    /// Samples of each question, made as in training; 0: none.
     pub sampled: u32,
     /// Also one greedy answer to each question.
     pub greedy: bool,
-    /// Temperature of the samples.
-    pub eval_temperature: f64,
     /// Evaluates before the first step.
     pub before: bool,
     /// Evaluates after the last step.
@@ -26,15 +24,7 @@ pub struct EvalSection {
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self {
-            eval_steps: 0,
-            eval_items: 300,
-            sampled: 1,
-            greedy: true,
-            eval_temperature: 1.0,
-            before: true,
-            after: true,
-        }
+        Self { eval_steps: 0, eval_items: 300, sampled: 1, greedy: true, before: true, after: true }
     }
 }
 
@@ -55,7 +45,5 @@ impl EvalSection {
         let asks = self.greedy || self.sampled > 0;
         p.expect(!self.is_on() || asks, "sampled", "at least 1, or greedy: true", self.sampled);
         p.range("sampled", 0.0, 4096.0, self.sampled.into());
-        let t = self.eval_temperature;
-        p.expect(t > 0.0 && t <= 10.0, "eval_temperature", "above 0 and at most 10", t);
     }
 }

@@ -1,21 +1,32 @@
 //! What a user may choose: one typed YAML tree with dotted overrides.
 //!
+//! [`load()`] lays files and `key=value` over the defaults of [`Config`] and refuses what is unknown, of the wrong type, out
+//! of range or contradictory, each with its place and the way out. [`Config::resolved_yaml`] is what a run keeps of it.
+//!
 //! Every section is a struct with defaults, refuses unknown keys (`deny_unknown_fields`) and has a
 //! `check(&self, &mut Problems)` that notes what is out of range. Leaf names are those of TRL.
 
 pub mod algo;
+mod alias;
 pub mod check;
 pub mod checkpoint;
+mod contradiction;
 pub mod data;
+mod error;
 pub mod eval;
+mod explain;
+mod load;
 pub mod log;
 pub mod lora;
 pub mod model;
 pub mod optim;
+mod preset;
 pub mod replay;
 pub mod reward;
 pub mod rollout;
 pub mod run;
+mod schema;
+mod yaml;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +34,14 @@ pub use algo::AlgoSection;
 pub use check::{Problem, Problems};
 pub use checkpoint::CheckpointSection;
 pub use data::DataSection;
+pub use error::{ConfigError, Place, Refused};
 pub use eval::EvalSection;
+pub use load::{Loaded, MAX_FILE_BYTES, load, load_text};
 pub use log::LogSection;
 pub use lora::LoraSection;
 pub use model::ModelSection;
 pub use optim::OptimSection;
+pub use preset::{PRESETS, preset, preset_names};
 pub use replay::ReplaySection;
 pub use reward::RewardSpec;
 pub use rollout::RolloutSection;
@@ -61,4 +75,35 @@ pub struct Config {
     pub eval: EvalSection,
     /// What is shown.
     pub log: LogSection,
+}
+
+impl Config {
+    /// Everything that is out of range or contradictory, and everything that is worth a warning.
+    pub fn problems(&self) -> Problems {
+        let mut p = Problems::default();
+        self.run.check(p.section("run"));
+        self.model.check(p.section("model"));
+        self.data.check(p.section("data"));
+        self.rollout.check(p.section("rollout"));
+        for (i, rule) in self.reward.iter().enumerate() {
+            let mut own = Problems::default();
+            rule.check(&mut own);
+            p.nest(&format!("reward.{i}"), own);
+        }
+        self.algo.check(p.section("algo"));
+        self.optim.check(p.section("optim"));
+        self.lora.check(p.section("lora"));
+        self.replay.check(p.section("replay"));
+        self.checkpoint.check(p.section("checkpoint"));
+        self.eval.check(p.section("eval"));
+        self.log.check(p.section("log"));
+        contradiction::check(self, &mut p);
+        p
+    }
+
+    /// The whole tree as YAML, defaults included: reading it gives the same configuration. It holds what was configured
+    /// and nothing of the environment.
+    pub fn resolved_yaml(&self) -> Result<String, serde_norway::Error> {
+        serde_norway::to_string(self)
+    }
 }

@@ -34,14 +34,10 @@ pub struct RolloutSection {
     /// Optimiser steps that the oldest token of a sample may lag behind the step that trains on it; 0: generating and
     /// learning alternate, and a run repeats bit for bit.
     pub max_staleness: u32,
-    /// Rollouts in flight beyond the open step; only with `max_staleness` of 1 or more.
-    pub max_ahead: u32,
     /// Sequences that the engine decodes together.
     pub max_concurrent_sequences: u32,
     /// Tokens that the key-value cache may hold; none: enough for `max_concurrent_sequences` of full length.
     pub kv_tokens: Option<u64>,
-    /// Policies that may be served side by side.
-    pub max_policies_in_flight: u32,
     /// Variables of the chat template, by name.
     pub chat_template_kwargs: Map<String, Value>,
 }
@@ -61,10 +57,8 @@ impl Default for RolloutSection {
             stop: Vec::new(),
             environment: "single_turn".into(),
             max_staleness: 0,
-            max_ahead: 0,
             max_concurrent_sequences: 64,
             kv_tokens: None,
-            max_policies_in_flight: 2,
             chat_template_kwargs: Map::new(),
         }
     }
@@ -88,7 +82,7 @@ impl RolloutSection {
         p.range("max_prompt_length", 1.0, 4_194_304.0, self.max_prompt_length.into());
         p.range("max_completion_length", 1.0, 4_194_304.0, self.max_completion_length.into());
         let t = self.temperature;
-        p.expect(t > 0.0 && t <= 10.0, "temperature", "above 0 and at most 10 (evaluation has its own)", t);
+        p.expect(t > 0.0 && t <= 10.0, "temperature", "above 0 and at most 10", t);
         p.expect(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p);
         p.expect((0.0..1.0).contains(&self.min_p), "min_p", "0 or more and below 1", self.min_p);
         let r = self.repetition_penalty;
@@ -97,14 +91,11 @@ impl RolloutSection {
         p.expect(!self.environment.is_empty(), "environment", "a name", "nothing");
         p.range("max_staleness", 0.0, 1000.0, self.max_staleness.into());
         p.range("max_concurrent_sequences", 1.0, 65_536.0, self.max_concurrent_sequences.into());
-        p.range("max_policies_in_flight", 1.0, 16.0, self.max_policies_in_flight.into());
         let longest = u64::from(self.max_prompt_length) + u64::from(self.max_completion_length);
         if let Some(kv) = self.kv_tokens {
             let want = format!("at least max_prompt_length + max_completion_length = {longest} tokens");
             p.expect(kv >= longest, "kv_tokens", want, kv);
         }
-        let ahead = self.max_staleness > 0 || self.max_ahead == 0;
-        p.expect(ahead, "max_ahead", "0 while max_staleness is 0", self.max_ahead);
         let full = self.samples_the_full_distribution();
         let text = "top_p, top_k, min_p or repetition_penalty is on: the log-probs trained on are those of the whole \
                     distribution, not of the truncated one that is sampled from";

@@ -1,0 +1,71 @@
+//! The names that TRL and verl use for the same things: taken, and answered with the name used here.
+
+/// Another program's name and ours.
+pub(crate) const ALIASES: &[(&str, &str)] = &[
+    // TRL
+    ("run_name", "run.name"),
+    ("torch_dtype", "model.dtype"),
+    ("max_length", "model.max_seq_length"),
+    ("dataset_name", "data.dataset"),
+    ("generation_kwargs.stop", "rollout.stop"),
+    ("max_new_tokens", "rollout.max_completion_length"),
+    // verl
+    ("trainer.experiment_name", "run.name"),
+    ("trainer.default_local_dir", "run.output_dir"),
+    ("trainer.test_freq", "eval.eval_steps"),
+    ("trainer.val_before_train", "eval.before"),
+    ("data.seed", "run.seed"),
+    ("data.train_files", "data.dataset"),
+    ("data.val_files", "data.eval_dataset"),
+    ("data.prompt_key", "data.prompt_column"),
+    ("data.train_batch_size", "rollout.num_prompts"),
+    ("data.max_prompt_length", "rollout.max_prompt_length"),
+    ("data.max_response_length", "rollout.max_completion_length"),
+    ("actor_rollout_ref.model.path", "model.model_name_or_path"),
+    ("actor_rollout_ref.model.lora_rank", "lora.lora_r"),
+    ("actor_rollout_ref.model.lora_alpha", "lora.lora_alpha"),
+    ("actor_rollout_ref.model.target_modules", "lora.lora_target_modules"),
+    ("actor_rollout_ref.model.enable_gradient_checkpointing", "model.gradient_checkpointing"),
+    ("actor_rollout_ref.rollout.n", "rollout.num_generations"),
+    ("actor_rollout_ref.rollout.temperature", "rollout.temperature"),
+    ("actor_rollout_ref.rollout.top_p", "rollout.top_p"),
+    ("actor_rollout_ref.rollout.top_k", "rollout.top_k"),
+    ("actor_rollout_ref.rollout.max_num_seqs", "rollout.max_concurrent_sequences"),
+];
+
+/// Names that have no counterpart, and what to set instead.
+const HINTS: &[(&str, &str)] = &[
+    (
+        "per_device_train_batch_size",
+        "a step is rollout.num_prompts x rollout.num_generations; optim.max_tokens_per_micro_batch bounds memory",
+    ),
+    (
+        "gradient_accumulation_steps",
+        "a step is rollout.num_prompts x rollout.num_generations; optim.max_tokens_per_micro_batch bounds memory",
+    ),
+    ("use_vllm", "the engine is built in"),
+    ("vllm_mode", "the engine is built in"),
+    ("bf16", "set model.dtype: bfloat16"),
+    ("fp16", "set model.dtype: float32 or bfloat16"),
+    ("load_in_4bit", "4-bit weights are not in this version; model.dtype: bfloat16 halves the memory"),
+    ("report_to", "metrics.jsonl is always written, and log.report writes report.html"),
+    ("reward_funcs", "list the rules under reward:, each with a name"),
+    ("reward_weights", "each rule under reward: has a weight"),
+];
+
+/// Our name for `name`.
+pub(crate) fn native(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, native)| *native)
+}
+
+/// What to set instead of `name`, whatever section it was written in.
+pub(crate) fn hint(name: &str) -> Option<&'static str> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    HINTS.iter().find(|(key, _)| *key == last).map(|(_, hint)| *hint)
+}
+
+/// True if an alias begins with the names of `path`, so that a file may nest it.
+pub(crate) fn leads_on(path: &[String]) -> bool {
+    let prefix = format!("{}.", path.join("."));
+    ALIASES.iter().any(|(alias, _)| alias.starts_with(&prefix))
+}

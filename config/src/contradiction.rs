@@ -1,0 +1,91 @@
+//! What no section can see alone: settings that contradict each other, refused before anything is loaded.
+
+use crate::{
+    Config, Problems,
+    algo::{AdvantageEstimator, AlgoSection},
+};
+
+/// Notes every contradiction of `config`; keys are full names.
+pub(crate) fn check(config: &Config, p: &mut Problems) {
+    p.section("");
+    group(config, p);
+    lengths(config, p);
+    adapter(config, p);
+    questions(config, p);
+}
+
+fn group(config: &Config, p: &mut Problems) {
+    let algo: &AlgoSection = &config.algo;
+    let n = config.rollout.num_generations;
+    let baseline = match algo.advantage_estimator {
+        AdvantageEstimator::Group => "group",
+        AdvantageEstimator::Rloo => "rloo",
+        AdvantageEstimator::MaxRl => "max_rl",
+    };
+    let want = format!(
+        "at least 2 with algo.advantage_estimator {baseline}: a sample that is its own baseline teaches nothing"
+    );
+    p.expect(n >= 2, "rollout.num_generations", want, n);
+    let (prompts, parts) = (config.rollout.num_prompts, algo.steps_per_generation);
+    // Mini-batches are whole groups.
+    let divides = parts > 0 && prompts.is_multiple_of(parts);
+    let want = format!("a multiple of algo.steps_per_generation = {parts}, which divides the batch into whole groups");
+    p.expect(parts == 0 || divides, "rollout.num_prompts", want, prompts);
+    let updates = algo.updates_per_batch();
+    let staleness = config.rollout.max_staleness;
+    p.expect(
+        config.lora.use_peft || staleness == 0,
+        "rollout.max_staleness",
+        "0 with lora.use_peft: false, which trains in lockstep",
+        staleness,
+    );
+    p.warn(
+        updates > 16,
+        "algo.num_iterations",
+        format_args!(
+            "{updates} updates are made of every batch; the samples are far from the policy by the last of them"
+        ),
+    );
+}
+
+fn lengths(config: &Config, p: &mut Problems) {
+    let r = &config.rollout;
+    if let Some(most) = config.model.max_seq_length {
+        let longest = u64::from(r.max_prompt_length) + u64::from(r.max_completion_length);
+        let want = format!("at least rollout.max_prompt_length + rollout.max_completion_length = {longest}");
+        p.expect(u64::from(most) >= longest, "model.max_seq_length", want, most);
+    }
+}
+
+fn adapter(config: &Config, p: &mut Problems) {
+    if let Some(path) = &config.model.adapter {
+        let shown = path.display();
+        p.expect(config.lora.use_peft, "model.adapter", "none with lora.use_peft: false", shown);
+    }
+}
+
+fn questions(config: &Config, p: &mut Problems) {
+    p.expect(!config.reward.is_empty(), "reward", "a list of at least one rule, each with a name", "an empty list");
+    let data = &config.data;
+    if data.is_procedural() {
+        for (key, set) in [
+            ("data.eval_dataset", data.eval_dataset.is_some()),
+            ("data.prompt_column", data.prompt_column.is_some()),
+            ("data.answer_column", data.answer_column.is_some()),
+        ] {
+            let want = format!("none with data.dataset {}, which makes its own questions", data.dataset);
+            p.expect(!set, key, want, "a value");
+        }
+        let embedded = config.model.is_embedded();
+        p.expect(
+            !(embedded && data.chat),
+            "data.chat",
+            "false with model embedded, which has no chat template",
+            "true",
+        );
+    } else {
+        let held_out = data.eval_dataset.is_some() || data.eval_fraction > 0.0;
+        let want = "above 0, or a data.eval_dataset, while evaluation is on";
+        p.expect(!config.eval.is_on() || held_out, "data.eval_fraction", want, data.eval_fraction);
+    }
+}

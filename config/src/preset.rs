@@ -1,0 +1,15 @@
+//! Configurations that are compiled in: `folgore train demo`.
+
+/// Name and text of every preset.
+pub const PRESETS: &[(&str, &str)] =
+    &[("demo", include_str!("../presets/demo.yaml")), ("smollm2", include_str!("../presets/smollm2.yaml"))];
+
+/// The text of the preset called `name`.
+pub fn preset(name: &str) -> Option<&'static str> {
+    PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// Names of all presets, for messages.
+pub fn preset_names() -> String {
+    PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
