@@ -22,11 +22,15 @@ impl Backoff {
 
     /// The next wait: between one and two halves of `min(cap, base * 2^n)` at the n-th call, from 0.
     pub fn next_wait(&mut self) -> Duration {
-        let full = self.base.saturating_mul(1 << self.tries.min(20)).min(self.cap);
-        let jitter = seed::uniform(self.seed, u64::from(self.tries));
+        let wait = wait(self.base, self.cap, self.tries, seed::uniform(self.seed, u64::from(self.tries)));
         self.tries = self.tries.saturating_add(1);
-        full.mul_f32(0.5 + 0.5 * jitter)
+        wait
     }
+}
+
+/// The wait after `doublings`, with `jitter` from 0 to 1.
+pub(crate) fn wait(base: Duration, cap: Duration, doublings: u32, jitter: f32) -> Duration {
+    base.saturating_mul(1 << doublings.min(20)).min(cap).mul_f32(0.5 + 0.5 * jitter)
 }
 
 #[cfg(test)]

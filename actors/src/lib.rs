@@ -5,22 +5,28 @@
 //! | [`link`] | the five links as traits over bytes |
 //! | [`typed`] | `protocol` types on the links: calls, jobs, state, events |
 //! | [`mod@local`] | the links inside one process |
-//! | [`service`] | an actor's work |
+//! | [`mod@faulty`] | any links, with seeded faults, for tests |
+//! | [`contract`] | what every form of the links must do, as tests |
+//! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
 //! | [`shutdown`], [`status`], [`compute`] | how a service stops, what it shows, where it computes |
 //! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
 
 pub mod backoff;
 pub mod compute;
+pub mod contract;
+pub mod faulty;
 pub mod link;
 pub mod local;
 pub mod service;
 pub mod shutdown;
 pub mod status;
+pub mod supervisor;
 pub mod trace;
 pub mod typed;
 
 pub use backoff::Backoff;
 pub use compute::Compute;
+pub use faulty::{FaultPlan, faulty};
 pub use link::{
     Ask, Blob, BoxFuture, Delivery, Event, Handler, LinkError, Links, Message, Queue, Served, Settle, State,
     Subscription, Topic, Versioned, Watch,
@@ -29,6 +35,7 @@ pub use local::{LocalConfig, local};
 pub use service::{Context, Service, ServiceError};
 pub use shutdown::{Level, Shutdown, on_ctrl_c};
 pub use status::{Status, StatusWatch};
+pub use supervisor::{ChildPolicy, ChildState, Observed, RestartPolicy, Supervisor, SupervisorError, SupervisorHandle};
 pub use trace::TraceContext;
 pub use typed::{CallError, Job, Pulled, Rejected, Stored, TypedEvent, TypedSubscription, TypedWatch};
 

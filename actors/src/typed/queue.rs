@@ -95,7 +95,8 @@ impl Links {
         Ok(self.queue.publish(subject, message).await?)
     }
 
-    /// Appends one job, waiting while the queue is full, at most `deadline`; the last [`LinkError::Full`] after that.
+    /// Appends one job, trying again at most until `deadline` while the queue is full or does not answer; the last
+    /// error after that. A publish without answer may have arrived: the job may then be there twice.
     pub async fn publish_job_waiting<T: Serialize>(
         &self,
         subject: &str,
@@ -110,7 +111,9 @@ impl Links {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.queue.publish(subject, message.clone()).await {
-                Err(LinkError::Full { .. }) if !left.is_zero() => sleep(backoff.next_wait().min(left)).await,
+                Err(LinkError::Full { .. } | LinkError::Deadline { .. }) if !left.is_zero() => {
+                    sleep(backoff.next_wait().min(left)).await
+                }
                 other => return Ok(other?),
             }
         }
