@@ -1,1 +1,19 @@
 //! Makes trajectories: coordinator, episode worker, environments, generation engine.
+//!
+//! The [`coordinator`] turns open seats into jobs; a [`worker`] takes a job and plays its [`episode`] between an
+//! [`environment`] and the policy; the [`generator`] owns the [`engine`] that speaks for the policy. They meet over links
+//! only: each may run in a process of its own.
+
+pub mod coordinator;
+pub mod engine;
+pub mod environment;
+pub mod episode;
+pub mod generator;
+pub mod worker;
+
+pub use coordinator::{Coordinator, CoordinatorConfig};
+pub use engine::{DecoderModel, Engine, EngineConfig, EngineError, EngineStats, Model, TextPiece};
+pub use environment::{Environment, Environments};
+pub use episode::{EpisodeLimits, PromptEncoder};
+pub use generator::{ComputeGate, Generator, GeneratorConfig, PolicyLoader};
+pub use worker::{RolloutWorker, WorkerConfig};

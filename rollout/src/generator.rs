@@ -1,0 +1,351 @@
+//! The `Generator` service: one engine on its own thread, asked through subject `generate`.
+//!
+//! Requests and policies reach the thread through one bounded channel, so their order is the order of arrival. A request
+//! that names a policy newer than any served waits for it: the worker that heard of a policy first must not lose to the
+//! generator that is still loading it. A policy that cannot be loaded is kept out and the old one stays.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use folgore_actors::{Backoff, BoxFuture, Compute, Context, Links, Service, ServiceError, Status};
+use folgore_protocol::{Digest, Envelope, Generate, Generated, PolicyId, PolicyPublished, subjects};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot},
+};
+
+use crate::engine::{Engine, EngineConfig, EngineError, EngineStats, Model, SequenceId, TextPiece};
+
+/// Makes a policy's weights from its published bytes (none: the base as it is). Checks names, shapes and finiteness; the
+/// error says what is wrong.
+pub type PolicyLoader<A> = Arc<dyn Fn(Option<&[u8]>) -> Result<A, String> + Send + Sync>;
+
+/// Taken for each engine step and each learner step where both alternate: one permit, given in the order of asking.
+pub type ComputeGate = Arc<Semaphore>;
+
+/// Settings of a generator.
+#[derive(Clone, Copy, Debug)]
+pub struct GeneratorConfig {
+    /// Limits of the engine.
+    pub engine: EngineConfig,
+    /// Longest that a request without a budget may take.
+    pub deadline: Duration,
+    /// How often the status is renewed while the engine works.
+    pub status_every: Duration,
+}
+
+impl Default for GeneratorConfig {
+    fn default() -> Self {
+        Self {
+            engine: EngineConfig::default(),
+            deadline: Duration::from_secs(1800),
+            status_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The service. Made anew, with an empty cache, for every restart.
+pub struct Generator<M: Model> {
+    model: M,
+    text: Arc<dyn TextPiece>,
+    loader: PolicyLoader<M::Adapter>,
+    gate: Option<ComputeGate>,
+    config: GeneratorConfig,
+}
+
+impl<M: Model + 'static> Generator<M> {
+    /// A generator over `model`. With a `gate`, it computes only while it holds the gate's permit.
+    pub fn new(
+        model: M,
+        text: Arc<dyn TextPiece>,
+        loader: PolicyLoader<M::Adapter>,
+        gate: Option<ComputeGate>,
+        config: GeneratorConfig,
+    ) -> Self {
+        Self { model, text, loader, gate, config }
+    }
+
+    async fn serve(self, context: Context) -> Result<(), ServiceError> {
+        let Context { name, links, shutdown, status } = context;
+        let config = self.config;
+        let concurrency = config.engine.max_waiting.max(1);
+        let (commands, inbox) = mpsc::channel(concurrency);
+        let mut compute = self.start(&name, inbox, status)?;
+        let requests = commands.clone();
+        let handler = move |envelope, request| ask(requests.clone(), envelope, request, config.deadline);
+        let served = links.serve_enveloped(subjects::GENERATE, concurrency, handler).await?;
+        let end = tokio::select! {
+            () = shutdown.stopping() => None,
+            ended = compute.ended() => Some(ended),
+            followed = follow_policy(&links, commands) => Some(followed),
+        };
+        // Nobody can reach the thread any more, which is how it learns that it is to end.
+        drop(served);
+        match end {
+            None => compute.ended().await,
+            Some(Ok(())) => Err(format!("{name}: ended without being asked to").into()),
+            Some(error) => error,
+        }
+    }
+
+    fn start(self, name: &str, inbox: mpsc::Receiver<Command>, status: Status) -> Result<Compute, ServiceError> {
+        let runtime = Handle::current();
+        Compute::spawn(name, move || {
+            Worker {
+                engine: Engine::new(self.model, self.text, self.config.engine),
+                loader: self.loader,
+                gate: self.gate.map(|gate| (runtime, gate)),
+                inbox,
+                replies: Vec::new(),
+                parked: Vec::new(),
+                kept_out: None,
+                meter: Meter::new(status, self.config.status_every),
+            }
+            .run()
+        })
+    }
+}
+
+impl<M: Model + 'static> Service for Generator<M> {
+    fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), ServiceError>> {
+        Box::pin(self.serve(context))
+    }
+}
+
+/// What the thread is told.
+enum Command {
+    Generate { request: Generate, reply: Reply },
+    Policy { policy: PolicyId, bytes: Option<Arc<[u8]>> },
+}
+
+type Reply = oneshot::Sender<Result<Generated, String>>;
+
+/// One request, from the link to the thread and back. If the caller is gone, so is the reply's receiver: the engine sees it.
+async fn ask(
+    commands: mpsc::Sender<Command>,
+    envelope: Envelope,
+    request: Generate,
+    longest: Duration,
+) -> Result<Generated, String> {
+    let budget = envelope.budget_ms.map_or(longest, Duration::from_millis).min(longest);
+    let (reply, answer) = oneshot::channel();
+    let work = async {
+        let gone = |_| "the engine has stopped".to_owned();
+        commands.send(Command::Generate { request, reply }).await.map_err(|_| gone(()))?;
+        answer.await.map_err(|_| gone(()))?
+    };
+    let late = |_| format!("no reply within {} ms", budget.as_millis());
+    tokio::time::timeout(budget, work).await.map_err(late)?
+}
+
+/// Follows the published policy and hands each one to the thread, with its bytes.
+async fn follow_policy(links: &Links, commands: mpsc::Sender<Command>) -> Result<(), ServiceError> {
+    let mut watch = links.watch_state::<PolicyPublished>(subjects::POLICY).await?;
+    while let Some(stored) = watch.next().await {
+        let published = match stored {
+            Ok(stored) => stored.value,
+            Err(error) => {
+                tracing::error!(%error, "published policy not readable, kept out");
+                continue;
+            }
+        };
+        let bytes = match &published.blob {
+            None => None,
+            Some(blob) => match fetch(links, &published, blob).await {
+                Ok(bytes) => Some(bytes),
+                Err(reason) => {
+                    tracing::error!(policy = %published.policy, reason, "policy not fetched, kept out");
+                    continue;
+                }
+            },
+        };
+        if commands.send(Command::Policy { policy: published.policy, bytes }).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Fetches a policy's bytes and checks that they are those of its identity. Tries again a few times, because the blob may
+/// travel slower than its announcement.
+async fn fetch(links: &Links, published: &PolicyPublished, blob: &str) -> Result<Arc<[u8]>, String> {
+    const ATTEMPTS: u32 = 5;
+    let name = Digest::try_from(blob.to_owned())?;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), published.policy.step);
+    for attempt in 1.. {
+        match links.blob.get(name).await {
+            Ok(bytes) => {
+                let found = Digest::of(&bytes);
+                if found == published.policy.digest {
+                    return Ok(bytes);
+                }
+                return Err(format!(
+                    "expected bytes of digest {}, got {}",
+                    published.policy.digest.short(),
+                    found.short()
+                ));
+            }
+            Err(error) if attempt == ATTEMPTS => return Err(error.to_string()),
+            Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+        }
+    }
+    Err("not tried".into())
+}
+
+/// The thread's side.
+struct Worker<M: Model> {
+    engine: Engine<M>,
+    loader: PolicyLoader<M::Adapter>,
+    gate: Option<(Handle, ComputeGate)>,
+    inbox: mpsc::Receiver<Command>,
+    replies: Vec<(SequenceId, Reply)>,
+    /// Requests for a policy that is yet to come.
+    parked: Vec<(Generate, Reply)>,
+    /// The last policy that could not be loaded, and why.
+    kept_out: Option<(PolicyId, String)>,
+    meter: Meter,
+}
+
+impl<M: Model> Worker<M> {
+    /// Runs until nobody can ask any more.
+    fn run(mut self) -> Result<(), ServiceError> {
+        loop {
+            if self.engine.is_idle() {
+                self.meter.show(&self.engine.stats());
+                match self.inbox.blocking_recv() {
+                    Some(command) => self.take(command),
+                    None => return Ok(()),
+                }
+            }
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(command) => self.take(command),
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            self.drop_abandoned();
+            if !self.engine.is_idle() {
+                self.step()?;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Generate { request, reply } => self.submit(request, reply),
+            Command::Policy { policy, bytes } => {
+                match (self.loader)(bytes.as_deref()) {
+                    Ok(adapter) => self.engine.publish(policy, adapter),
+                    Err(reason) => {
+                        tracing::error!(%policy, reason, "policy not usable, kept out");
+                        self.meter.status.set_field("policy_kept_out", format!("{policy}: {reason}"));
+                        self.kept_out = Some((policy, reason));
+                    }
+                }
+                self.unpark();
+            }
+        }
+    }
+
+    fn submit(&mut self, request: Generate, reply: Reply) {
+        let policy = request.policy;
+        let refusal = match self.engine.submit(request.clone()) {
+            Ok(id) => return self.replies.push((id, reply)),
+            Err(EngineError::NoPolicy) if !self.is_kept_out(policy) => return self.parked.push((request, reply)),
+            Err(EngineError::NotServed { policy, newest })
+                if (policy.epoch, policy.step) > (newest.epoch, newest.step) && !self.is_kept_out(Some(policy)) =>
+            {
+                return self.parked.push((request, reply));
+            }
+            Err(error) => match &self.kept_out {
+                Some((kept_out, reason)) if Some(*kept_out) == policy => format!("{error}: {reason}"),
+                _ => error.to_string(),
+            },
+        };
+        // The caller may have left: then nobody needs the refusal.
+        let _ = reply.send(Err(refusal));
+    }
+
+    fn is_kept_out(&self, policy: Option<PolicyId>) -> bool {
+        policy.is_some() && self.kept_out.as_ref().map(|(kept_out, _)| *kept_out) == policy
+    }
+
+    /// Submits what waited for a policy again; what still has to wait is parked again.
+    fn unpark(&mut self) {
+        for (request, reply) in std::mem::take(&mut self.parked) {
+            if !reply.is_closed() {
+                self.submit(request, reply);
+            }
+        }
+    }
+
+    /// Gives up sequences that nobody waits for any more.
+    fn drop_abandoned(&mut self) {
+        let engine = &mut self.engine;
+        self.replies.retain(|(id, reply)| {
+            let wanted = !reply.is_closed();
+            if !wanted {
+                engine.abort(*id);
+            }
+            wanted
+        });
+        self.parked.retain(|(_, reply)| !reply.is_closed());
+    }
+
+    fn step(&mut self) -> Result<(), ServiceError> {
+        let newest = self.engine.newest();
+        let permit = match &self.gate {
+            Some((runtime, gate)) => Some(runtime.block_on(gate.clone().acquire_owned())?),
+            None => None,
+        };
+        let begin = Instant::now();
+        let ended = self.engine.step();
+        drop(permit);
+        self.meter.busy(begin, &self.engine);
+        for (id, generated) in ended {
+            if let Some(at) = self.replies.iter().position(|(other, _)| *other == id) {
+                let _ = self.replies.swap_remove(at).1.send(Ok(generated));
+            }
+        }
+        if self.engine.newest() != newest {
+            self.unpark();
+        }
+        Ok(())
+    }
+}
+
+/// Counts what the engine does and shows it in the service's status.
+struct Meter {
+    status: Status,
+    every: Duration,
+    shown: Instant,
+    busy: Duration,
+}
+
+impl Meter {
+    fn new(status: Status, every: Duration) -> Self {
+        Self { status, every, shown: Instant::now(), busy: Duration::ZERO }
+    }
+
+    fn busy<M: Model>(&mut self, begin: Instant, engine: &Engine<M>) {
+        self.busy += begin.elapsed();
+        if self.shown.elapsed() >= self.every {
+            self.show(&engine.stats());
+        }
+    }
+
+    fn show(&mut self, stats: &EngineStats) {
+        self.shown = Instant::now();
+        let seconds = self.busy.as_secs_f64();
+        let per_second = |tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        self.status.set_field("engine", stats);
+        self.status.set_field("busy_s", seconds);
+        self.status.set_field("tokens_per_s", per_second(stats.decode_tokens + stats.prefill_tokens));
+        let computed = stats.decode_tokens + stats.prefill_tokens;
+        self.status
+            .set_field("tokens_per_step", if stats.steps > 0 { computed as f64 / stats.steps as f64 } else { 0.0 });
+    }
+}
