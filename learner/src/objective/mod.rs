@@ -1,0 +1,319 @@
+//! The objective as a pure function: log-probs and advantages of rows in, a loss and its gradient by log-prob out.
+//!
+//! Every method of the GRPO family is one sum over trained tokens,
+//!
+//! ```text
+//! loss = sum over rows i and tokens t of  c_i * (k_i * w_it * L_it  +  beta * KL_it)
+//! ```
+//!
+//! with a [`Surrogate`] `L` chosen by the row's source, a weight `w` for a sampler that is not the learner
+//! ([`correction`]), a row that may be dropped (`k`), a divergence from the reference ([`divergence`]) and the average
+//! that `c` stands for ([`Normaliser`]). Because `c` comes from counts of the whole optimiser batch, the sum may be
+//! formed in any number of parts. Further methods are further surrogates.
+//!
+//! Sums are formed in f64. Where the mask is off, nothing is read and the gradient is exactly 0.
+
+pub mod correction;
+pub mod divergence;
+mod normaliser;
+mod request;
+mod stats;
+mod surrogate;
+
+use folgore_config::algo::{AlgoSection, ImportanceSamplingLevel};
+use folgore_protocol::trajectory::Source;
+
+pub use correction::Correction;
+pub use divergence::Divergence;
+pub use normaliser::{Aggregation, Counts, Normaliser};
+pub use request::{Flag, LossReply, LossRequest, RequestError, evaluate_json};
+pub use stats::{Stats, Tally};
+pub use surrogate::{Point, Surrogate, Term, Trust};
+
+/// What an objective cannot be evaluated on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ObjectiveError {
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Config(String),
+    /// A column is as long as the row is not.
+    #[error("row {row}: expected {expected} values of {column}, as many as log-probs, got {got}")]
+    Length {
+        /// Place of the row.
+        row: usize,
+        /// Name of the column.
+        column: &'static str,
+        /// Number of log-probs.
+        expected: usize,
+        /// Number of values.
+        got: usize,
+    },
+    /// A column that the settings need is not there.
+    #[error("row {row}: {why} needs {column}, which the row has not")]
+    Missing {
+        /// Place of the row.
+        row: usize,
+        /// Name of the column.
+        column: &'static str,
+        /// The setting that needs it.
+        why: &'static str,
+    },
+    /// A trained token with a value that is no finite number.
+    #[error("row {row}, token {token}: expected a finite {column}, got {value}")]
+    NonFinite {
+        /// Place of the row.
+        row: usize,
+        /// Place of the token in the row.
+        token: usize,
+        /// What is not finite: a column, or `loss`.
+        column: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// No surrogate is defined for rows of this origin.
+    #[error("row {row}: the objective has no rule for rows of source {source_name:?}")]
+    Source {
+        /// Place of the row.
+        row: usize,
+        /// Its origin.
+        source_name: Source,
+    },
+}
+
+/// One row: facts about its tokens, all slices equally long.
+#[derive(Clone, Copy, Debug)]
+pub struct RowInput<'a> {
+    /// Where its tokens come from.
+    pub source: Source,
+    /// Log-probs under the weights that are being trained.
+    pub logprobs: &'a [f64],
+    /// Log-probs under the weights that the batch began with; none: `logprobs` themselves, held constant.
+    pub old: Option<&'a [f64]>,
+    /// Log-probs under the reference; needed if `beta` is above 0.
+    pub reference: Option<&'a [f64]>,
+    /// Log-probs that the sampler reported; none: the sampler is the learner, and nothing is corrected.
+    pub rollout: Option<&'a [f64]>,
+    /// True where the token is trained on.
+    pub mask: &'a [bool],
+    /// Advantage of the whole row.
+    pub advantage: f64,
+}
+
+/// What came of some rows of an optimiser batch. Losses, gradients and statistics of its parts add up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// These rows' share of the loss.
+    pub loss: f64,
+    /// Gradient of the loss by each log-prob, row by row.
+    pub grads: Vec<Vec<f64>>,
+    /// For the metrics.
+    pub stats: Stats,
+}
+
+/// An objective, ready to be evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    on_policy: Surrogate,
+    level: ImportanceSamplingLevel,
+    divergence: Option<Divergence>,
+    correction: Option<Correction>,
+    off_policy_mask: Option<f64>,
+    aggregation: Aggregation,
+}
+
+impl Objective {
+    /// The objective of `algo`; `max_completion_length` stands in for `loss_scale_factor` where that is none.
+    pub fn new(algo: &AlgoSection, max_completion_length: u32) -> Result<Self, ObjectiveError> {
+        algo.validate().map_err(ObjectiveError::Config)?;
+        Ok(Self {
+            on_policy: Surrogate::of(algo),
+            level: algo.importance_level(),
+            divergence: Divergence::of(algo),
+            correction: Correction::of(algo),
+            off_policy_mask: algo.off_policy_mask_threshold,
+            aggregation: Aggregation::of(algo, max_completion_length)?,
+        })
+    }
+
+    /// True if rows need log-probs under the reference.
+    pub fn needs_reference(&self) -> bool {
+        self.divergence.is_some()
+    }
+
+    /// True if a row with advantage 0 has a gradient all the same.
+    pub fn moves_at_zero_advantage(&self) -> bool {
+        self.divergence.is_some() || matches!(self.on_policy, Surrogate::Dppo { kl_tau, .. } if kl_tau > 0.0)
+    }
+
+    /// The average over an optimiser batch of which `counts` are the counts.
+    pub fn normaliser(&self, counts: Counts) -> Normaliser {
+        Normaliser::new(self.aggregation, counts)
+    }
+
+    /// Loss, gradient and statistics of `rows`, a part or the whole of the batch that `normaliser` was made for.
+    pub fn evaluate(&self, rows: &[RowInput<'_>], normaliser: &Normaliser) -> Result<Evaluation, ObjectiveError> {
+        let mut out = Evaluation { loss: 0.0, grads: Vec::with_capacity(rows.len()), stats: Stats::default() };
+        for (index, row) in rows.iter().enumerate() {
+            let row = Live::check(self, index, row)?;
+            out.loss += self.evaluate_row(&row, normaliser, &mut out.grads, &mut out.stats)?;
+        }
+        Ok(out)
+    }
+
+    fn surrogate(&self, row: usize, source: Source) -> Result<&Surrogate, ObjectiveError> {
+        match source {
+            Source::OnPolicy => Ok(&self.on_policy),
+            Source::Teacher | Source::Replay => Err(ObjectiveError::Source { row, source_name: source }),
+        }
+    }
+
+    fn evaluate_row(
+        &self,
+        row: &Live,
+        normaliser: &Normaliser,
+        grads: &mut Vec<Vec<f64>>,
+        stats: &mut Stats,
+    ) -> Result<f64, ObjectiveError> {
+        let mut grad = vec![0.0; row.length];
+        let n = row.tokens.len();
+        if n == 0 {
+            grads.push(grad);
+            return Ok(0.0);
+        }
+        let surrogate = self.surrogate(row.index, row.source)?;
+        let sequence = self.level == ImportanceSamplingLevel::Sequence;
+        let mean_ratio = row.tokens.iter().map(Token::log_ratio).sum::<f64>() / n as f64;
+        let weights = self.correction.as_ref().map(|c| c.weights(&row.tokens, stats));
+        let keep = self.keeps(row);
+        let c = normaliser.coefficient(n);
+
+        let (mut loss, mut slope_of_mean) = (0.0, 0.0);
+        for (i, token) in row.tokens.iter().enumerate() {
+            let log_ratio = if sequence { mean_ratio } else { token.log_ratio() };
+            let point = Point { log_ratio, logprob: token.lp, rollout: token.rollout, advantage: row.advantage };
+            let term = surrogate.term(point);
+            let weight = weights.as_ref().map_or(1.0, |w| w[i]);
+            // A dropped token is skipped, not multiplied with 0, which would make NaN of an infinite term.
+            if keep && weight != 0.0 {
+                loss += c * weight * term.value;
+                grad[token.at] += c * weight * term.by_logprob;
+                if sequence {
+                    slope_of_mean += c * weight * term.by_log_ratio;
+                } else {
+                    grad[token.at] += c * weight * term.by_log_ratio;
+                }
+            }
+            if let (Some(divergence), Some(reference)) = (&self.divergence, token.reference) {
+                let (kl, slope) = divergence.value_and_slope(token.lp, reference);
+                loss += c * divergence.beta * kl;
+                grad[token.at] += c * divergence.beta * slope;
+                stats.kl.add(kl);
+            }
+            stats.token(token);
+            if !sequence {
+                stats.ratio(log_ratio, &term);
+            }
+        }
+        if sequence {
+            for token in &row.tokens {
+                grad[token.at] += slope_of_mean / n as f64;
+            }
+            let first = &row.tokens[0];
+            let point =
+                Point { log_ratio: mean_ratio, logprob: first.lp, rollout: first.rollout, advantage: row.advantage };
+            stats.ratio(mean_ratio, &surrogate.term(point));
+        }
+        stats.row(n, !keep);
+        finite(row, loss, &grad)?;
+        grads.push(grad);
+        Ok(loss)
+    }
+
+    /// False for a row with negative advantage that has become too unlikely since it was sampled.
+    fn keeps(&self, row: &Live) -> bool {
+        let Some(threshold) = self.off_policy_mask else { return true };
+        let gap = |t: &Token| t.rollout.map_or(0.0, |rollout| rollout - t.lp);
+        row.advantage >= 0.0 || row.tokens.iter().map(gap).sum::<f64>() / row.tokens.len() as f64 <= threshold
+    }
+}
+
+fn finite(row: &Live, loss: f64, grad: &[f64]) -> Result<(), ObjectiveError> {
+    let bad = grad.iter().position(|g| !g.is_finite()).map(|token| (token, grad[token]));
+    let bad = bad.or((!loss.is_finite()).then_some((0, loss)));
+    match bad {
+        None => Ok(()),
+        Some((token, value)) => Err(ObjectiveError::NonFinite { row: row.index, token, column: "loss", value }),
+    }
+}
+
+/// A trained token: the numbers that were checked to be finite.
+#[derive(Clone, Copy, Debug)]
+pub struct Token {
+    /// Place in the row.
+    at: usize,
+    lp: f64,
+    old: f64,
+    reference: Option<f64>,
+    rollout: Option<f64>,
+}
+
+impl Token {
+    fn log_ratio(&self) -> f64 {
+        self.lp - self.old
+    }
+}
+
+/// A row of which only the trained tokens are left.
+struct Live {
+    index: usize,
+    source: Source,
+    length: usize,
+    advantage: f64,
+    tokens: Vec<Token>,
+}
+
+impl Live {
+    fn check(objective: &Objective, index: usize, row: &RowInput<'_>) -> Result<Self, ObjectiveError> {
+        let length = row.logprobs.len();
+        let fits = |column, got| match got {
+            Some(got) if got != length => Err(ObjectiveError::Length { row: index, column, expected: length, got }),
+            _ => Ok(()),
+        };
+        fits("mask", Some(row.mask.len()))?;
+        fits("old", row.old.map(<[f64]>::len))?;
+        fits("ref", row.reference.map(<[f64]>::len))?;
+        fits("rollout", row.rollout.map(<[f64]>::len))?;
+        let needs = |column, why| Err(ObjectiveError::Missing { row: index, column, why });
+        if objective.divergence.is_some() && row.reference.is_none() {
+            return needs("ref", "algo.beta above 0");
+        }
+        if row.rollout.is_none() && matches!(objective.on_policy, Surrogate::Dppo { .. }) {
+            return needs("rollout", "algo.loss_type dppo");
+        }
+        if row.rollout.is_none() && objective.off_policy_mask.is_some() {
+            return needs("rollout", "algo.off_policy_mask_threshold");
+        }
+        let reference = row.reference.filter(|_| objective.divergence.is_some());
+        let mut tokens = Vec::new();
+        for at in (0..length).filter(|at| row.mask[*at]) {
+            let read = |column, values: &[f64]| match values[at] {
+                value if value.is_finite() => Ok(value),
+                value => Err(ObjectiveError::NonFinite { row: index, token: at, column, value }),
+            };
+            let lp = read("logprobs", row.logprobs)?;
+            tokens.push(Token {
+                at,
+                lp,
+                old: row.old.map_or(Ok(lp), |v| read("old", v))?,
+                reference: reference.map(|v| read("ref", v)).transpose()?,
+                rollout: row.rollout.map(|v| read("rollout", v)).transpose()?,
+            });
+        }
+        if !row.advantage.is_finite() {
+            let column = "advantage";
+            return Err(ObjectiveError::NonFinite { row: index, token: 0, column, value: row.advantage });
+        }
+        let (source, advantage) = (row.source, row.advantage);
+        Ok(Self { index, source, length, advantage, tokens })
+    }
+}
