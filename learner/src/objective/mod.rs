@@ -80,6 +80,13 @@ pub enum ObjectiveError {
     },
 }
 
+impl ObjectiveError {
+    /// True if numbers are to blame, and not settings or shapes: the update may be skipped, and the run goes on.
+    pub fn is_non_finite(&self) -> bool {
+        matches!(self, ObjectiveError::NonFinite { .. })
+    }
+}
+
 /// One row: facts about its tokens, all slices equally long.
 #[derive(Clone, Copy, Debug)]
 pub struct RowInput<'a> {
@@ -155,7 +162,16 @@ impl Objective {
         let mut out = Evaluation { loss: 0.0, grads: Vec::with_capacity(rows.len()), stats: Stats::default() };
         for (index, row) in rows.iter().enumerate() {
             let row = Live::check(self, index, row)?;
-            out.loss += self.evaluate_row(&row, normaliser, &mut out.grads, &mut out.stats)?;
+            let mut sum = Sum { loss: 0.0, grad: vec![0.0; row.length] };
+            if !row.tokens.is_empty() {
+                let c = normaliser.coefficient(row.tokens.len());
+                self.add_surrogate(&row, c, &mut sum, &mut out.stats)?;
+                self.add_divergence(&row, c, &mut sum, &mut out.stats);
+                row.tokens.iter().for_each(|t| out.stats.token(t));
+                sum.expect_finite(index)?;
+            }
+            out.loss += sum.loss;
+            out.grads.push(sum.grad);
         }
         Ok(out)
     }
@@ -167,66 +183,49 @@ impl Objective {
         }
     }
 
-    fn evaluate_row(
-        &self,
-        row: &Live,
-        normaliser: &Normaliser,
-        grads: &mut Vec<Vec<f64>>,
-        stats: &mut Stats,
-    ) -> Result<f64, ObjectiveError> {
-        let mut grad = vec![0.0; row.length];
-        let n = row.tokens.len();
-        if n == 0 {
-            grads.push(grad);
-            return Ok(0.0);
-        }
+    fn add_surrogate(&self, row: &Live, c: f64, sum: &mut Sum, stats: &mut Stats) -> Result<(), ObjectiveError> {
         let surrogate = self.surrogate(row.index, row.source)?;
-        let sequence = self.level == ImportanceSamplingLevel::Sequence;
+        let n = row.tokens.len();
+        let by_row = self.level == ImportanceSamplingLevel::Sequence;
         let mean_ratio = row.tokens.iter().map(Token::log_ratio).sum::<f64>() / n as f64;
         let weights = self.correction.as_ref().map(|c| c.weights(&row.tokens, stats));
         let keep = self.keeps(row);
-        let c = normaliser.coefficient(n);
-
-        let (mut loss, mut slope_of_mean) = (0.0, 0.0);
+        let mut slope_of_mean = 0.0;
         for (i, token) in row.tokens.iter().enumerate() {
-            let log_ratio = if sequence { mean_ratio } else { token.log_ratio() };
+            let log_ratio = if by_row { mean_ratio } else { token.log_ratio() };
             let point = Point { log_ratio, logprob: token.lp, rollout: token.rollout, advantage: row.advantage };
             let term = surrogate.term(point);
-            let weight = weights.as_ref().map_or(1.0, |w| w[i]);
-            // A dropped token is skipped, not multiplied with 0, which would make NaN of an infinite term.
-            if keep && weight != 0.0 {
-                loss += c * weight * term.value;
-                grad[token.at] += c * weight * term.by_logprob;
-                if sequence {
-                    slope_of_mean += c * weight * term.by_log_ratio;
-                } else {
-                    grad[token.at] += c * weight * term.by_log_ratio;
-                }
-            }
-            if let (Some(divergence), Some(reference)) = (&self.divergence, token.reference) {
-                let (kl, slope) = divergence.value_and_slope(token.lp, reference);
-                loss += c * divergence.beta * kl;
-                grad[token.at] += c * divergence.beta * slope;
-                stats.kl.add(kl);
-            }
-            stats.token(token);
-            if !sequence {
+            if !by_row || i == 0 {
                 stats.ratio(log_ratio, &term);
             }
-        }
-        if sequence {
-            for token in &row.tokens {
-                grad[token.at] += slope_of_mean / n as f64;
+            let weight = weights.as_ref().map_or(1.0, |w| w[i]);
+            // A dropped token is skipped, not multiplied with 0, which would make NaN of an infinite term.
+            if !keep || weight == 0.0 {
+                continue;
             }
-            let first = &row.tokens[0];
-            let point =
-                Point { log_ratio: mean_ratio, logprob: first.lp, rollout: first.rollout, advantage: row.advantage };
-            stats.ratio(mean_ratio, &surrogate.term(point));
+            sum.loss += c * weight * term.value;
+            sum.grad[token.at] += c * weight * term.by_logprob;
+            if by_row {
+                slope_of_mean += c * weight * term.by_log_ratio;
+            } else {
+                sum.grad[token.at] += c * weight * term.by_log_ratio;
+            }
+        }
+        if by_row {
+            row.tokens.iter().for_each(|t| sum.grad[t.at] += slope_of_mean / n as f64);
         }
         stats.row(n, !keep);
-        finite(row, loss, &grad)?;
-        grads.push(grad);
-        Ok(loss)
+        Ok(())
+    }
+
+    fn add_divergence(&self, row: &Live, c: f64, sum: &mut Sum, stats: &mut Stats) {
+        let Some(divergence) = &self.divergence else { return };
+        for (token, reference) in row.tokens.iter().filter_map(|t| Some((t, t.reference?))) {
+            let (kl, slope) = divergence.value_and_slope(token.lp, reference);
+            sum.loss += c * divergence.beta * kl;
+            sum.grad[token.at] += c * divergence.beta * slope;
+            stats.kl.add(kl);
+        }
     }
 
     /// False for a row with negative advantage that has become too unlikely since it was sampled.
@@ -237,12 +236,19 @@ impl Objective {
     }
 }
 
-fn finite(row: &Live, loss: f64, grad: &[f64]) -> Result<(), ObjectiveError> {
-    let bad = grad.iter().position(|g| !g.is_finite()).map(|token| (token, grad[token]));
-    let bad = bad.or((!loss.is_finite()).then_some((0, loss)));
-    match bad {
-        None => Ok(()),
-        Some((token, value)) => Err(ObjectiveError::NonFinite { row: row.index, token, column: "loss", value }),
+/// Loss and gradient of one row.
+struct Sum {
+    loss: f64,
+    grad: Vec<f64>,
+}
+
+impl Sum {
+    fn expect_finite(&self, row: usize) -> Result<(), ObjectiveError> {
+        let bad = self.grad.iter().copied().enumerate().find(|(_, g)| !g.is_finite());
+        match bad.or((!self.loss.is_finite()).then_some((0, self.loss))) {
+            None => Ok(()),
+            Some((token, value)) => Err(ObjectiveError::NonFinite { row, token, column: "loss", value }),
+        }
     }
 }
 
