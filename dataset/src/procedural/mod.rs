@@ -1,0 +1,237 @@
+//! Questions made by a rule: endless, with an exact answer, a difficulty, and held-out questions that never train.
+//!
+//! A question is a pure function of the rule, its side and its index. Its side is decided by its own text: those whose
+//! CRC-32 ends in a number below 100 of 1000 are held out, whoever makes them, for whatever run.
+
+mod arithmetic;
+mod countdown;
+mod crc32;
+mod letter_count;
+mod trace;
+
+use folgore_config::data::DataSection;
+use folgore_protocol::{Digest, Message, Prompt, Task, seed};
+use serde_json::{Map, Value};
+
+pub use crc32::crc32;
+pub use trace::{TraceMixture, arithmetic_traces};
+
+use crate::error::DatasetError;
+
+/// True if the question may only be asked to evaluate.
+pub fn held_out(question: &str) -> bool {
+    crc32(question.as_bytes()) % 1000 < 100
+}
+
+/// Which questions a side may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Those to train on.
+    Train,
+    /// Those to evaluate on.
+    Eval,
+}
+
+/// A question before it is put into a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Question {
+    /// The text that decides its side; the same for every way of asking.
+    pub key: String,
+    /// Asked as the embedded policy was taught, or plainly.
+    pub plain: String,
+    /// Asked in words, for chat models.
+    pub words: String,
+    /// What rewards are given.
+    pub columns: Map<String, Value>,
+}
+
+/// A rule with its difficulty.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Rule {
+    Arithmetic(folgore_config::data::Arithmetic),
+    Countdown(folgore_config::data::Countdown),
+    LetterCount(folgore_config::data::LetterCount),
+}
+
+/// Questions tried for one index before the rule is found to have none.
+const TRIES: u64 = 20_000;
+
+impl Rule {
+    /// The rule that `section` names; none if it names a file.
+    pub(crate) fn of(section: &DataSection) -> Option<Self> {
+        match section.dataset.as_str() {
+            "arithmetic" => Some(Rule::Arithmetic(section.arithmetic.clone())),
+            "countdown" => Some(Rule::Countdown(section.countdown.clone())),
+            "letter_count" => Some(Rule::LetterCount(section.letter_count.clone())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Rule::Arithmetic(_) => "arithmetic",
+            Rule::Countdown(_) => "countdown",
+            Rule::LetterCount(_) => "letter_count",
+        }
+    }
+
+    /// What to change where the rule makes no question.
+    fn advice(&self) -> &'static str {
+        match self {
+            Rule::Arithmetic(_) => "raise data.arithmetic.digits",
+            Rule::Countdown(_) => "raise data.countdown.max_target, or lower data.countdown.num_numbers",
+            Rule::LetterCount(_) => "raise data.letter_count.num_words",
+        }
+    }
+
+    /// Question of the stream `stream`, if the rule makes one from it.
+    fn make(&self, stream: u64) -> Option<Question> {
+        match self {
+            Rule::Arithmetic(difficulty) => Some(arithmetic::question(difficulty, stream)),
+            Rule::Countdown(difficulty) => countdown::question(difficulty, stream),
+            Rule::LetterCount(difficulty) => Some(letter_count::question(difficulty, stream)),
+        }
+    }
+
+    /// Question number `index` of `side`; none if [`TRIES`] draws gave none.
+    fn question(&self, side: Side, index: u64) -> Option<Question> {
+        let own = seed::mix(&[u64::from(side == Side::Eval), index]);
+        let drawn = (0..TRIES).filter_map(|attempt| self.make(seed::mix(&[own, attempt])));
+        drawn.into_iter().find(|q| held_out(&q.key) == (side == Side::Eval))
+    }
+}
+
+/// One side of a rule, read by place.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    rule: Rule,
+    chat: bool,
+    system: Option<String>,
+    /// Asked in place of a question that is not found: one that was, so that asking never fails.
+    witness: Question,
+}
+
+/// How many training questions a rule is taken to have: more than any run asks.
+pub(crate) const TRAIN_LEN: u64 = 1_000_000_000;
+/// Most held-out questions.
+pub(crate) const EVAL_LEN: u64 = 4096;
+
+impl Questions {
+    /// The training side of the rule that `section` names.
+    pub(crate) fn training(rule: Rule, section: &DataSection) -> Result<Self, DatasetError> {
+        let Some(witness) = rule.question(Side::Train, 0) else {
+            return Err(DatasetError::NoQuestion { name: rule.name(), side: "training", advice: rule.advice() });
+        };
+        Ok(Self { rule, chat: section.chat, system: section.system_prompt.clone(), witness })
+    }
+
+    /// Task number `index`.
+    pub(crate) fn task(&self, index: u64) -> Task {
+        let question = self.rule.question(Side::Train, index);
+        self.ask("train", index, question.unwrap_or_else(|| self.witness.clone()))
+    }
+
+    /// The held-out questions, all different, at most [`EVAL_LEN`]; fewer where the rule has fewer.
+    pub(crate) fn held_out(&self) -> Result<Vec<Task>, DatasetError> {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut tasks: Vec<Task> = Vec::new();
+        // Small rules repeat themselves: four times the length finds nearly all that they have.
+        for index in 0..4 * EVAL_LEN {
+            let Some(question) = self.rule.question(Side::Eval, index) else { break };
+            if seen.insert(question.key.clone()) {
+                tasks.push(self.ask("eval", tasks.len() as u64, question));
+            }
+            if tasks.len() as u64 == EVAL_LEN {
+                break;
+            }
+        }
+        if tasks.is_empty() {
+            let (name, advice) = (self.rule.name(), self.rule.advice());
+            return Err(DatasetError::NoQuestion { name, side: "held-out", advice });
+        }
+        Ok(tasks)
+    }
+
+    fn ask(&self, side: &str, index: u64, question: Question) -> Task {
+        let prompt = if self.chat {
+            Prompt::Messages(vec![Message::new("user", question.words)])
+        } else {
+            Prompt::Text(question.plain)
+        };
+        Task {
+            id: format!("{}:{side}:{index}", self.rule.name()),
+            prompt: crate::shape::with_system(prompt, self.system.as_deref()),
+            columns: question.columns,
+        }
+    }
+
+    /// Identity of the questions: the rule, its difficulty and how it asks.
+    pub(crate) fn digest(&self) -> Digest {
+        // The number is that of the rules in this folder: a change of what they ask changes it.
+        Digest::of(format!("rules 1 {:?} {} {:?}", self.rule, self.chat, self.system).as_bytes())
+    }
+
+    /// One line for the user.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{}: made by a rule ({:?}), for example {:?}",
+            self.rule.name(),
+            self.rule,
+            self.task(0).prompt.last_text()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn questions(dataset: &str) -> Questions {
+        let section = DataSection { dataset: dataset.into(), ..DataSection::default() };
+        Questions::training(Rule::of(&section).unwrap(), &section).unwrap()
+    }
+
+    #[test]
+    fn sides_are_disjoint_and_a_question_is_a_function_of_its_place() {
+        for name in folgore_config::data::PROCEDURAL {
+            let questions = questions(name);
+            let text = |task: &Task| task.prompt.last_text().to_owned();
+            let train: BTreeSet<String> = (0..3000).map(|i| text(&questions.task(i))).collect();
+            let held: Vec<String> = questions.held_out().unwrap().iter().map(text).collect();
+            assert!(held.iter().all(|q| !train.contains(q)), "{name}");
+            assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), held.len(), "{name}: all different");
+            assert!(held.len() >= 300, "{name}: {}", held.len());
+            assert_eq!(questions.task(17), questions.task(17));
+            assert!(train.len() > 1000, "{name}: {}", train.len());
+        }
+    }
+
+    #[test]
+    fn a_tenth_of_all_questions_is_held_out() {
+        let questions = (100..1000).map(|a| format!("{a}+{a}="));
+        let share = questions.filter(|q| held_out(q)).count();
+        assert!((60..120).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn chat_and_system_prompt_shape_the_prompt_and_not_the_question() {
+        let section = DataSection { chat: true, system_prompt: Some("s".into()), ..DataSection::default() };
+        let chat = Questions::training(Rule::of(&section).unwrap(), &section).unwrap();
+        let (asked, plain) = (chat.task(5), questions("arithmetic").task(5));
+        assert_eq!(asked.columns, plain.columns);
+        let Prompt::Messages(messages) = asked.prompt else { panic!() };
+        assert_eq!(messages.iter().map(|m| m.role.as_str()).collect::<Vec<_>>(), ["system", "user"]);
+        assert_ne!(chat.digest(), questions("arithmetic").digest());
+    }
+
+    #[test]
+    fn a_small_rule_has_few_questions_and_says_so_by_its_length() {
+        let mut section = DataSection::default();
+        section.arithmetic.digits = 1;
+        let questions = Questions::training(Rule::of(&section).unwrap(), &section).unwrap();
+        let held = questions.held_out().unwrap();
+        assert!((2..30).contains(&held.len()), "{}", held.len());
+    }
+}

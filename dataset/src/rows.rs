@@ -1,0 +1,252 @@
+//! Reads a file into rows: JSONL line by line, or one JSON array. Nothing in a file can make it fail but by a message.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
+
+use serde_json::{Map, Value};
+
+use crate::error::{BadRow, DatasetError};
+
+/// Largest JSON array that is read, in bytes; JSONL has no such limit.
+pub const MAX_ARRAY_BYTES: u64 = 512 << 20;
+
+/// How rows are laid out in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// One row on each line.
+    Jsonl,
+    /// One array of rows.
+    Json,
+}
+
+/// One row as it stands in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RawRow {
+    /// From 1; blank lines do not count.
+    pub number: u64,
+    /// From 1, where rows are lines.
+    pub line: Option<u64>,
+    /// The fields.
+    pub fields: Map<String, Value>,
+}
+
+/// All rows of a file, good or bad, in order.
+#[derive(Debug)]
+pub(crate) struct RawRows {
+    pub container: Container,
+    pub rows: Vec<Result<RawRow, BadRow>>,
+}
+
+/// Reads up to `max_rows` rows of the file at `path`, lines of at most `max_line` bytes.
+pub(crate) fn read(path: &Path, max_line: u64, max_rows: u64) -> Result<RawRows, DatasetError> {
+    let shown = path.display().to_string();
+    let unreadable = |source| DatasetError::Read {
+        path: shown.clone(),
+        procedural: folgore_config::data::PROCEDURAL.join(", "),
+        source,
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(unreadable(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
+    }
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    skip_mark(&mut reader).map_err(unreadable)?;
+    match first_byte(&mut reader, &mut 0).map_err(unreadable)? {
+        Some(b'[') => array(reader, &shown, max_rows, unreadable),
+        _ => {
+            // White space that was skipped may have held line ends: begin again, to count lines from the top.
+            let file = File::open(path).map_err(unreadable)?;
+            let mut reader = BufReader::with_capacity(1 << 16, file);
+            skip_mark(&mut reader).map_err(unreadable)?;
+            lines(reader, max_line, max_rows).map_err(unreadable)
+        }
+    }
+}
+
+/// Skips the byte order mark of UTF-8.
+fn skip_mark(reader: &mut impl BufRead) -> io::Result<()> {
+    if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+        reader.consume(3);
+    }
+    Ok(())
+}
+
+fn first_byte(reader: &mut impl BufRead, skipped: &mut u64) -> io::Result<Option<u8>> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        if let Some(at) = buffer.iter().position(|b| !b.is_ascii_whitespace()) {
+            let byte = buffer[at];
+            reader.consume(at);
+            return Ok(Some(byte));
+        }
+        let all = buffer.len();
+        *skipped += all as u64;
+        reader.consume(all);
+    }
+}
+
+fn array(
+    reader: impl Read,
+    path: &str,
+    max_rows: u64,
+    unreadable: impl Fn(io::Error) -> DatasetError,
+) -> Result<RawRows, DatasetError> {
+    let mut body = Vec::new();
+    reader.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut body).map_err(unreadable)?;
+    let bytes = body.len() as u64;
+    if bytes > MAX_ARRAY_BYTES {
+        return Err(DatasetError::TooLarge { path: path.to_owned(), bytes, limit: MAX_ARRAY_BYTES });
+    }
+    let values: Vec<Value> = serde_json::from_slice(&body)
+        .map_err(|error| DatasetError::Json { path: path.to_owned(), reason: error.to_string() })?;
+    let numbered = (1..=max_rows).zip(values);
+    let rows = numbered.map(|(number, value)| object(number, None, value)).collect();
+    Ok(RawRows { container: Container::Json, rows })
+}
+
+fn lines(mut reader: impl BufRead, max_line: u64, max_rows: u64) -> io::Result<RawRows> {
+    let mut rows = Vec::new();
+    let mut line = 0;
+    let mut buffer = Vec::new();
+    while (rows.len() as u64) < max_rows {
+        buffer.clear();
+        if (&mut reader).take(max_line + 1).read_until(b'\n', &mut buffer)? == 0 {
+            break;
+        }
+        line += 1;
+        let number = rows.len() as u64 + 1;
+        let bad = |expected: &str, got: String| {
+            Err(BadRow { row: number, line: Some(line), field: None, expected: expected.to_owned(), got })
+        };
+        let body = buffer.trim_ascii();
+        if buffer.len() as u64 > max_line && !buffer.ends_with(b"\n") {
+            let length = buffer.len() as u64 + rest_of_line(&mut reader)?;
+            rows.push(bad(&format!("a line of at most data.max_line_bytes = {max_line}"), format!("{length} bytes")));
+        } else if body.is_empty() {
+            continue;
+        } else {
+            rows.push(match std::str::from_utf8(body) {
+                Err(error) => {
+                    bad("UTF-8 text", format!("another byte at place {} of the line", error.valid_up_to() + 1))
+                }
+                Ok(text) => match serde_json::from_str(text) {
+                    Ok(value) => object(number, Some(line), value),
+                    Err(error) => bad("one JSON object on the line", format!("text that is not: {}", place(&error))),
+                },
+            });
+        }
+    }
+    Ok(RawRows { container: Container::Jsonl, rows })
+}
+
+/// Reads to the end of the line and keeps nothing of it; gives its length.
+fn rest_of_line(reader: &mut impl BufRead) -> io::Result<u64> {
+    let mut length = 0;
+    loop {
+        let buffer = reader.fill_buf()?;
+        let end = buffer.iter().position(|b| *b == b'\n');
+        let used = end.map_or(buffer.len(), |at| at + 1);
+        let done = end.is_some() || buffer.is_empty();
+        reader.consume(used);
+        length += used as u64;
+        if done {
+            return Ok(length);
+        }
+    }
+}
+
+/// What the parser says, without its own count of lines: a row has one line only.
+fn place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    format!("{reason} at column {}", error.column())
+}
+
+fn object(number: u64, line: Option<u64>, value: Value) -> Result<RawRow, BadRow> {
+    match value {
+        Value::Object(fields) => Ok(RawRow { number, line, fields }),
+        other => Err(BadRow {
+            row: number,
+            line,
+            field: None,
+            expected: "a JSON object".into(),
+            got: crate::shape::kind(&other).into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    fn rows(bytes: &[u8]) -> Vec<Result<RawRow, BadRow>> {
+        read(file(bytes).path(), 100, u64::MAX).unwrap().rows
+    }
+
+    #[test]
+    fn marks_line_ends_and_blank_lines_are_no_matter() {
+        let bytes = b"\xef\xbb\xbf{\"a\": 1}\r\n\r\n  \n{\"a\": 2}\r\n{\"a\": 3}";
+        let rows: Vec<_> = rows(bytes).into_iter().map(Result::unwrap).collect();
+        assert_eq!(
+            rows.iter().map(|r| (r.number, r.line)).collect::<Vec<_>>(),
+            [(1, Some(1)), (2, Some(4)), (3, Some(5))]
+        );
+        assert_eq!(rows[2].fields["a"], 3);
+    }
+
+    #[test]
+    fn an_array_is_read_as_rows() {
+        let read = read(file(b" \n[{\"a\": 1},\n 7, {\"a\": 2}]").path(), 100, u64::MAX).unwrap();
+        assert_eq!(read.container, Container::Json);
+        assert_eq!(read.rows[1].as_ref().unwrap_err().to_string(), "row 2: expected a JSON object, got a number");
+        assert_eq!(read.rows[2].as_ref().unwrap().number, 3);
+    }
+
+    #[test]
+    fn bad_lines_are_named_and_do_not_end_the_reading() {
+        let mut bytes = b"{\"a\": 1}\n{\"a\": \n{\"a\": \"\xff\"}\n[1]\n{\"a\": \"".to_vec();
+        bytes.extend_from_slice(&[b'x'; 70_000]);
+        bytes.extend_from_slice(b"\"}\n{\"a\": \"\\ud800\"}\n{\"a\": 2}\n");
+        let got: Vec<String> = rows(&bytes)
+            .iter()
+            .map(|row| row.as_ref().map_or_else(ToString::to_string, |row| format!("a = {}", row.fields["a"])))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                "a = 1",
+                "row 2 (line 2): expected one JSON object on the line, got text that is not: EOF while parsing a value at \
+                 column 5",
+                "row 3 (line 3): expected UTF-8 text, got another byte at place 8 of the line",
+                "row 4 (line 4): expected a JSON object, got a list",
+                "row 5 (line 5): expected a line of at most data.max_line_bytes = 100, got 70010 bytes",
+                "row 6 (line 6): expected one JSON object on the line, got text that is not: unexpected end of hex escape \
+                 at column 14",
+                "a = 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_rows_are_refused() {
+        let error = |bytes: &[u8]| read(file(bytes).path(), 100, u64::MAX).unwrap_err().to_string();
+        assert!(error(b"[{\"a\": 1},").contains("at line 1 column 10"));
+        assert!(rows(b"").is_empty() && rows(b" \n ").is_empty());
+        let missing = read(Path::new("no/such/file.jsonl"), 100, 9).unwrap_err().to_string();
+        assert!(missing.starts_with("no/such/file.jsonl: cannot be read: "), "{missing}");
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path(), 100, 9).is_err());
+    }
+}
