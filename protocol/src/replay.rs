@@ -57,6 +57,21 @@ pub enum ReplayRequest {
         /// Name of the evaluation.
         label: String,
     },
+    /// A learner takes over from the checkpoint of `step`; answered with [`ReplayReply::Resumed`]. Batches recorded beyond
+    /// `step` are served again as recorded.
+    Resume {
+        /// Step of the checkpoint; 0: from the start.
+        step: u64,
+        /// The policy of that step, if it is known.
+        policy: Option<PolicyId>,
+        /// Ids of groups below this one are used up, also where the record does not know of them; 0: ask the record.
+        first_free_group: u64,
+    },
+    /// Batches of steps up to `step` are not needed any more; answered with [`ReplayReply::Done`].
+    Forget {
+        /// The step of the oldest checkpoint that is kept.
+        step: u64,
+    },
     /// Counters; answered with [`ReplayReply::Status`].
     Status {},
 }
@@ -79,6 +94,13 @@ pub enum ReplayReply {
     },
     /// Done as asked.
     Done {},
+    /// The learner holds the run from here on.
+    Resumed {
+        /// Epoch of the policies that this learner publishes; whoever commits with a lower one is refused.
+        epoch: u32,
+        /// The last step with a recorded batch; the checkpoint's step if there is none beyond it.
+        recorded_step: u64,
+    },
     /// An evaluation.
     Eval(EvalSummary),
     /// Counters.
@@ -192,6 +214,8 @@ mod tests {
             ReplayRequest::Commit { step: 3, policy },
             ReplayRequest::OpenEval { label: "before".into(), policy, greedy: true, samples: 1, tasks: 0..300 },
             ReplayRequest::EvalResult { label: "before".into() },
+            ReplayRequest::Resume { step: 0, policy: Some(policy), first_free_group: 0 },
+            ReplayRequest::Forget { step: 2 },
             ReplayRequest::Status {},
         ];
         for request in requests {
