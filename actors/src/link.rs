@@ -91,7 +91,9 @@ pub enum LinkError {
     },
 }
 
-/// Answers requests: one call each, `concurrency` at once at most.
+/// Answers requests: one call each, `concurrency` at once at most. A call that has begun runs to its end, also when the
+/// asker has left: a handler is never stopped in the middle, and one whose work is worth stopping looks at the budget in
+/// the envelope. A panic is answered as an error.
 pub trait Handler: Send + Sync + 'static {
     /// Answers `request`; an `Err` reaches the caller as [`LinkError::Refused`].
     fn handle(&self, request: Message) -> BoxFuture<'_, Result<Message, String>>;

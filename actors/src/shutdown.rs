@@ -1,6 +1,6 @@
 //! How a process stops: first save and stop, then stop now.
 
-use std::{future::Future, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 

@@ -21,7 +21,7 @@ pub struct LocalConfig {
     pub queue_bounds: BTreeMap<String, usize>,
     /// A delivery without ack or progress for this long is delivered again.
     pub redeliver_after: Duration,
-    /// Most messages of one topic that a slow reader may be behind before it misses some.
+    /// Most messages of one topic that a slow reader may be behind before it misses some, rounded up to a power of two.
     pub topic_bound: usize,
 }
 
