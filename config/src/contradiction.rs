@@ -72,8 +72,9 @@ fn questions(config: &Config, p: &mut Problems) {
             ("data.eval_dataset", data.eval_dataset.is_some()),
             ("data.prompt_column", data.prompt_column.is_some()),
             ("data.answer_column", data.answer_column.is_some()),
+            ("optim.num_train_epochs", config.optim.num_train_epochs.is_some()),
         ] {
-            let want = format!("none with data.dataset {}, which makes its own questions", data.dataset);
+            let want = format!("none with data.dataset {}, which makes its own questions without end", data.dataset);
             p.expect(!set, key, want, "a value");
         }
         let embedded = config.model.is_embedded();

@@ -101,8 +101,19 @@ impl Config {
         p
     }
 
+    /// Puts the number of steps into `optim.max_steps` where passes over the `questions` of the training side were asked for.
+    pub fn settle_steps(&mut self, questions: u64) {
+        if let Some(epochs) = self.optim.num_train_epochs {
+            let steps = epochs * questions as f64 / f64::from(self.rollout.num_prompts.max(1));
+            self.optim.max_steps = (steps.ceil() as u64).max(1);
+        }
+    }
+
     /// The whole tree as YAML, defaults included: reading it gives the same configuration. It holds what was configured
     /// and nothing of the environment.
+    ///
+    /// # Errors
+    /// Not with any value that the sections can hold; the writer's error is passed on all the same.
     pub fn resolved_yaml(&self) -> Result<String, serde_norway::Error> {
         serde_norway::to_string(self)
     }

@@ -24,6 +24,10 @@ pub enum LrSchedulerType {
 pub struct OptimSection {
     /// Steps of the run: batches that are trained on.
     pub max_steps: u64,
+    /// Passes over all questions, which take the place of `max_steps` where they are set.
+    pub num_train_epochs: Option<f64>,
+    /// Tokens that one forward and backward pass holds at most, or one row where a row is longer: bounds memory.
+    pub max_tokens_per_micro_batch: u32,
     /// Learning rate after the warm-up. The default suits an adapter; for all weights a tenth is usual.
     pub learning_rate: f64,
     /// Decay of the mean of gradients.
@@ -48,6 +52,8 @@ impl Default for OptimSection {
     fn default() -> Self {
         Self {
             max_steps: 40,
+            num_train_epochs: None,
+            max_tokens_per_micro_batch: 8192,
             learning_rate: 1e-5,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
@@ -72,6 +78,11 @@ impl OptimSection {
     /// Notes what is out of range.
     pub fn check(&self, p: &mut Problems) {
         p.expect(self.max_steps > 0, "max_steps", "at least 1", self.max_steps);
+        if let Some(epochs) = self.num_train_epochs {
+            p.expect(epochs > 0.0 && epochs.is_finite(), "num_train_epochs", "a number above 0", epochs);
+        }
+        let tokens = self.max_tokens_per_micro_batch;
+        p.expect(tokens > 0, "max_tokens_per_micro_batch", "at least 1 token", tokens);
         // 0 is allowed: it is the control run that must not learn.
         p.range("learning_rate", 0.0, 1.0, self.learning_rate);
         let share = |x: f64| (0.0..1.0).contains(&x);

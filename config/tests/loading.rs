@@ -79,6 +79,16 @@ fn every_preset_is_valid_and_its_resolved_form_reads_back() {
 }
 
 #[test]
+fn passes_over_the_questions_take_the_place_of_steps() {
+    let mut config = take("data:\n  dataset: rows.jsonl\n", &["num_train_epochs=1.5", "num_prompts=8"]);
+    config.settle_steps(100);
+    assert_eq!(config.optim.max_steps, 19);
+    let mut config = take("", &["max_steps=7"]);
+    config.settle_steps(100);
+    assert_eq!(config.optim.max_steps, 7);
+}
+
+#[test]
 fn the_environment_never_reaches_the_resolved_form() {
     let config = take("run:\n  name: x\ndata:\n  system_prompt: \"${HOME} $PATH {{ env }}\"\n", &[]);
     let yaml = config.resolved_yaml().unwrap();

@@ -107,6 +107,10 @@ fn contradictions_are_refused_before_anything_starts() {
             &["eval_dataset=rows.jsonl"],
             "eval_dataset=rows.jsonl: data.eval_dataset: expected none with data.dataset arith",
         ),
+        (
+            &["num_train_epochs=2"],
+            "num_train_epochs=2: optim.num_train_epochs: expected none with data.dataset arithmetic",
+        ),
         (&["kv_tokens=10"], "kv_tokens=10: rollout.kv_tokens: expected at least max_prompt_length + max_completion"),
     ] {
         let error = refused("", overrides);
