@@ -1,6 +1,8 @@
 //! How a token is chosen from a row of logits, and the log-sum-exp over chunks of the vocabulary: the definitions that
 //! all backends share.
 
+use std::ops::Range;
+
 use super::{SampleSpec, exp, lanes};
 
 /// Columns of the vocabulary that are reduced at once. Part of the definition of the log-sum-exp, hence fixed.
@@ -150,30 +152,31 @@ fn cut_top_p(z: &mut [f32], top_p: f32) {
 }
 
 /// Inverse distribution function in order of token ids: the first id at which the running weight passes `uniform` of the
-/// total. `chunks` are the statistics of each [`CHUNK`] of `z`.
-pub(crate) fn draw(z: &[f32], chunks: &[Stats], uniform: f32) -> usize {
+/// total. `chunks` are the statistics of each [`CHUNK`] of the row, `z` gives the logits of a chunk's columns.
+pub(crate) fn draw(chunks: &[Stats], uniform: f32, z: impl Fn(Range<usize>) -> Vec<f32>, vocab: usize) -> usize {
     let max = chunks.iter().fold(f32::NEG_INFINITY, |a, c| if c.max > a { c.max } else { a });
     let share = |c: &Stats| if c.sum > 0.0 { f64::from(c.sum) * f64::from(exp(c.max - max)) } else { 0.0 };
     let total: f64 = chunks.iter().map(share).sum();
     let target = f64::from(uniform) * total;
     let mut passed = 0.0;
-    let mut last = 0;
+    // the last chunk with any weight, for when rounding leaves the target at the very end
+    let mut chosen = (0, f64::NEG_INFINITY);
     for (c, chunk) in chunks.iter().enumerate() {
-        let next = passed + share(chunk);
-        let columns = c * CHUNK..((c + 1) * CHUNK).min(z.len());
-        if next > passed {
-            last = c;
+        let weight = share(chunk);
+        if weight > 0.0 {
+            chosen = (c, passed);
         }
-        if next > target {
-            return draw_within(&z[columns.clone()], max, passed, target) + columns.start;
+        passed += weight;
+        if passed > target {
+            break;
         }
-        passed = next;
     }
-    // only reached when rounding leaves the target at the very end
-    let columns = last * CHUNK..((last + 1) * CHUNK).min(z.len());
-    draw_within(&z[columns.clone()], max, f64::NEG_INFINITY, f64::INFINITY) + columns.start
+    let (c, passed) = chosen;
+    let columns = c * CHUNK..((c + 1) * CHUNK).min(vocab);
+    draw_within(&z(columns.clone()), max, passed, target) + columns.start
 }
 
+/// The first of a chunk's columns at which the running weight passes `target`, or the last with any weight.
 fn draw_within(z: &[f32], max: f32, mut passed: f64, target: f64) -> usize {
     let mut last = argmax(z);
     for (i, z) in z.iter().enumerate() {

@@ -26,7 +26,7 @@ mod exp;
 mod lanes;
 pub mod naive;
 
-pub use cpu::Cpu;
+pub use cpu::{Cpu, Isa};
 pub use exp::exp;
 pub use naive::Naive;
 

@@ -464,7 +464,7 @@ impl Backend for Naive {
             } else {
                 cut.iter_mut().for_each(|l| *l /= temperature);
                 choice::cut(&mut cut, spec);
-                choice::draw(&cut, &chunks(&cut), spec.uniform)
+                choice::draw(&chunks(&cut), spec.uniform, |columns| cut[columns].to_vec(), head.out)
             };
             Sampled { id: id as u32, logprob: z[id] - lse }
         };

@@ -1,207 +1,401 @@
-//! Temporary: delegates to the reference.
-use super::{AdamW, AttnSpan, Backend, GradSpan, HeadOut, Heads, MatrixData, Naive, SampleSpec, Sampled};
-use std::ops::Range;
+//! The fast implementation on the processor: kernels on sixteen lanes, compiled for each instruction set and chosen when
+//! the backend is made, spread over threads.
+
+use std::{ops::Range, sync::Arc};
+
+mod attention;
+mod attention_grad;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod buffer;
+mod gemm;
+mod head;
+mod isa;
+mod linear;
+mod matrix;
+mod pointwise;
+mod simd;
+mod team;
+
+pub use self::{attention::CpuKv, buffer::CpuBuf, isa::Isa, matrix::CpuMatrix};
+
+use self::{
+    buffer::BufferPool,
+    isa::Checked,
+    linear::Rows,
+    team::{Parts, Team},
+};
+use super::{
+    AdamW, AttnSpan, Backend, GradSpan, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
+    lanes::{LANES, SQUARES_BLOCK, check_len, check_rows, rows_of, sum_of_squares_block},
+};
+
+/// Rows whose gradients of a norm's weight are summed before they are added: fixed, so that threads do not matter.
+const NORM_ROWS: usize = 64;
+/// Numbers of a piece of an operation that goes number by number.
+const PIECE: usize = 4096;
+
 /// The CPU backend.
-#[derive(Debug, Default)]
-pub struct Cpu(Naive);
-/// Instruction set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    /// Portable.
-    Scalar,
-    /// AVX2 and FMA.
-    Avx2,
+pub struct Cpu {
+    isa: Checked,
+    team: Team,
+    buffers: Arc<BufferPool>,
 }
+
 impl Cpu {
-    /// Uses the global pool.
+    /// The best instruction set (see [`Isa::best`]) on rayon's global pool.
     pub fn new() -> Self {
-        Self(Naive)
+        Self { isa: Checked::new(Isa::best()), team: Team::Global, buffers: Arc::default() }
     }
-    /// Uses `threads` threads.
-    pub fn with_threads(_threads: usize) -> Self {
-        Self(Naive)
+
+    /// The best instruction set on a pool of its own with `threads` threads (at least one).
+    pub fn with_threads(threads: usize) -> Self {
+        Self { team: Team::own(threads), ..Self::new() }
     }
-    /// Uses one instruction set.
-    pub fn with_isa(_isa: Isa) -> Self {
-        Self(Naive)
+
+    /// The instruction set `isa`, or the best below it that the processor has, on rayon's global pool.
+    pub fn with_isa(isa: Isa) -> Self {
+        Self { isa: Checked::new(isa), ..Self::new() }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// Threads that an operation may use.
+    pub fn threads(&self) -> usize {
+        self.team.threads()
     }
 }
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cpu({}, {} threads)", self.isa().name(), self.threads())
+    }
+}
+
 impl Backend for Cpu {
-    type Buf = Vec<f32>;
-    type Matrix = super::naive::NaiveMatrix;
-    type Kv = super::naive::NaiveKv;
+    type Buf = CpuBuf;
+    type Matrix = CpuMatrix;
+    type Kv = CpuKv;
+
     fn name(&self) -> String {
-        self.0.name()
+        format!("cpu {}", self.isa().name())
     }
-    fn alloc(&self, len: usize) -> Self::Buf {
-        self.0.alloc(len)
+
+    fn alloc(&self, len: usize) -> CpuBuf {
+        self.buffers.alloc(len)
     }
-    fn zeros(&self, len: usize) -> Self::Buf {
-        self.0.zeros(len)
+
+    fn zeros(&self, len: usize) -> CpuBuf {
+        self.buffers.zeros(len)
     }
-    fn upload(&self, values: &[f32]) -> Self::Buf {
-        self.0.upload(values)
+
+    fn upload(&self, values: &[f32]) -> CpuBuf {
+        let mut buf = self.alloc(values.len());
+        buf.copy_from_slice(values);
+        buf
     }
-    fn download(&self, buf: &Self::Buf) -> Vec<f32> {
-        self.0.download(buf)
+
+    fn download(&self, buf: &CpuBuf) -> Vec<f32> {
+        buf.to_vec()
     }
-    fn len(&self, buf: &Self::Buf) -> usize {
-        self.0.len(buf)
+
+    fn len(&self, buf: &CpuBuf) -> usize {
+        buf.len()
     }
-    fn fill_zero(&self, buf: &mut Self::Buf) {
-        self.0.fill_zero(buf)
+
+    fn fill_zero(&self, buf: &mut CpuBuf) {
+        buf.fill(0.0);
     }
-    fn gather_rows(&self, src: &Self::Buf, index: &[u32], width: usize, out: &mut Self::Buf) {
-        self.0.gather_rows(src, index, width, out)
+
+    fn gather_rows(&self, src: &CpuBuf, index: &[u32], width: usize, out: &mut CpuBuf) {
+        check_len("gather_rows out", out.len(), index.len() * width);
+        let parts = Parts::new(out);
+        self.team.split(index.len(), 1, index.len() * width / 4, |rows| {
+            for r in rows {
+                // SAFETY: a row belongs to one piece.
+                let to = unsafe { parts.part(r * width..(r + 1) * width) };
+                to.copy_from_slice(&src[index[r] as usize * width..][..width]);
+            }
+        });
     }
-    fn scatter_add_rows(&self, src: &Self::Buf, index: &[u32], width: usize, out: &mut Self::Buf) {
-        self.0.scatter_add_rows(src, index, width, out)
+
+    fn scatter_add_rows(&self, src: &CpuBuf, index: &[u32], width: usize, out: &mut CpuBuf) {
+        check_len("scatter_add_rows src", src.len(), index.len() * width);
+        // an index may repeat: in order, on one thread
+        for (row, i) in src.chunks_exact(width.max(1)).zip(index) {
+            pointwise::add(self.isa, &mut out[*i as usize * width..][..width], row);
+        }
     }
-    fn add(&self, x: &mut Self::Buf, y: &Self::Buf) {
-        self.0.add(x, y)
+
+    fn add(&self, x: &mut CpuBuf, y: &CpuBuf) {
+        check_len("add y", y.len(), x.len());
+        let parts = Parts::new(x);
+        self.team.split(y.len(), PIECE, y.len() / 4, |range| {
+            // SAFETY: a number belongs to one piece.
+            pointwise::add(self.isa, unsafe { parts.part(range.clone()) }, &y[range]);
+        });
     }
-    fn scale(&self, x: &mut Self::Buf, factor: f32) {
-        self.0.scale(x, factor)
+
+    fn scale(&self, x: &mut CpuBuf, factor: f32) {
+        let len = x.len();
+        let parts = Parts::new(x);
+        self.team.split(len, PIECE, len / 4, |range| {
+            // SAFETY: a number belongs to one piece.
+            pointwise::scale(self.isa, unsafe { parts.part(range) }, factor);
+        });
     }
-    fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> Self::Matrix {
-        self.0.matrix(data, out, inner)
+
+    fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> CpuMatrix {
+        let len = match data {
+            MatrixData::F32(values) => values.len(),
+            MatrixData::Bf16(bits) => bits.len(),
+        };
+        check_len("matrix", len, out * inner);
+        let mut matrix = CpuMatrix { out, inner, panels: self.alloc(CpuMatrix::packed_len(out, inner)) };
+        matrix.pack(self.isa, &self.team, data, 1.0);
+        matrix
     }
-    fn set_matrix(&self, matrix: &mut Self::Matrix, values: &Self::Buf, scale: f32) {
-        self.0.set_matrix(matrix, values, scale)
+
+    fn set_matrix(&self, matrix: &mut CpuMatrix, values: &CpuBuf, scale: f32) {
+        check_len("set_matrix values", values.len(), matrix.out * matrix.inner);
+        matrix.pack(self.isa, &self.team, MatrixData::F32(values), scale);
     }
-    fn shape(&self, matrix: &Self::Matrix) -> (usize, usize) {
-        self.0.shape(matrix)
+
+    fn shape(&self, matrix: &CpuMatrix) -> (usize, usize) {
+        (matrix.out, matrix.inner)
     }
-    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize {
-        self.0.matrix_bytes(matrix)
+
+    fn matrix_bytes(&self, matrix: &CpuMatrix) -> usize {
+        size_of_val(&matrix.panels[..])
     }
-    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buf) {
-        self.0.embed(table, ids, out)
+
+    fn embed(&self, table: &CpuMatrix, ids: &[u32], out: &mut CpuBuf) {
+        let width = table.inner;
+        check_len("embed out", out.len(), ids.len() * width);
+        let parts = Parts::new(out);
+        self.team.split(ids.len(), 1, ids.len() * width, |rows| {
+            for r in rows {
+                // SAFETY: a row belongs to one piece.
+                table.copy_row(ids[r] as usize, unsafe { parts.part(r * width..(r + 1) * width) });
+            }
+        });
     }
-    fn linear(&self, x: &Self::Buf, w: &Self::Matrix, out: &mut Self::Buf, rows: Range<usize>, accumulate: bool) {
-        self.0.linear(x, w, out, rows, accumulate)
+
+    fn linear(&self, x: &CpuBuf, w: &CpuMatrix, out: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
+        check_rows("linear x", x.len(), w.inner, &rows);
+        check_rows("linear out", out.len(), w.out, &rows);
+        let x = Rows { values: &x[rows.start * w.inner..rows.end * w.inner], row: w.inner };
+        let out = Parts::new(&mut out[rows.start * w.out..rows.end * w.out]);
+        self.product(x, w, 0..w.out.div_ceil(LANES), out, w.out, rows.len(), accumulate);
     }
-    fn rms_norm(&self, x: &Self::Buf, weight: &Self::Buf, eps: f32, out: &mut Self::Buf) {
-        self.0.rms_norm(x, weight, eps, out)
+
+    fn rms_norm(&self, x: &CpuBuf, weight: &CpuBuf, eps: f32, out: &mut CpuBuf) {
+        let width = weight.len();
+        let n = rows_of("rms_norm x", x.len(), width);
+        check_len("rms_norm out", out.len(), x.len());
+        let parts = Parts::new(out);
+        self.team.split(n, 1, x.len() / 2, |rows| {
+            let range = rows.start * width..rows.end * width;
+            // SAFETY: a row belongs to one piece.
+            pointwise::rms_norm(self.isa, &x[range.clone()], weight, eps, unsafe { parts.part(range) });
+        });
     }
-    fn rope(
-        &self,
-        x: &mut Self::Buf,
-        table: &Self::Buf,
-        positions: &[u32],
-        heads: usize,
-        head_dim: usize,
-        inverse: bool,
-    ) {
-        self.0.rope(x, table, positions, heads, head_dim, inverse)
+
+    fn rope(&self, x: &mut CpuBuf, table: &CpuBuf, positions: &[u32], heads: usize, head_dim: usize, inverse: bool) {
+        let width = heads * head_dim;
+        check_len("rope x", x.len(), positions.len() * width);
+        let sign = if inverse { -1.0 } else { 1.0 };
+        let parts = Parts::new(x);
+        self.team.split(positions.len(), 1, positions.len() * width, |rows| {
+            // SAFETY: a row belongs to one piece.
+            let x = unsafe { parts.part(rows.start * width..rows.end * width) };
+            pointwise::rope(self.isa, x, table, &positions[rows], heads, head_dim, sign);
+        });
     }
-    fn swiglu(&self, gate: &Self::Buf, up: &Self::Buf, out: &mut Self::Buf) {
-        self.0.swiglu(gate, up, out)
+
+    fn swiglu(&self, gate: &CpuBuf, up: &CpuBuf, out: &mut CpuBuf) {
+        check_len("swiglu up", up.len(), gate.len());
+        check_len("swiglu out", out.len(), gate.len());
+        let parts = Parts::new(out);
+        self.team.split(gate.len(), PIECE, gate.len() * 2, |range| {
+            // SAFETY: a number belongs to one piece.
+            pointwise::swiglu(self.isa, &gate[range.clone()], &up[range.clone()], unsafe { parts.part(range) });
+        });
     }
-    fn dropout(&self, x: &Self::Buf, p: f32, seed: u64, out: &mut Self::Buf) {
-        self.0.dropout(x, p, seed, out)
+
+    fn dropout(&self, x: &CpuBuf, p: f32, seed: u64, out: &mut CpuBuf) {
+        check_len("dropout out", out.len(), x.len());
+        let parts = Parts::new(out);
+        self.team.split(x.len(), PIECE, x.len() * 3, |range| {
+            // SAFETY: a number belongs to one piece.
+            pointwise::dropout(self.isa, &x[range.clone()], p, seed, range.start, unsafe { parts.part(range) });
+        });
     }
-    fn kv(&self, blocks: usize, heads: Heads) -> Self::Kv {
-        self.0.kv(blocks, heads)
+
+    fn kv(&self, blocks: usize, heads: Heads) -> CpuKv {
+        CpuKv::new(self, blocks, heads)
     }
-    fn kv_write(&self, kv: &mut Self::Kv, k: &Self::Buf, v: &Self::Buf, writes: &[(u32, u32)]) {
-        self.0.kv_write(kv, k, v, writes)
+
+    fn kv_write(&self, kv: &mut CpuKv, k: &CpuBuf, v: &CpuBuf, writes: &[(u32, u32)]) {
+        kv.write(k, v, writes);
     }
-    fn kv_copy(&self, kv: &mut Self::Kv, copies: &[(u32, u32)]) {
-        self.0.kv_copy(kv, copies)
+
+    fn kv_copy(&self, kv: &mut CpuKv, copies: &[(u32, u32)]) {
+        kv.copy(copies);
     }
-    fn attention(
-        &self,
-        q: &Self::Buf,
-        kv: &Self::Kv,
-        spans: &[AttnSpan],
-        heads: Heads,
-        scale: f32,
-        out: &mut Self::Buf,
-    ) {
-        self.0.attention(q, kv, spans, heads, scale, out)
+
+    fn attention(&self, q: &CpuBuf, kv: &CpuKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut CpuBuf) {
+        self.attend(q, kv, spans, heads, scale, out);
     }
+
     fn attention_backward(
         &self,
-        q: &Self::Buf,
-        k: &Self::Buf,
-        v: &Self::Buf,
-        out: &Self::Buf,
-        dout: &Self::Buf,
+        q: &CpuBuf,
+        k: &CpuBuf,
+        v: &CpuBuf,
+        out: &CpuBuf,
+        dout: &CpuBuf,
         spans: &[GradSpan],
         heads: Heads,
         scale: f32,
-        dq: &mut Self::Buf,
-        dk: &mut Self::Buf,
-        dv: &mut Self::Buf,
+        dq: &mut CpuBuf,
+        dk: &mut CpuBuf,
+        dv: &mut CpuBuf,
     ) {
-        self.0.attention_backward(q, k, v, out, dout, spans, heads, scale, dq, dk, dv)
+        let forward = attention_grad::Forward { q, k, v, out, dout };
+        let grad = attention_grad::Gradients { dq: Parts::new(dq), dk: Parts::new(dk), dv: Parts::new(dv) };
+        self.attend_back(forward, spans, heads, scale, grad);
     }
-    fn linear_dx(&self, dy: &Self::Buf, w: &Self::Matrix, dx: &mut Self::Buf, rows: Range<usize>, accumulate: bool) {
-        self.0.linear_dx(dy, w, dx, rows, accumulate)
+
+    fn linear_dx(&self, dy: &CpuBuf, w: &CpuMatrix, dx: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
+        check_rows("linear_dx dy", dy.len(), w.out, &rows);
+        check_rows("linear_dx dx", dx.len(), w.inner, &rows);
+        let dy = Rows { values: &dy[rows.start * w.out..rows.end * w.out], row: w.out };
+        let dx = Parts::new(&mut dx[rows.start * w.inner..rows.end * w.inner]);
+        self.product_back(dy, w, 0..w.out.div_ceil(LANES), dx, w.inner, rows.len(), accumulate);
     }
+
     fn linear_dw(
         &self,
-        dy: &Self::Buf,
-        x: &Self::Buf,
-        dw: &mut Self::Buf,
+        dy: &CpuBuf,
+        x: &CpuBuf,
+        dw: &mut CpuBuf,
         out: usize,
         inner: usize,
         rows: Range<usize>,
         scale: f32,
     ) {
-        self.0.linear_dw(dy, x, dw, out, inner, rows, scale)
+        check_rows("linear_dw dy", dy.len(), out, &rows);
+        check_rows("linear_dw x", x.len(), inner, &rows);
+        check_len("linear_dw dw", dw.len(), out * inner);
+        let dy = Rows { values: &dy[rows.start * out..rows.end * out], row: out };
+        let x = Rows { values: &x[rows.start * inner..rows.end * inner], row: inner };
+        self.product_weights(dy, x, Parts::new(dw), out, inner, rows.len(), scale);
     }
-    fn embed_backward(&self, dx: &Self::Buf, ids: &[u32], width: usize, dtable: &mut Self::Buf) {
-        self.0.embed_backward(dx, ids, width, dtable)
+
+    fn embed_backward(&self, dx: &CpuBuf, ids: &[u32], width: usize, dtable: &mut CpuBuf) {
+        self.scatter_add_rows(dx, ids, width, dtable);
     }
+
     fn rms_norm_backward(
         &self,
-        x: &Self::Buf,
-        weight: &Self::Buf,
+        x: &CpuBuf,
+        weight: &CpuBuf,
         eps: f32,
-        dy: &Self::Buf,
-        dx: &mut Self::Buf,
-        dweight: Option<&mut Self::Buf>,
+        dy: &CpuBuf,
+        dx: &mut CpuBuf,
+        dweight: Option<&mut CpuBuf>,
     ) {
-        self.0.rms_norm_backward(x, weight, eps, dy, dx, dweight)
+        let width = weight.len();
+        let n = rows_of("rms_norm_backward x", x.len(), width);
+        check_len("rms_norm_backward dy", dy.len(), x.len());
+        check_len("rms_norm_backward dx", dx.len(), x.len());
+        let blocks = n.div_ceil(NORM_ROWS);
+        let partial = if dweight.is_some() { width } else { 0 };
+        let mut sums = self.alloc(blocks * partial);
+        let (dx, sums_parts) = (Parts::new(dx), Parts::new(&mut sums));
+        self.team.run(blocks, x.len(), |block| {
+            let range = block * NORM_ROWS * width..((block + 1) * NORM_ROWS).min(n) * width;
+            // SAFETY: a block of rows belongs to one task.
+            let (dx, sum) =
+                unsafe { (dx.part(range.clone()), sums_parts.part(block * partial..(block + 1) * partial)) };
+            pointwise::rms_norm_back(self.isa, &x[range.clone()], weight, eps, &dy[range], dx, sum);
+        });
+        if let Some(dweight) = dweight {
+            check_len("rms_norm_backward dweight", dweight.len(), width);
+            sums.chunks_exact(width).for_each(|sum| pointwise::add(self.isa, dweight, sum));
+        }
     }
-    fn swiglu_backward(
-        &self,
-        gate: &Self::Buf,
-        up: &Self::Buf,
-        dout: &Self::Buf,
-        dgate: &mut Self::Buf,
-        dup: &mut Self::Buf,
-    ) {
-        self.0.swiglu_backward(gate, up, dout, dgate, dup)
+
+    fn swiglu_backward(&self, gate: &CpuBuf, up: &CpuBuf, dout: &CpuBuf, dgate: &mut CpuBuf, dup: &mut CpuBuf) {
+        for len in [up.len(), dout.len(), dgate.len(), dup.len()] {
+            check_len("swiglu_backward", len, gate.len());
+        }
+        let (dgate, dup) = (Parts::new(dgate), Parts::new(dup));
+        self.team.split(gate.len(), PIECE, gate.len() * 3, |range| {
+            // SAFETY: a number belongs to one piece.
+            let (dgate, dup) = unsafe { (dgate.part(range.clone()), dup.part(range.clone())) };
+            pointwise::swiglu_back(self.isa, &gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
+        });
     }
-    fn head_logprobs(&self, hidden: &Self::Buf, head: &Self::Matrix, targets: &[u32], temperature: f32) -> HeadOut {
-        self.0.head_logprobs(hidden, head, targets, temperature)
+
+    fn head_logprobs(&self, hidden: &CpuBuf, head: &CpuMatrix, targets: &[u32], temperature: f32) -> HeadOut {
+        self.score(hidden, head, targets, temperature)
     }
+
     fn head_backward(
         &self,
-        hidden: &Self::Buf,
-        head: &Self::Matrix,
+        hidden: &CpuBuf,
+        head: &CpuMatrix,
         targets: &[u32],
         temperature: f32,
         lse: &[f32],
         dlogprobs: &[f32],
-        dhidden: &mut Self::Buf,
-        dhead: Option<&mut Self::Buf>,
+        dhidden: &mut CpuBuf,
+        dhead: Option<&mut CpuBuf>,
     ) {
-        self.0.head_backward(hidden, head, targets, temperature, lse, dlogprobs, dhidden, dhead)
+        let dhead = dhead.map(|d| &mut d[..]);
+        self.score_back(hidden, head, targets, temperature, lse, dlogprobs, dhidden, dhead);
     }
-    fn logits(&self, hidden: &Self::Buf, head: &Self::Matrix) -> Vec<f32> {
-        self.0.logits(hidden, head)
+
+    fn logits(&self, hidden: &CpuBuf, head: &CpuMatrix) -> Vec<f32> {
+        self.all_logits(hidden, head)
     }
-    fn sample(&self, hidden: &Self::Buf, head: &Self::Matrix, specs: &[SampleSpec]) -> Vec<Sampled> {
-        self.0.sample(hidden, head, specs)
+
+    fn sample(&self, hidden: &CpuBuf, head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+        self.choose(hidden, head, specs)
     }
-    fn sum_of_squares(&self, x: &Self::Buf) -> f64 {
-        self.0.sum_of_squares(x)
+
+    fn sum_of_squares(&self, x: &CpuBuf) -> f64 {
+        let mut sums = vec![0.0f64; x.len().div_ceil(SQUARES_BLOCK)];
+        let parts = Parts::new(&mut sums);
+        self.team.run(x.len().div_ceil(SQUARES_BLOCK), x.len() / 2, |block| {
+            let range = block * SQUARES_BLOCK..((block + 1) * SQUARES_BLOCK).min(x.len());
+            // SAFETY: a block belongs to one task.
+            unsafe { parts.part(block..block + 1)[0] = sum_of_squares_block(&x[range]) };
+        });
+        sums.into_iter().sum()
     }
-    fn adamw(&self, param: &mut Self::Buf, grad: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, settings: &AdamW) {
-        self.0.adamw(param, grad, m, v, settings)
+
+    fn adamw(&self, param: &mut CpuBuf, grad: &CpuBuf, m: &mut CpuBuf, v: &mut CpuBuf, settings: &AdamW) {
+        for len in [grad.len(), m.len(), v.len()] {
+            check_len("adamw", len, param.len());
+        }
+        let step = settings.constants();
+        let (param, m, v) = (Parts::new(param), Parts::new(m), Parts::new(v));
+        self.team.split(grad.len(), PIECE, grad.len() * 2, |range| {
+            // SAFETY: a number belongs to one piece.
+            let (param, m, v) = unsafe { (param.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
+            pointwise::adamw(self.isa, &step, param, &grad[range], m, v);
+        });
     }
 }

@@ -1,0 +1,235 @@
+//! The key-value cache and causal attention over it.
+//!
+//! In each block and for each key head, keys are stored turned, `[head_dim][16 keys]`, so that lanes are keys when scores
+//! are taken; values are stored `[16 keys][head_dim]`, so that lanes are numbers of the head when they are summed. Both are
+//! then products with the one kernel of [`super::gemm`], for a tile of query rows that share the block.
+
+use std::ops::Range;
+
+use super::{
+    Cpu,
+    buffer::CpuBuf,
+    gemm::{self, Left, Right, Target},
+    isa::kernel,
+    simd::Simd,
+    team::Parts,
+};
+use crate::backend::{
+    AttnSpan, BLOCK, Heads,
+    lanes::{LANES, check_len, check_rows},
+};
+
+// A block of keys is one vector of scores.
+const _: () = assert!(BLOCK == LANES);
+
+/// Query rows (times the heads that share a key head) of a tile.
+pub(super) const TILE_UNITS: usize = 48;
+/// Scores that a tile holds at most, unless one row has more: they should stay in the second-level cache.
+pub(super) const TILE_SCORES: usize = 64 * 1024;
+
+/// Keys and values of one layer.
+#[derive(Debug)]
+pub struct CpuKv {
+    heads: Heads,
+    /// `[block][kv_head][head_dim][16]`.
+    k: CpuBuf,
+    /// `[block][kv_head][16][padded]`.
+    v: CpuBuf,
+    /// `head_dim` rounded up to whole vectors.
+    padded: usize,
+}
+
+impl CpuKv {
+    pub(super) fn new(cpu: &Cpu, blocks: usize, heads: Heads) -> Self {
+        let padded = heads.head_dim.next_multiple_of(LANES);
+        let slabs = blocks * heads.kv_heads * BLOCK;
+        Self { heads, k: cpu.buffers.zeros(slabs * heads.head_dim), v: cpu.buffers.zeros(slabs * padded), padded }
+    }
+
+    pub(super) fn write(&mut self, k: &[f32], v: &[f32], writes: &[(u32, u32)]) {
+        let Heads { kv_heads, head_dim, .. } = self.heads;
+        for (row, slot) in writes {
+            let (block, lane) = (*slot as usize / BLOCK, *slot as usize % BLOCK);
+            for head in 0..kv_heads {
+                let from = (*row as usize * kv_heads + head) * head_dim;
+                let slab = (block * kv_heads + head) * BLOCK;
+                let keys = &mut self.k[slab * head_dim..][..BLOCK * head_dim];
+                for (lanes, k) in keys.chunks_exact_mut(BLOCK).zip(&k[from..from + head_dim]) {
+                    lanes[lane] = *k;
+                }
+                self.v[(slab + lane) * self.padded..][..head_dim].copy_from_slice(&v[from..from + head_dim]);
+            }
+        }
+    }
+
+    pub(super) fn copy(&mut self, copies: &[(u32, u32)]) {
+        let (k, v) = (self.heads.kv_heads * BLOCK * self.heads.head_dim, self.heads.kv_heads * BLOCK * self.padded);
+        for (from, to) in copies {
+            let (from, to) = (*from as usize, *to as usize);
+            self.k.copy_within(from * k..(from + 1) * k, to * k);
+            self.v.copy_within(from * v..(from + 1) * v, to * v);
+        }
+    }
+
+    fn keys(&self, block: u32, head: usize) -> &[f32] {
+        let size = BLOCK * self.heads.head_dim;
+        &self.k[(block as usize * self.heads.kv_heads + head) * size..][..size]
+    }
+
+    fn values(&self, block: u32, head: usize) -> &[f32] {
+        let size = BLOCK * self.padded;
+        &self.v[(block as usize * self.heads.kv_heads + head) * size..][..size]
+    }
+}
+
+/// Scales the first `n` of `scores` and turns them to `exp(score - maximum)`; the rest becomes 0. Returns the sum.
+#[inline(always)]
+fn soft_max_in<S: Simd>(s: S, scores: &mut [f32], n: usize, scale: f32) -> f32 {
+    let factor = s.splat(scale);
+    for block in scores.chunks_exact_mut(LANES) {
+        s.store(block, s.mul(s.load(block), factor));
+    }
+    scores[n..].fill(f32::NEG_INFINITY);
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for block in scores.chunks_exact(LANES) {
+        max = s.max(max, s.load(block));
+    }
+    let max = s.splat(s.largest(max));
+    let mut sum = s.splat(0.0);
+    for block in scores.chunks_exact_mut(LANES) {
+        let weight = s.exp(s.sub(s.load(block), max));
+        s.store(block, weight);
+        sum = s.add(sum, weight);
+    }
+    s.sum(sum)
+}
+
+kernel!(pub(super) fn soft_max = soft_max_in(scores: &mut [f32], n: usize, scale: f32) -> f32);
+
+/// `to = from / divisor`.
+#[inline(always)]
+fn divide_in<S: Simd>(_s: S, from: &[f32], divisor: f32, to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from / divisor;
+    }
+}
+
+kernel!(fn divide = divide_in(from: &[f32], divisor: f32, to: &mut [f32]));
+
+/// Query rows of one span that go through together, for one key head.
+struct Tile {
+    span: usize,
+    /// Rows, counted from the span's first.
+    rows: Range<usize>,
+    kv_head: usize,
+}
+
+/// Rows of a tile whose last row sees `keys` keys, with `group` query heads for a key head.
+pub(super) fn tile_rows(keys: usize, group: usize) -> usize {
+    (TILE_UNITS / group).min(TILE_SCORES / (group * keys.max(1))).max(1)
+}
+
+impl Cpu {
+    pub(super) fn attend(&self, q: &[f32], kv: &CpuKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut [f32]) {
+        assert_eq!(heads, kv.heads, "attention: heads of the call and of the cache differ");
+        check_len("attention out", out.len(), q.len());
+        let group = heads.heads / heads.kv_heads;
+        let mut tiles = Vec::new();
+        let mut work = 0;
+        for (index, span) in spans.iter().enumerate() {
+            check_rows("attention q", q.len(), heads.heads * heads.head_dim, &span.rows);
+            let keys = span.start + span.rows.len();
+            let blocks = keys.div_ceil(BLOCK);
+            assert!(span.table.len() >= blocks, "attention: {keys} keys in a table of {} blocks", span.table.len());
+            work += span.rows.len() * keys * heads.heads * heads.head_dim / 10;
+            let step = tile_rows(keys, group);
+            for kv_head in 0..heads.kv_heads {
+                for first in (0..span.rows.len()).step_by(step) {
+                    tiles.push(Tile { span: index, rows: first..(first + step).min(span.rows.len()), kv_head });
+                }
+            }
+        }
+        let out = Parts::new(out);
+        self.team
+            .run(tiles.len(), work, |i| self.attend_tile(q, kv, &spans[tiles[i].span], &tiles[i], heads, scale, out));
+    }
+
+    fn attend_tile(
+        &self,
+        q: &[f32],
+        kv: &CpuKv,
+        span: &AttnSpan,
+        tile: &Tile,
+        heads: Heads,
+        scale: f32,
+        out: Parts<'_>,
+    ) {
+        let (dim, padded) = (heads.head_dim, kv.padded);
+        let group = heads.heads / heads.kv_heads;
+        let units = tile.rows.len() * group;
+        let seen = |row: usize| span.start + row + 1;
+        let stride = seen(tile.rows.end - 1).next_multiple_of(BLOCK);
+        // the heads of a group lie side by side in a row
+        let place = |row: usize| ((span.rows.start + row) * heads.heads + tile.kv_head * group) * dim;
+
+        let mut queries = self.buffers.alloc(units * dim);
+        for (row, to) in tile.rows.clone().zip(queries.chunks_exact_mut(group * dim)) {
+            to.copy_from_slice(&q[place(row)..place(row) + group * dim]);
+        }
+        let mut scores = self.buffers.alloc(units * stride);
+        for (block, columns) in span.table.iter().zip((0..stride).step_by(BLOCK)) {
+            let a = Left { at: queries.as_ptr(), row: dim, step: 1 };
+            let b = Right { at: kv.keys(*block, tile.kv_head).as_ptr(), panel: 0, step: BLOCK };
+            let c = Target { at: scores[columns..].as_mut_ptr(), row: stride, accumulate: false };
+            // SAFETY: `units` rows of `dim` numbers, one panel of `dim`, and `units` rows with room for a block.
+            unsafe { gemm::multiply(self.isa, units, BLOCK, dim, a, b, c) }
+        }
+        let mut sums = [0.0f32; TILE_UNITS];
+        let mut sums_long = Vec::new();
+        let sums = if units <= TILE_UNITS {
+            &mut sums[..units]
+        } else {
+            sums_long.resize(units, 0.0);
+            &mut sums_long[..]
+        };
+        for (unit, row) in scores.chunks_exact_mut(stride).enumerate() {
+            let n = seen(tile.rows.start + unit / group);
+            let columns = n.next_multiple_of(BLOCK);
+            sums[unit] = soft_max(self.isa, &mut row[..columns], n, scale);
+        }
+
+        // What a row does not see is left out rather than weighted by zero: its memory may hold anything.
+        let mut sum = self.buffers.alloc(units * padded);
+        for (index, columns) in (0..stride).step_by(BLOCK).enumerate() {
+            let values = kv.values(span.table[index], tile.kv_head);
+            let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
+            let first_whole = (columns + BLOCK).saturating_sub(span.start + 1).clamp(tile.rows.start, tile.rows.end);
+            for row in tile.rows.start..first_whole {
+                let keys = seen(row).saturating_sub(columns);
+                let unit = (row - tile.rows.start) * group;
+                if keys > 0 {
+                    let a = Left { at: scores[unit * stride + columns..].as_ptr(), row: stride, step: 1 };
+                    let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: index > 0 };
+                    // SAFETY: a row's `group` units, `keys` of a block of values, and their sums.
+                    unsafe { gemm::multiply(self.isa, group, padded, keys, a, b, c) }
+                }
+            }
+            if first_whole < tile.rows.end {
+                let unit = (first_whole - tile.rows.start) * group;
+                let a = Left { at: scores[unit * stride + columns..].as_ptr(), row: stride, step: 1 };
+                let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: index > 0 };
+                // SAFETY: the units from there on, a whole block of values, and their sums.
+                unsafe { gemm::multiply(self.isa, units - unit, padded, BLOCK, a, b, c) }
+            }
+        }
+        for row in tile.rows.clone() {
+            for head in 0..group {
+                let unit = (row - tile.rows.start) * group + head;
+                let at = place(row) + head * dim;
+                // SAFETY: a row of a head belongs to one tile.
+                let to = unsafe { out.part(at..at + dim) };
+                divide(self.isa, &sum[unit * padded..][..dim], sums[unit], to);
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! [`Simd`] on AVX2 and FMA: sixteen lanes are two registers.
+
+use std::arch::x86_64::*;
+
+use super::simd::Simd;
+use crate::backend::lanes::LANES;
+
+/// Proof that the processor has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// Makes the token.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Two registers of eight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair(__m256, __m256);
+
+/// [`crate::backend::exp`], step by step, on eight lanes.
+///
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn exp8(x: __m256) -> __m256 {
+    let set = |v: f32| _mm256_set1_ps(v);
+    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
+        x,
+        set(std::f32::consts::LOG2_E),
+    ));
+    let r = _mm256_fmadd_ps(n, set(2.121_944_4e-4), _mm256_fmadd_ps(n, set(-0.693_359_375), x));
+    let mut p = set(1.388_888_9e-3);
+    p = _mm256_fmadd_ps(p, r, set(8.333_334e-3));
+    p = _mm256_fmadd_ps(p, r, set(4.166_666_6e-2));
+    p = _mm256_fmadd_ps(p, r, set(1.666_666_7e-1));
+    p = _mm256_fmadd_ps(p, r, set(0.5));
+    let e = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(r, r), p, r), set(1.0));
+    let n = _mm256_cvtps_epi32(n);
+    let half = _mm256_srai_epi32::<1>(n);
+    let bias = _mm256_set1_epi32(127);
+    let low = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
+    let high = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias)));
+    let e = _mm256_mul_ps(_mm256_mul_ps(e, low), high);
+    let overflow = _mm256_cmp_ps::<_CMP_GT_OQ>(x, set(88.722_83));
+    let underflow = _mm256_cmp_ps::<_CMP_LT_OQ>(x, set(-87.336_54));
+    _mm256_andnot_ps(underflow, _mm256_blendv_ps(e, set(f32::INFINITY), overflow))
+}
+
+/// Turns a block of eight by eight.
+///
+/// # Safety
+/// The processor has AVX2; all places of both blocks are valid.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    // SAFETY: the caller's promise.
+    let row = |r: usize| unsafe { _mm256_loadu_ps(from.add(r * from_row)) };
+    let pairs = [0, 2, 4, 6].map(|r| (row(r), row(r + 1)));
+    let low = pairs.map(|(a, b)| _mm256_unpacklo_ps(a, b));
+    let high = pairs.map(|(a, b)| _mm256_unpackhi_ps(a, b));
+    let quads = |q: [__m256; 4], r: usize| {
+        (_mm256_shuffle_ps::<0x44>(q[r], q[r + 1]), _mm256_shuffle_ps::<0xee>(q[r], q[r + 1]))
+    };
+    let columns = |r: usize| {
+        let ((a, b), (c, d)) = (quads(low, r), quads(high, r));
+        [a, b, c, d]
+    };
+    let (top, bottom) = (columns(0), columns(2));
+    for j in 0..4 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm256_storeu_ps(to.add(j * to_row), _mm256_permute2f128_ps::<0x20>(top[j], bottom[j]));
+            _mm256_storeu_ps(to.add((j + 4) * to_row), _mm256_permute2f128_ps::<0x31>(top[j], bottom[j]));
+        }
+    }
+}
+
+// SAFETY of every block below: an `Avx2` exists only where its maker vouched for the instruction set; pointers are the
+// caller's promise.
+impl Simd for Avx2 {
+    type F = Pair;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        unsafe { Pair(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn read(self, from: *const f32) -> Pair {
+        unsafe { Pair(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn write(self, to: *mut f32, x: Pair) {
+        unsafe {
+            _mm256_storeu_ps(to, x.0);
+            _mm256_storeu_ps(to.add(8), x.1);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        unsafe { Pair(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        // the instruction gives its second operand unless the first is greater
+        unsafe { Pair(_mm256_max_ps(b.0, a.0), _mm256_max_ps(b.1, a.1)) }
+    }
+    #[inline(always)]
+    fn exp(self, x: Pair) -> Pair {
+        unsafe { Pair(exp8(x.0), exp8(x.1)) }
+    }
+    #[inline(always)]
+    fn lanes(self, x: Pair) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the array has room for both registers.
+        unsafe { self.write(lanes.as_mut_ptr(), x) };
+        lanes
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        unsafe {
+            transpose8(from, from_row, to, to_row);
+            transpose8(from.add(8), from_row, to.add(8 * to_row), to_row);
+            transpose8(from.add(8 * from_row), from_row, to.add(8), to_row);
+            transpose8(from.add(8 * from_row + 8), from_row, to.add(8 * to_row + 8), to_row);
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}

@@ -1,0 +1,185 @@
+//! Aligned buffers that go back to a free list when dropped: allocating and zeroing large memory costs as much as a layer.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Bytes of a cache line: every buffer begins on one.
+const ALIGN: usize = 64;
+/// Numbers that the free list holds at most: 1 GiB.
+const FREE_LIMIT: usize = 1 << 28;
+
+/// A piece of memory of `capacity` numbers, all of them initialised at all times.
+struct Memory {
+    /// What the allocator gave.
+    base: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: `Memory` owns its allocation alone.
+unsafe impl Send for Memory {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Large zeroed pieces come as untouched pages as long as the allocator is asked for its own alignment; hence the spare
+    /// bytes and the alignment by hand in [`Memory::start`].
+    fn layout(capacity: usize) -> Layout {
+        let bytes = capacity.checked_mul(size_of::<f32>()).and_then(|b| b.checked_add(ALIGN));
+        bytes.and_then(|b| Layout::from_size_align(b, 16).ok()).expect("a buffer fits the address space")
+    }
+
+    fn zeroed(capacity: usize) -> Self {
+        let layout = Self::layout(capacity);
+        // SAFETY: the layout has at least ALIGN bytes.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        Self { base, capacity }
+    }
+
+    fn start(&self) -> *mut f32 {
+        let at = self.base.as_ptr();
+        // SAFETY: at most ALIGN - 1 bytes further, and ALIGN spare bytes were allocated.
+        unsafe { at.add(at.align_offset(ALIGN)).cast() }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `zeroed` with this very layout.
+        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) }
+    }
+}
+
+#[derive(Default)]
+struct Free {
+    by_capacity: BTreeMap<usize, Vec<Memory>>,
+    numbers: usize,
+}
+
+/// The free list of one backend.
+#[derive(Default)]
+pub(crate) struct BufferPool {
+    free: Mutex<Free>,
+}
+
+impl BufferPool {
+    /// A buffer of `len` numbers of unspecified value; true if they are known to be zero.
+    fn take(self: &Arc<Self>, len: usize) -> (CpuBuf, bool) {
+        let recycled = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let fit = free.by_capacity.range(len..=len + len / 4 + 64).next().map(|(capacity, _)| *capacity);
+            fit.and_then(|capacity| {
+                let list = free.by_capacity.get_mut(&capacity)?;
+                let memory = list.pop();
+                if list.is_empty() {
+                    free.by_capacity.remove(&capacity);
+                }
+                free.numbers -= capacity;
+                memory
+            })
+        };
+        let fresh = recycled.is_none();
+        let memory = recycled.unwrap_or_else(|| Memory::zeroed(len.next_multiple_of(16)));
+        (CpuBuf { memory: Some(memory), len, pool: Arc::clone(self) }, fresh)
+    }
+
+    /// A buffer of `len` numbers of unspecified value.
+    pub(crate) fn alloc(self: &Arc<Self>, len: usize) -> CpuBuf {
+        self.take(len).0
+    }
+
+    /// A buffer of `len` zeros.
+    pub(crate) fn zeros(self: &Arc<Self>, len: usize) -> CpuBuf {
+        let (mut buf, zero) = self.take(len);
+        if !zero {
+            buf.fill(0.0);
+        }
+        buf
+    }
+
+    fn put(&self, memory: Memory) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.capacity > 0 && free.numbers + memory.capacity <= FREE_LIMIT {
+            free.numbers += memory.capacity;
+            free.by_capacity.entry(memory.capacity).or_default().push(memory);
+        }
+    }
+}
+
+/// f32 numbers that begin on a cache line; dropped, they go back to their pool.
+pub struct CpuBuf {
+    /// None only while being dropped.
+    memory: Option<Memory>,
+    len: usize,
+    pool: Arc<BufferPool>,
+}
+
+impl CpuBuf {
+    fn start(&self) -> *mut f32 {
+        self.memory.as_ref().map_or(NonNull::dangling().as_ptr(), Memory::start)
+    }
+}
+
+impl Deref for CpuBuf {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `len` numbers lie within the memory, which is always initialised and owned by self.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+}
+
+impl DerefMut for CpuBuf {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and self is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+impl Drop for CpuBuf {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.pool.put(memory);
+        }
+    }
+}
+
+impl std::fmt::Debug for CpuBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CpuBuf").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_reused_and_zeroed_when_asked() {
+        let pool = Arc::new(BufferPool::default());
+        let mut first = pool.zeros(1000);
+        assert!(first.iter().all(|x| *x == 0.0));
+        assert_eq!(first.as_ptr().align_offset(ALIGN), 0);
+        first.fill(7.0);
+        let at = first.as_ptr();
+        drop(first);
+        let again = pool.zeros(900);
+        assert_eq!(again.as_ptr(), at, "a near fit is reused");
+        assert_eq!(again.len(), 900);
+        assert!(again.iter().all(|x| *x == 0.0), "a reused buffer is zeroed");
+        assert_ne!(pool.alloc(10).as_ptr(), at, "memory in use is not handed out");
+        assert!(pool.alloc(0).is_empty());
+    }
+
+    #[test]
+    fn the_free_list_is_bounded() {
+        let pool = Arc::new(BufferPool::default());
+        let large: Vec<CpuBuf> = (0..5).map(|_| pool.alloc(FREE_LIMIT / 4)).collect();
+        drop(large);
+        assert_eq!(pool.free.lock().unwrap().numbers, FREE_LIMIT);
+    }
+}

@@ -1,0 +1,247 @@
+//! From the last hidden state to log-probs and tokens, in chunks of the vocabulary.
+//!
+//! A task is a chunk for a block of rows: its logits are made, reduced to three numbers a row and forgotten, unless a token
+//! is to be drawn from them. Log-probs of the learner and of the sampler come from the same reduction.
+
+use std::ops::Range;
+
+use super::{Cpu, gemm::MC, isa::kernel, linear::Rows, matrix::CpuMatrix, pointwise, simd::Simd, team::Parts};
+use crate::backend::{
+    HeadOut, SampleSpec, Sampled,
+    choice::{self, CHUNK, Stats},
+    lanes::{LANES, check_len},
+};
+
+/// Rows whose logits of a chunk are held at once when only log-probs are wanted.
+const SCORE_ROWS: usize = 48;
+/// Rows of a block in the backward: their gradients of a chunk are 2 MiB.
+const GRADIENT_ROWS: usize = 256;
+/// Rows that are sampled together: their logits are held in full.
+const SAMPLE_ROWS: usize = 32;
+/// Panels of a chunk.
+const CHUNK_PANELS: usize = CHUNK / LANES;
+
+/// [`choice::chunk_stats`] of `logits / temperature`, by vectors.
+#[inline(always)]
+fn chunk_stats_in<S: Simd>(s: S, logits: &[f32], temperature: f32) -> Stats {
+    let divisor = s.splat(temperature);
+    let plain = temperature == 1.0;
+    let z = |x: S::F| if plain { x } else { s.div(x, divisor) };
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    let last = s.load_part(rest, f32::NEG_INFINITY);
+    let mut max = z(last);
+    max = s.max(s.splat(f32::NEG_INFINITY), max);
+    for chunk in whole {
+        max = s.max(max, z(s.load(chunk)));
+    }
+    let max = s.largest(max);
+    if max == f32::NEG_INFINITY {
+        return choice::chunk_stats(logits);
+    }
+    let (shift, lowest) = (s.splat(max), s.splat(f32::MIN));
+    let mut sum = s.splat(0.0);
+    let mut weighted = s.splat(0.0);
+    let mut add = |x: S::F| {
+        let z = z(x);
+        let e = s.exp(s.sub(z, shift));
+        sum = s.add(sum, e);
+        weighted = s.fma(e, s.max(lowest, z), weighted);
+    };
+    for chunk in whole {
+        add(s.load(chunk));
+    }
+    if !rest.is_empty() {
+        add(last);
+    }
+    Stats { max, sum: s.sum(sum), weighted: s.sum(weighted) }
+}
+
+kernel!(fn chunk_stats = chunk_stats_in(logits: &[f32], temperature: f32) -> Stats);
+
+fn merge(chunks: &[Stats]) -> Stats {
+    let mut all = Stats::EMPTY;
+    chunks.iter().for_each(|c| all.merge(*c));
+    all
+}
+
+/// Panels of chunk `c`.
+fn panels_of(head: &CpuMatrix, c: usize) -> Range<usize> {
+    c * CHUNK_PANELS..((c + 1) * CHUNK_PANELS).min(head.out.div_ceil(LANES))
+}
+
+/// Columns of chunk `c`.
+fn columns_of(head: &CpuMatrix, c: usize) -> Range<usize> {
+    c * CHUNK..((c + 1) * CHUNK).min(head.out)
+}
+
+fn work(rows: usize, head: &CpuMatrix) -> usize {
+    rows * head.out * (head.inner + 20) / 40
+}
+
+impl Cpu {
+    pub(super) fn score(&self, hidden: &[f32], head: &CpuMatrix, targets: &[u32], temperature: f32) -> HeadOut {
+        check_len("head_logprobs hidden", hidden.len(), targets.len() * head.inner);
+        let (n, chunks) = (targets.len(), head.out.div_ceil(CHUNK));
+        let hidden = Rows { values: hidden, row: head.inner };
+        let mut stats = vec![Stats::EMPTY; n * chunks];
+        let mut wanted = vec![f32::NAN; n];
+        let (stats_parts, wanted_parts) = (Parts::new(&mut stats), Parts::new(&mut wanted));
+        self.team.run(n.div_ceil(SCORE_ROWS) * chunks, work(n, head), |task| {
+            let (block, c) = (task / chunks, task % chunks);
+            let rows = block * SCORE_ROWS..((block + 1) * SCORE_ROWS).min(n);
+            let columns = columns_of(head, c);
+            let mut logits = self.buffers.alloc(rows.len() * columns.len());
+            let x = Rows { values: &hidden.values[rows.start * head.inner..], row: head.inner };
+            let panels = panels_of(head, c);
+            let first = panels.start;
+            // SAFETY: the buffer is this task's own.
+            unsafe {
+                let out = Parts::new(&mut logits);
+                self.product_piece(x, head, panels, first, out, columns.len(), 0..rows.len(), false);
+            }
+            for (r, logits) in rows.zip(logits.chunks_exact(columns.len())) {
+                let target = targets[r] as usize;
+                // SAFETY: a row's place for a chunk belongs to one task, and so does its target's.
+                unsafe {
+                    stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
+                        chunk_stats(self.isa, logits, temperature);
+                    if columns.contains(&target) {
+                        wanted_parts.part(r..r + 1)[0] = logits[target - columns.start] / temperature;
+                    }
+                }
+            }
+        });
+        let merged = stats.chunks_exact(chunks.max(1)).map(merge);
+        let mut result = HeadOut::default();
+        for ((stats, z), target) in merged.zip(wanted).zip(targets) {
+            assert!((*target as usize) < head.out, "head_logprobs: token {target} of {}", head.out);
+            result.lse.push(stats.lse());
+            result.logprobs.push(z - stats.lse());
+            result.entropy.push(stats.entropy());
+        }
+        result
+    }
+
+    pub(super) fn score_back(
+        &self,
+        hidden: &[f32],
+        head: &CpuMatrix,
+        targets: &[u32],
+        temperature: f32,
+        lse: &[f32],
+        dlogprobs: &[f32],
+        dhidden: &mut [f32],
+        mut dhead: Option<&mut [f32]>,
+    ) {
+        let (n, width) = (targets.len(), head.inner);
+        for len in [hidden.len(), dhidden.len()] {
+            check_len("head_backward hidden", len, n * width);
+        }
+        check_len("head_backward lse", lse.len(), n);
+        check_len("head_backward dlogprobs", dlogprobs.len(), n);
+        let step = GRADIENT_ROWS.min(n.max(1));
+        let mut buffer = self.buffers.alloc(step * CHUNK.min(head.out));
+        for first in (0..n).step_by(step) {
+            let rows = first..(first + step).min(n);
+            let x = Rows { values: &hidden[rows.start * width..rows.end * width], row: width };
+            for c in 0..head.out.div_ceil(CHUNK) {
+                let columns = columns_of(head, c);
+                let grads = &mut buffer[..rows.len() * columns.len()];
+                self.product(x, head, panels_of(head, c), Parts::new(grads), columns.len(), rows.len(), false);
+                let parts = Parts::new(grads);
+                self.team.split(rows.len(), 1, rows.len() * columns.len(), |some| {
+                    for i in some {
+                        let r = rows.start + i;
+                        // SAFETY: a row belongs to one piece.
+                        let row = unsafe { parts.part(i * columns.len()..(i + 1) * columns.len()) };
+                        let target = (targets[r] as usize).checked_sub(columns.start).filter(|t| *t < columns.len());
+                        pointwise::logit_grad(self.isa, row, target, temperature, lse[r], dlogprobs[r] / temperature);
+                    }
+                });
+                let dy = Rows { values: grads, row: columns.len() };
+                let dx = Parts::new(&mut dhidden[rows.start * width..rows.end * width]);
+                self.product_back(dy, head, panels_of(head, c), dx, width, rows.len(), true);
+                if let Some(dhead) = dhead.as_deref_mut() {
+                    let dw = Parts::new(&mut dhead[columns.start * width..columns.end * width]);
+                    self.product_weights(dy, x, dw, columns.len(), width, rows.len(), 1.0);
+                }
+            }
+        }
+    }
+
+    /// Logits of all rows, with rows of the vocabulary's length.
+    pub(super) fn all_logits(&self, hidden: &[f32], head: &CpuMatrix) -> Vec<f32> {
+        let n = hidden.len() / head.inner;
+        let mut out = vec![0.0; n * head.out];
+        let x = Rows { values: hidden, row: head.inner };
+        self.product(x, head, 0..head.out.div_ceil(LANES), Parts::new(&mut out), head.out, n, false);
+        out
+    }
+
+    pub(super) fn choose(&self, hidden: &[f32], head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+        check_len("sample hidden", hidden.len(), specs.len() * head.inner);
+        let groups = specs.chunks(SAMPLE_ROWS).zip(hidden.chunks(SAMPLE_ROWS * head.inner));
+        groups.flat_map(|(specs, hidden)| self.choose_group(hidden, head, specs)).collect()
+    }
+
+    fn choose_group(&self, hidden: &[f32], head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+        const { assert!(SAMPLE_ROWS <= MC) };
+        let (n, vocab, chunks) = (specs.len(), head.out, head.out.div_ceil(CHUNK));
+        let hidden = Rows { values: hidden, row: head.inner };
+        let mut logits = self.buffers.alloc(n * vocab);
+        let mut stats = vec![Stats::EMPTY; n * chunks];
+        let (logits_parts, stats_parts) = (Parts::new(&mut logits), Parts::new(&mut stats));
+        self.team.run(chunks, work(n, head), |c| {
+            let columns = columns_of(head, c);
+            // SAFETY: the columns of a chunk, and a row's place for it, belong to one task.
+            unsafe {
+                self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, vocab, 0..n, false);
+                for (r, spec) in specs.iter().enumerate() {
+                    let logits = logits_parts.part(r * vocab + columns.start..r * vocab + columns.end);
+                    stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
+                        chunk_stats(self.isa, logits, temperature_of(spec));
+                }
+            }
+        });
+        let mut sampled = vec![Sampled { id: 0, logprob: 0.0 }; n];
+        let parts = Parts::new(&mut sampled);
+        let cutting = specs.iter().filter(|s| !choice::is_plain(s)).count();
+        self.team.run(n, cutting * vocab * 4, |r| {
+            let row = &logits[r * vocab..(r + 1) * vocab];
+            // SAFETY: a row belongs to one task.
+            unsafe { parts.part(r..r + 1)[0] = self.choose_one(row, &stats[r * chunks..(r + 1) * chunks], &specs[r]) };
+        });
+        sampled
+    }
+
+    /// One token from a row of raw logits and the statistics of its chunks.
+    fn choose_one(&self, logits: &[f32], stats: &[Stats], spec: &SampleSpec) -> Sampled {
+        let temperature = temperature_of(spec);
+        let id = if choice::is_plain(spec) {
+            if spec.temperature == 0.0 {
+                choice::argmax(logits)
+            } else {
+                let chunk = |columns: Range<usize>| logits[columns].iter().map(|l| l / temperature).collect();
+                choice::draw(stats, spec.uniform, chunk, logits.len())
+            }
+        } else {
+            let mut z = self.buffers.alloc(logits.len());
+            z.copy_from_slice(logits);
+            choice::penalise(&mut z, spec);
+            if spec.temperature == 0.0 {
+                choice::argmax(&z)
+            } else {
+                z.iter_mut().for_each(|z| *z /= temperature);
+                choice::cut(&mut z, spec);
+                let stats: Vec<Stats> = z.chunks(CHUNK).map(|z| chunk_stats(self.isa, z, 1.0)).collect();
+                choice::draw(&stats, spec.uniform, |columns| z[columns].to_vec(), z.len())
+            }
+        };
+        Sampled { id: id as u32, logprob: logits[id] / temperature - merge(stats).lse() }
+    }
+}
+
+/// Temperature under which the log-prob of a sampled token is given.
+fn temperature_of(spec: &SampleSpec) -> f32 {
+    if spec.temperature == 0.0 { 1.0 } else { spec.temperature }
+}

@@ -1,0 +1,215 @@
+//! Products with a packed matrix: forward, and backward to the input and to the weights.
+
+use std::ops::Range;
+
+use super::{
+    Cpu,
+    gemm::{self, KC, Left, MC, Right, Target},
+    matrix::CpuMatrix,
+    team::Parts,
+};
+use crate::backend::lanes::LANES;
+
+/// Rows whose products are summed before they are added to a weight gradient.
+const GRADIENT_ROWS: usize = 256;
+/// Outputs whose gradients a task turns at once.
+const GRADIENT_OUTPUTS: usize = 96;
+
+/// Rows of a buffer: row `r` begins at `r * row`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub values: &'a [f32],
+    pub row: usize,
+}
+
+/// Guess of the time of a product in nanoseconds of one core: arithmetic at 80 GFLOP/s or reading at 16 GB/s.
+fn work(m: usize, n: usize, k: usize) -> usize {
+    (2 * m * n * k / 80).max(n * k / 4)
+}
+
+/// How `tasks` are cut from a grid: pieces over rows and over columns.
+fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
+    (row_blocks, (4 * threads).div_ceil(row_blocks).clamp(1, columns.max(1)))
+}
+
+/// Piece `i` of `pieces` of `0..items`.
+fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
+    items * i / pieces..items * (i + 1) / pieces
+}
+
+impl Cpu {
+    /// `out[r, j] (+)= Σ x[r, i] W[j, i]` for the columns `16 * panels.start..` of W; `out` has rows of `out_row`, its first
+    /// column being the first of the panels.
+    pub(crate) fn product(
+        &self,
+        x: Rows<'_>,
+        w: &CpuMatrix,
+        panels: Range<usize>,
+        out: Parts<'_>,
+        out_row: usize,
+        m: usize,
+        accumulate: bool,
+    ) {
+        if m == 0 || panels.is_empty() {
+            return;
+        }
+        let (row_pieces, column_pieces) = grid(self.team.threads(), m.div_ceil(MC), panels.len());
+        self.team.run(row_pieces * column_pieces, work(m, panels.len() * LANES, w.inner), |task| {
+            let rows = piece(m, row_pieces, task / column_pieces);
+            let group = piece(panels.len(), column_pieces, task % column_pieces);
+            let group = panels.start + group.start..panels.start + group.end;
+            // SAFETY: every piece of the grid belongs to one task.
+            unsafe { self.product_piece(x, w, group, panels.start, out, out_row, rows, accumulate) }
+        });
+    }
+
+    /// The rows `rows` and panels `group` of [`Self::product`], on this thread; column 0 of `out` is the first of panel
+    /// `first_panel`.
+    ///
+    /// # Safety
+    /// Nothing else touches these rows and columns of `out` meanwhile.
+    pub(crate) unsafe fn product_piece(
+        &self,
+        x: Rows<'_>,
+        w: &CpuMatrix,
+        group: Range<usize>,
+        first_panel: usize,
+        out: Parts<'_>,
+        out_row: usize,
+        rows: Range<usize>,
+        accumulate: bool,
+    ) {
+        if rows.is_empty() || group.is_empty() {
+            return;
+        }
+        let k = w.inner;
+        let columns = group.start * LANES..(group.end * LANES).min(w.out);
+        assert!(x.row >= k && x.values.len() >= (rows.end - 1) * x.row + k, "product: rows {rows:?} of {}", x.row);
+        let from = &w.panels[group.start * LANES * k..group.end * LANES * k];
+        let first = columns.start - first_panel * LANES;
+        out.at((rows.end - 1) * out_row + first + columns.len());
+        let a = Left { at: x.values[rows.start * x.row..].as_ptr(), row: x.row, step: 1 };
+        let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
+        let c = Target { at: out.at(rows.start * out_row + first), row: out_row, accumulate };
+        // SAFETY: x, the panels and out were just checked to hold these rows and columns; they are the caller's alone.
+        unsafe { gemm::multiply_blocked(self.isa, rows.len(), columns.len(), k, a, b, c) }
+    }
+
+    /// `dx[r, i] (+)= Σ_j dy[r, j] W[j, i]` over the outputs `j` of `panels`; column 0 of `dy` is the first of them.
+    ///
+    /// Blocks of the panels are turned so that lanes are inputs, then the forward kernel does the rest: one chain, j
+    /// ascending.
+    pub(crate) fn product_back(
+        &self,
+        dy: Rows<'_>,
+        w: &CpuMatrix,
+        panels: Range<usize>,
+        dx: Parts<'_>,
+        dx_row: usize,
+        m: usize,
+        accumulate: bool,
+    ) {
+        let outputs = (panels.end * LANES).min(w.out).saturating_sub(panels.start * LANES);
+        let inner = w.inner;
+        if m == 0 {
+            return;
+        }
+        assert!(dy.values.len() >= (m - 1) * dy.row + outputs && dy.row >= outputs);
+        let strips = inner.div_ceil(LANES);
+        let (row_pieces, strip_pieces) = grid(self.team.threads(), m.div_ceil(2 * MC), strips);
+        self.team.run(row_pieces * strip_pieces, work(m, outputs, inner), |task| {
+            let rows = piece(m, row_pieces, task / strip_pieces);
+            let group = piece(strips, strip_pieces, task % strip_pieces);
+            let mut turned = self.buffers.alloc(KC * LANES);
+            let mut j = 0;
+            while !rows.is_empty() && (j < outputs || j == 0) {
+                let depth = KC.min(outputs - j);
+                for strip in group.clone() {
+                    let columns = strip * LANES..((strip + 1) * LANES).min(inner);
+                    for block in 0..depth.div_ceil(LANES) {
+                        let panel = panels.start + j / LANES + block;
+                        let from =
+                            &w.panels[(panel * inner + columns.start) * LANES..(panel * inner + columns.end) * LANES];
+                        let to = &mut turned[block * LANES * LANES..(block + 1) * LANES * LANES];
+                        // SAFETY: `from` holds the block, `to` its turned image.
+                        unsafe {
+                            gemm::transpose(
+                                self.isa,
+                                from.as_ptr(),
+                                LANES,
+                                columns.len(),
+                                LANES,
+                                to.as_mut_ptr(),
+                                LANES,
+                            );
+                        }
+                    }
+                    let a = Left { at: dy.values[rows.start * dy.row + j..].as_ptr(), row: dy.row, step: 1 };
+                    let b = Right { at: turned.as_ptr(), panel: 0, step: LANES };
+                    dx.at((rows.end - 1) * dx_row + columns.end);
+                    let at = dx.at(rows.start * dx_row + columns.start);
+                    let c = Target { at, row: dx_row, accumulate: accumulate || j > 0 };
+                    // SAFETY: dy, the turned block and dx hold these rows and columns, which no other task has.
+                    unsafe { gemm::multiply(self.isa, rows.len(), columns.len(), depth, a, b, c) }
+                }
+                j += KC;
+            }
+        });
+    }
+
+    /// `dw[j, i] += scale * Σ_r dy[r, j] x[r, i]` for `out` columns of `dy` and `inner` of `x`; dw has rows of `inner`.
+    pub(crate) fn product_weights(
+        &self,
+        dy: Rows<'_>,
+        x: Rows<'_>,
+        dw: Parts<'_>,
+        out: usize,
+        inner: usize,
+        m: usize,
+        scale: f32,
+    ) {
+        if m == 0 || out == 0 || inner == 0 {
+            return;
+        }
+        assert!(dy.values.len() >= (m - 1) * dy.row + out && x.values.len() >= (m - 1) * x.row + inner);
+        let strips = inner.div_ceil(LANES);
+        let (groups, strip_pieces) = grid(self.team.threads(), out.div_ceil(GRADIENT_OUTPUTS), strips);
+        self.team.run(groups * strip_pieces, work(m, out, inner), |task| {
+            let outputs = piece(out, groups, task / strip_pieces);
+            let group = piece(strips, strip_pieces, task % strip_pieces);
+            let mut turned = self.buffers.alloc(outputs.len() * GRADIENT_ROWS);
+            let mut strip_rows = self.buffers.alloc(GRADIENT_ROWS * LANES);
+            for first in (0..m).step_by(GRADIENT_ROWS) {
+                let rows = GRADIENT_ROWS.min(m - first);
+                let from = &dy.values[first * dy.row + outputs.start..];
+                // SAFETY: dy holds these rows and columns, `turned` has room for their turned image.
+                unsafe {
+                    gemm::transpose(
+                        self.isa,
+                        from.as_ptr(),
+                        dy.row,
+                        rows,
+                        outputs.len(),
+                        turned.as_mut_ptr(),
+                        GRADIENT_ROWS,
+                    );
+                }
+                for strip in group.clone() {
+                    let columns = strip * LANES..((strip + 1) * LANES).min(inner);
+                    for (r, to) in strip_rows.chunks_exact_mut(LANES).take(rows).enumerate() {
+                        let at = (first + r) * x.row;
+                        let from = &x.values[at + columns.start..at + columns.end];
+                        to.iter_mut().zip(from).for_each(|(to, x)| *to = scale * x);
+                    }
+                    let a = Left { at: turned.as_ptr(), row: GRADIENT_ROWS, step: 1 };
+                    let b = Right { at: strip_rows.as_ptr(), panel: 0, step: LANES };
+                    dw.at((outputs.end - 1) * inner + columns.end);
+                    let at = dw.at(outputs.start * inner + columns.start);
+                    let c = Target { at, row: inner, accumulate: true };
+                    // SAFETY: both operands and dw hold these rows and columns, which no other task has.
+                    unsafe { gemm::multiply(self.isa, outputs.len(), columns.len(), rows, a, b, c) }
+                }
+            }
+        });
+    }
+}

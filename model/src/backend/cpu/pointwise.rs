@@ -1,0 +1,185 @@
+//! Operations that go row by row or number by number: norm, rotation, gate, dropout, optimiser.
+
+use folgore_protocol::seed;
+
+use super::{isa::kernel, simd::Simd};
+use crate::backend::{adamw::AdamWStep, lanes::LANES};
+
+/// 1 / sqrt(mean(x²) + eps), the sum by lanes.
+#[inline(always)]
+fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+    let mut sum = s.splat(0.0);
+    let mut chunks = x.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        let x = s.load(chunk);
+        sum = s.fma(x, x, sum);
+    }
+    let rest = s.load_part(chunks.remainder(), 0.0);
+    sum = s.fma(rest, rest, sum);
+    1.0 / (s.sum(sum) / x.len() as f32 + eps).sqrt()
+}
+
+#[inline(always)]
+fn rms_norm_in<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
+        let inverse = inverse_rms(s, x, eps);
+        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * inverse * w;
+        }
+    }
+}
+
+kernel!(pub(super) fn rms_norm = rms_norm_in(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]));
+
+/// Adds to `dx`; writes the sum over these rows of the weight's gradient to `dweight` unless that is empty.
+#[inline(always)]
+fn rms_norm_back_in<S: Simd>(
+    s: S,
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: &mut [f32],
+) {
+    let width = weight.len();
+    dweight.fill(0.0);
+    for ((x, dy), dx) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
+        let inverse = inverse_rms(s, x, eps);
+        let mut dot = s.splat(0.0);
+        let whole = width - width % LANES;
+        for i in (0..whole).step_by(LANES) {
+            dot = s.fma(s.mul(s.load(&dy[i..]), s.load(&weight[i..])), s.load(&x[i..]), dot);
+        }
+        let part = |v: &[f32]| s.load_part(&v[whole..], 0.0);
+        dot = s.fma(s.mul(part(dy), part(weight)), part(x), dot);
+        let pull = inverse * inverse * (s.sum(dot) / width as f32);
+        for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+            *dx += inverse * (dy * w - x * pull);
+        }
+        for ((dw, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
+            *dw += dy * (x * inverse);
+        }
+    }
+}
+
+kernel!(pub(super) fn rms_norm_back = rms_norm_back_in(
+    x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dweight: &mut [f32]));
+
+#[inline(always)]
+fn rope_in<S: Simd>(_s: S, x: &mut [f32], table: &[f32], positions: &[u32], heads: usize, head_dim: usize, sign: f32) {
+    let half = head_dim / 2;
+    for (row, position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {
+        let (cos, sin) = table[*position as usize * head_dim..][..head_dim].split_at(half);
+        for head in row.chunks_exact_mut(head_dim) {
+            let (low, high) = head.split_at_mut(half);
+            for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                let s = sign * s;
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+    }
+}
+
+kernel!(pub(super) fn rope = rope_in(
+    x: &mut [f32], table: &[f32], positions: &[u32], heads: usize, head_dim: usize, sign: f32));
+
+/// 1 / (1 + exp(-x)).
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, s.exp(s.mul(x, s.splat(-1.0)))))
+}
+
+#[inline(always)]
+fn swiglu_in<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let value = |g: S::F, u: S::F| s.mul(s.mul(g, sigmoid(s, g)), u);
+    let whole = gate.len() - gate.len() % LANES;
+    for i in (0..whole).step_by(LANES) {
+        s.store(&mut out[i..], value(s.load(&gate[i..]), s.load(&up[i..])));
+    }
+    s.store_part(&mut out[whole..], value(s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
+}
+
+kernel!(pub(super) fn swiglu = swiglu_in(gate: &[f32], up: &[f32], out: &mut [f32]));
+
+#[inline(always)]
+fn swiglu_back_in<S: Simd>(s: S, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    let one = s.splat(1.0);
+    let value = |g: S::F, u: S::F, d: S::F| {
+        let sig = sigmoid(s, g);
+        let slope = s.mul(sig, s.add(one, s.mul(g, s.sub(one, sig))));
+        (s.mul(s.mul(d, u), slope), s.mul(d, s.mul(g, sig)))
+    };
+    let whole = gate.len() - gate.len() % LANES;
+    for i in (0..whole).step_by(LANES) {
+        let (dg, du) = value(s.load(&gate[i..]), s.load(&up[i..]), s.load(&dout[i..]));
+        s.store(&mut dgate[i..], dg);
+        s.store(&mut dup[i..], du);
+    }
+    let part = |v: &[f32]| s.load_part(&v[whole..], 0.0);
+    let (dg, du) = value(part(gate), part(up), part(dout));
+    s.store_part(&mut dgate[whole..], dg);
+    s.store_part(&mut dup[whole..], du);
+}
+
+kernel!(pub(super) fn swiglu_back = swiglu_back_in(
+    gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]));
+
+/// Numbers `first..` of the whole.
+#[inline(always)]
+fn dropout_in<S: Simd>(_s: S, x: &[f32], p: f32, seed: u64, first: usize, out: &mut [f32]) {
+    let factor = 1.0 / (1.0 - p);
+    for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
+        *out = if seed::uniform(seed, (first + i) as u64) >= p { x * factor } else { 0.0 };
+    }
+}
+
+kernel!(pub(super) fn dropout = dropout_in(x: &[f32], p: f32, seed: u64, first: usize, out: &mut [f32]));
+
+#[inline(always)]
+fn add_in<S: Simd>(_s: S, x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+kernel!(pub(super) fn add = add_in(x: &mut [f32], y: &[f32]));
+
+#[inline(always)]
+fn scale_in<S: Simd>(_s: S, x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+kernel!(pub(super) fn scale = scale_in(x: &mut [f32], factor: f32));
+
+#[inline(always)]
+fn adamw_in<S: Simd>(_s: S, step: &AdamWStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+    for (((param, grad), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
+        (*param, *m, *v) = step.apply(*param, *grad, *m, *v);
+    }
+}
+
+kernel!(pub(super) fn adamw = adamw_in(
+    step: &AdamWStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]));
+
+/// `out[i] = (hit - exp(z / temperature - lse)) * factor`, hit being 1 at `target` and 0 elsewhere, in place.
+#[inline(always)]
+fn logit_grad_in<S: Simd>(s: S, z: &mut [f32], target: Option<usize>, temperature: f32, lse: f32, factor: f32) {
+    let hit = target.map(|t| (t, z[t]));
+    let value = |z: S::F, hit: f32| {
+        let p = s.exp(s.sub(s.div(z, s.splat(temperature)), s.splat(lse)));
+        s.mul(s.sub(s.splat(hit), p), s.splat(factor))
+    };
+    let whole = z.len() - z.len() % LANES;
+    let (blocks, rest) = z.split_at_mut(whole);
+    for block in blocks.chunks_exact_mut(LANES) {
+        s.store(block, value(s.load(block), 0.0));
+    }
+    let last = value(s.load_part(rest, 0.0), 0.0);
+    s.store_part(rest, last);
+    if let Some((t, logit)) = hit {
+        z[t] = s.lanes(value(s.splat(logit), 1.0))[0];
+    }
+}
+
+kernel!(pub(super) fn logit_grad = logit_grad_in(
+    z: &mut [f32], target: Option<usize>, temperature: f32, lse: f32, factor: f32));

@@ -1,0 +1,494 @@
+//! Every operation of the CPU backend against the reference: forward bit for bit, backward within 1e-5, whatever the
+//! threads and the instruction set.
+
+use std::ops::Range;
+
+use folgore_model::backend::{
+    AdamW, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, Isa, MatrixData, Naive, SampleSpec,
+};
+use folgore_protocol::seed;
+
+fn random(stream: u64, len: usize) -> Vec<f32> {
+    (0..len as u64).map(|i| seed::normal(stream, i)).collect()
+}
+
+/// Every way the CPU backend can be made.
+fn cpus() -> Vec<Cpu> {
+    vec![
+        Cpu::with_isa(Isa::Scalar),
+        Cpu::with_isa(Isa::Avx2),
+        Cpu::with_threads(1),
+        Cpu::with_threads(2),
+        Cpu::with_threads(3),
+    ]
+}
+
+/// Named results of one operation.
+type Results = Vec<(String, Vec<f32>)>;
+
+fn assert_same_bits(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(g.to_bits() == w.to_bits(), "{what}: number {i} is {g:e}, expected {w:e}");
+    }
+}
+
+fn assert_close(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let size = want.iter().fold(1e-3f32, |a, b| a.max(b.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= 1e-5 * size, "{what}: number {i} is {g:e}, expected {w:e} (size {size:e})");
+    }
+}
+
+/// Compares all results of all CPU backends with those of the reference.
+fn compare(naive: &Results, cpu: impl Fn(&Cpu) -> Results, check: fn(&str, &[f32], &[f32])) {
+    let mut first: Option<Results> = None;
+    for backend in cpus() {
+        let got = cpu(&backend);
+        assert_eq!(got.len(), naive.len());
+        for ((name, got), (_, want)) in got.iter().zip(naive) {
+            check(&format!("{name} on {backend:?}"), got, want);
+        }
+        // threads and instruction sets never change a bit, of gradients neither
+        let first = first.get_or_insert_with(|| got.clone());
+        for ((name, got), (_, want)) in got.iter().zip(first.iter()) {
+            assert_same_bits(&format!("{name} on {backend:?} against the first"), got, want);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Product {
+    rows: usize,
+    inner: usize,
+    out: usize,
+    part: (usize, usize),
+}
+
+/// Shapes below, at and above every blocking size, and odd ones.
+const PRODUCTS: &[Product] = &[
+    Product { rows: 1, inner: 1, out: 1, part: (0, 1) },
+    Product { rows: 1, inner: 576, out: 576, part: (0, 1) },
+    Product { rows: 2, inner: 33, out: 50, part: (0, 2) },
+    Product { rows: 3, inner: 64, out: 31, part: (1, 3) },
+    Product { rows: 4, inner: 7, out: 129, part: (0, 4) },
+    Product { rows: 5, inner: 100, out: 8, part: (2, 5) },
+    Product { rows: 13, inner: 8, out: 65, part: (0, 13) },
+    Product { rows: 7, inner: 700, out: 96, part: (3, 3) },
+    Product { rows: 200, inner: 330, out: 70, part: (1, 199) },
+    Product { rows: 401, inner: 96, out: 200, part: (0, 401) },
+    Product { rows: 270, inner: 17, out: 345, part: (0, 270) },
+    Product { rows: 300, inner: 130, out: 8, part: (0, 300) },
+];
+
+fn products<B: Backend>(b: &B, case: Product) -> Results {
+    let Product { rows, inner, out, part } = case;
+    let part = part.0..part.1;
+    let w = b.matrix(MatrixData::F32(&random(1, out * inner)), out, inner);
+    assert_eq!(b.shape(&w), (out, inner));
+    let x = b.upload(&random(2, rows * inner));
+    let mut results = Vec::new();
+    for accumulate in [false, true] {
+        let mut y = b.upload(&random(3, rows * out));
+        b.linear(&x, &w, &mut y, part.clone(), accumulate);
+        results.push((format!("linear {case:?} {accumulate}"), b.download(&y)));
+        // one chain over the outputs, so the same bits as the reference
+        let mut dx = b.upload(&random(4, rows * inner));
+        b.linear_dx(&y, &w, &mut dx, part.clone(), accumulate);
+        results.push((format!("linear_dx {case:?} {accumulate}"), b.download(&dx)));
+    }
+    let mut w = w;
+    b.set_matrix(&mut w, &b.upload(&random(5, out * inner)), 0.3);
+    let mut y = b.zeros(rows * out);
+    b.linear(&x, &w, &mut y, 0..rows, false);
+    results.push((format!("set_matrix {case:?}"), b.download(&y)));
+    let bits: Vec<u16> = random(6, out * inner).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let half = b.matrix(MatrixData::Bf16(&bits), out, inner);
+    b.linear(&x, &half, &mut y, 0..rows, false);
+    results.push((format!("bf16 {case:?}"), b.download(&y)));
+    let ids: Vec<u32> = (0..rows as u64).map(|i| seed::below(7, i, out as u64) as u32).collect();
+    let mut rows_of_w = b.alloc(rows * inner);
+    b.embed(&w, &ids, &mut rows_of_w);
+    results.push((format!("embed {case:?}"), b.download(&rows_of_w)));
+    results
+}
+
+fn weight_gradients<B: Backend>(b: &B, case: Product) -> Results {
+    let Product { rows, inner, out, part } = case;
+    let (dy, x) = (b.upload(&random(8, rows * out)), b.upload(&random(9, rows * inner)));
+    let mut dw = b.upload(&random(10, out * inner));
+    b.linear_dw(&dy, &x, &mut dw, out, inner, part.0..part.1, 0.7);
+    vec![(format!("linear_dw {case:?}"), b.download(&dw))]
+}
+
+#[test]
+fn products_equal_the_reference_bit_for_bit() {
+    for case in PRODUCTS {
+        compare(&products(&Naive::new(), *case), |b| products(b, *case), assert_same_bits);
+    }
+}
+
+#[test]
+fn weight_gradients_equal_the_reference() {
+    for case in PRODUCTS {
+        compare(&weight_gradients(&Naive::new(), *case), |b| weight_gradients(b, *case), assert_close);
+    }
+}
+
+fn rowwise<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
+    let n = rows * width;
+    let (x, y) = (b.upload(&random(1, n)), b.upload(&random(2, n)));
+    let weight = b.upload(&random(3, width));
+    let mut results = Vec::new();
+    let mut push = |name: &str, buf: &B::Buf| results.push((format!("{name} {rows}x{width}"), b.download(buf)));
+    let mut out = b.alloc(n);
+    b.rms_norm(&x, &weight, 1e-5, &mut out);
+    push("rms_norm", &out);
+    b.swiglu(&x, &y, &mut out);
+    push("swiglu", &out);
+    b.dropout(&x, 0.3, 77, &mut out);
+    push("dropout", &out);
+    let mut sum = b.upload(&random(4, n));
+    b.add(&mut sum, &x);
+    b.scale(&mut sum, 1.7);
+    push("add and scale", &sum);
+    let index: Vec<u32> = (0..2 * rows as u64).map(|i| seed::below(5, i, rows as u64) as u32).collect();
+    let mut picked = b.alloc(2 * n);
+    b.gather_rows(&x, &index, width, &mut picked);
+    push("gather_rows", &picked);
+    b.scatter_add_rows(&picked, &index, width, &mut sum);
+    push("scatter_add_rows", &sum);
+    b.embed_backward(&picked, &index, width, &mut sum);
+    push("embed_backward", &sum);
+    let settings = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, step: 3 };
+    let (mut param, mut m, mut v) = (b.upload(&random(6, n)), b.upload(&random(7, n)), b.zeros(n));
+    b.add(&mut v, &b.upload(&random(8, n).iter().map(|x| x * x).collect::<Vec<_>>()));
+    b.adamw(&mut param, &x, &mut m, &mut v, &settings);
+    push("adamw param", &param);
+    push("adamw m", &m);
+    push("adamw v", &v);
+    let squares = b.sum_of_squares(&x);
+    results.push((
+        format!("sum_of_squares {rows}x{width}"),
+        vec![squares as f32, (squares - f64::from(squares as f32)) as f32],
+    ));
+    b.fill_zero(&mut out);
+    assert!(b.download(&out).iter().all(|x| *x == 0.0));
+    results
+}
+
+fn rowwise_back<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
+    let n = rows * width;
+    let [x, y, dy] = [1, 2, 3].map(|s| b.upload(&random(s, n)));
+    let weight = b.upload(&random(4, width));
+    let (mut dx, mut dweight) = (b.upload(&random(5, n)), b.upload(&random(6, width)));
+    b.rms_norm_backward(&x, &weight, 1e-5, &dy, &mut dx, Some(&mut dweight));
+    let mut plain = b.upload(&random(5, n));
+    b.rms_norm_backward(&x, &weight, 1e-5, &dy, &mut plain, None);
+    assert_same_bits("dx with and without dweight", &b.download(&plain), &b.download(&dx));
+    let (mut dgate, mut dup) = (b.alloc(n), b.alloc(n));
+    b.swiglu_backward(&x, &y, &dy, &mut dgate, &mut dup);
+    [("norm dx", dx), ("norm dweight", dweight), ("dgate", dgate), ("dup", dup)]
+        .into_iter()
+        .map(|(name, buf)| (format!("{name} {rows}x{width}"), b.download(&buf)))
+        .collect()
+}
+
+const ROWWISE: &[(usize, usize)] = &[(1, 1), (1, 576), (3, 17), (5, 96), (70, 33), (200, 576)];
+
+#[test]
+fn rowwise_operations_equal_the_reference_bit_for_bit() {
+    for (rows, width) in ROWWISE {
+        compare(&rowwise(&Naive::new(), *rows, *width), |b| rowwise(b, *rows, *width), assert_same_bits);
+    }
+}
+
+#[test]
+fn rowwise_gradients_equal_the_reference() {
+    for (rows, width) in ROWWISE {
+        compare(&rowwise_back(&Naive::new(), *rows, *width), |b| rowwise_back(b, *rows, *width), assert_close);
+    }
+}
+
+fn rope_table(positions: usize, head_dim: usize) -> Vec<f32> {
+    let angle = |p: usize, i: usize| p as f32 * 10_000f32.powf(-2.0 * i as f32 / head_dim as f32);
+    let half = head_dim / 2;
+    (0..positions)
+        .flat_map(|p| (0..head_dim).map(move |i| if i < half { angle(p, i).cos() } else { angle(p, i - half).sin() }))
+        .collect()
+}
+
+fn rotated<B: Backend>(b: &B, head_dim: usize, heads: usize) -> Results {
+    let positions: Vec<u32> = (0..50u64).map(|i| seed::below(1, i, 40) as u32).collect();
+    let table = b.upload(&rope_table(40, head_dim));
+    let start = random(2, positions.len() * heads * head_dim);
+    let mut x = b.upload(&start);
+    b.rope(&mut x, &table, &positions, heads, head_dim, false);
+    let turned = b.download(&x);
+    b.rope(&mut x, &table, &positions, heads, head_dim, true);
+    let back = b.download(&x);
+    assert_close("turning back", &back, &start);
+    vec![(format!("rope {head_dim}"), turned), (format!("rope back {head_dim}"), back)]
+}
+
+#[test]
+fn rotation_equals_the_reference_and_turns_back() {
+    for (head_dim, heads) in [(8, 3), (32, 1), (64, 9), (128, 2)] {
+        compare(&rotated(&Naive::new(), head_dim, heads), |b| rotated(b, head_dim, heads), assert_same_bits);
+    }
+}
+
+/// A cache of two sequences that share their first two blocks, the second going on in the middle of a copied block.
+fn attended<B: Backend>(b: &B, heads: Heads, first_len: usize, second_len: usize) -> Results {
+    let shared = 2 * BLOCK + 5;
+    let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+    let blocks = 64;
+    let mut kv = b.kv(blocks, heads);
+    // what a row may not see must not matter, not even when it is not a number
+    let junk = b.upload(&vec![f32::NAN; kv_width]);
+    let everywhere: Vec<(u32, u32)> = (0..(blocks * BLOCK) as u32).map(|slot| (0, slot)).collect();
+    b.kv_write(&mut kv, &junk, &junk, &everywhere);
+    let first_table: Vec<u32> = (0..first_len.div_ceil(BLOCK) as u32).map(|i| (i * 7 + 3) % 64).collect();
+    let mut second_table: Vec<u32> = (0..second_len.div_ceil(BLOCK) as u32).map(|i| (i * 7 + 4) % 64).collect();
+    second_table[..2].copy_from_slice(&first_table[..2]);
+    let slot = |table: &[u32], j: usize| table[j / BLOCK] * BLOCK as u32 + (j % BLOCK) as u32;
+
+    let (k, v) = (b.upload(&random(1, first_len * kv_width)), b.upload(&random(2, first_len * kv_width)));
+    let writes: Vec<(u32, u32)> = (0..first_len).map(|j| (j as u32, slot(&first_table, j))).collect();
+    b.kv_write(&mut kv, &k, &v, &writes);
+    b.kv_copy(&mut kv, &[(first_table[2], second_table[2])]);
+    let own = second_len - shared;
+    let (k, v) = (b.upload(&random(3, own * kv_width)), b.upload(&random(4, own * kv_width)));
+    let writes: Vec<(u32, u32)> = (0..own).map(|j| (j as u32, slot(&second_table, shared + j))).collect();
+    b.kv_write(&mut kv, &k, &v, &writes);
+
+    // the rows of the call: the second sequence from the middle of a block, then one row of the first, then all of it
+    let rows = own + 1 + first_len;
+    let q = b.upload(&random(5, rows * width));
+    let spans = [
+        AttnSpan { rows: 0..own, start: shared, table: second_table },
+        AttnSpan { rows: own..own + 1, start: first_len - 1, table: first_table.clone() },
+        AttnSpan { rows: own + 1..rows, start: 0, table: first_table },
+    ];
+    let mut out = b.alloc(rows * width);
+    b.attention(&q, &kv, &spans, heads, 0.3, &mut out);
+    let together = b.download(&out);
+    assert!(together.iter().all(|x| x.is_finite()), "attention sees only what it may");
+    // each span alone, its rows one at a time: the same bits
+    let mut alone = b.alloc(rows * width);
+    for span in spans.iter().rev() {
+        for (i, row) in span.rows.clone().enumerate().rev() {
+            let one = AttnSpan { rows: row..row + 1, start: span.start + i, table: span.table.clone() };
+            b.attention(&q, &kv, &[one], heads, 0.3, &mut alone);
+        }
+    }
+    assert_same_bits("attention row by row", &b.download(&alone), &together);
+    vec![(format!("attention {heads:?} {first_len} {second_len}"), together)]
+}
+
+const HEADS: &[Heads] = &[
+    Heads { heads: 3, kv_heads: 1, head_dim: 8 },
+    Heads { heads: 4, kv_heads: 4, head_dim: 32 },
+    Heads { heads: 9, kv_heads: 3, head_dim: 64 },
+    Heads { heads: 2, kv_heads: 1, head_dim: 128 },
+    Heads { heads: 2, kv_heads: 2, head_dim: 24 },
+];
+
+#[test]
+fn attention_equals_the_reference_bit_for_bit() {
+    for heads in HEADS {
+        for (first, second) in [(37, 38), (100, 80)] {
+            compare(
+                &attended(&Naive::new(), *heads, first, second),
+                |b| attended(b, *heads, first, second),
+                assert_same_bits,
+            );
+        }
+    }
+    let wide = Heads { heads: 64, kv_heads: 1, head_dim: 8 };
+    compare(&attended(&Naive::new(), wide, 40, 50), |b| attended(b, wide, 40, 50), assert_same_bits);
+}
+
+/// A prompt, three answers that share it, and a sequence of its own.
+fn grad_spans() -> Vec<GradSpan> {
+    let span = |rows: Range<usize>, prefix: Vec<Range<usize>>| GradSpan { rows, prefix };
+    vec![
+        span(0..21, vec![]),
+        span(21..38, vec![0..21]),
+        span(38..39, vec![0..21]),
+        span(39..70, vec![0..10, 21..25]),
+        span(70..120, vec![]),
+    ]
+}
+
+fn attended_back<B: Backend>(b: &B, heads: Heads, spans: &[GradSpan], rows: usize) -> Results {
+    let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+    let (q, dout) = (b.upload(&random(1, rows * width)), b.upload(&random(2, rows * width)));
+    let (k, v) = (b.upload(&random(3, rows * kv_width)), b.upload(&random(4, rows * kv_width)));
+    let mut out = b.zeros(rows * width);
+    forward_of(b, &q, &k, &v, spans, heads, rows, &mut out);
+    let mut grads = [width, kv_width, kv_width].map(|w| b.upload(&random(6, rows * w)));
+    let [dq, dk, dv] = &mut grads;
+    b.attention_backward(&q, &k, &v, &out, &dout, spans, heads, 0.2, dq, dk, dv);
+    ["dq", "dk", "dv"].into_iter().zip(&grads).map(|(n, g)| (format!("{n} {heads:?}"), b.download(g))).collect()
+}
+
+/// Attention over the keys of the call itself, through a cache where each span has its own blocks.
+fn forward_of<B: Backend>(
+    b: &B,
+    q: &B::Buf,
+    k: &B::Buf,
+    v: &B::Buf,
+    spans: &[GradSpan],
+    heads: Heads,
+    rows: usize,
+    out: &mut B::Buf,
+) {
+    let blocks_each = rows.div_ceil(BLOCK) + 1;
+    let mut kv = b.kv(blocks_each * spans.len(), heads);
+    let mut forward = Vec::new();
+    for (i, span) in spans.iter().enumerate() {
+        let keys: Vec<usize> = span.prefix.iter().cloned().flatten().chain(span.rows.clone()).collect();
+        let first = (i * blocks_each * BLOCK) as u32;
+        let writes: Vec<(u32, u32)> = keys.iter().enumerate().map(|(j, row)| (*row as u32, first + j as u32)).collect();
+        b.kv_write(&mut kv, k, v, &writes);
+        let table = (0..blocks_each as u32).map(|t| (i * blocks_each) as u32 + t).collect();
+        forward.push(AttnSpan { rows: span.rows.clone(), start: keys.len() - span.rows.len(), table });
+    }
+    b.attention(q, &kv, &forward, heads, 0.2, out);
+}
+
+#[test]
+fn attention_gradients_equal_the_reference() {
+    for heads in HEADS {
+        let spans = grad_spans();
+        let naive = attended_back(&Naive::new(), *heads, &spans, 120);
+        compare(&naive, |b| attended_back(b, *heads, &spans, 120), assert_close);
+    }
+}
+
+const HEADS_OF_MODELS: &[(usize, usize, usize)] =
+    &[(1, 20, 7), (3, 33, 2048), (60, 24, 2049), (5, 16, 5000), (300, 40, 100)];
+
+fn headed<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: f32) -> Results {
+    let hidden = b.upload(&random(1, n * width));
+    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let targets: Vec<u32> = (0..n as u64).map(|i| seed::below(3, i, vocab as u64) as u32).collect();
+    let scored = b.head_logprobs(&hidden, &head, &targets, temperature);
+    vec![
+        ("logprobs".into(), scored.logprobs),
+        ("lse".into(), scored.lse),
+        ("entropy".into(), scored.entropy),
+        ("logits".into(), b.logits(&hidden, &head)),
+    ]
+}
+
+fn headed_back<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: f32) -> Results {
+    let hidden = b.upload(&random(1, n * width));
+    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let targets: Vec<u32> = (0..n as u64).map(|i| seed::below(3, i, vocab as u64) as u32).collect();
+    let lse = b.head_logprobs(&hidden, &head, &targets, temperature).lse;
+    let (mut dhidden, mut dhead) = (b.upload(&random(4, n * width)), b.upload(&random(5, vocab * width)));
+    let dlogprobs = random(6, n);
+    b.head_backward(&hidden, &head, &targets, temperature, &lse, &dlogprobs, &mut dhidden, Some(&mut dhead));
+    let mut alone = b.upload(&random(4, n * width));
+    b.head_backward(&hidden, &head, &targets, temperature, &lse, &dlogprobs, &mut alone, None);
+    assert_same_bits("dhidden with and without dhead", &b.download(&alone), &b.download(&dhidden));
+    vec![("dhidden".into(), b.download(&dhidden)), ("dhead".into(), b.download(&dhead))]
+}
+
+#[test]
+fn head_equals_the_reference_bit_for_bit() {
+    for (n, width, vocab) in HEADS_OF_MODELS {
+        for t in [1.0, 0.7] {
+            compare(
+                &headed(&Naive::new(), *n, *width, *vocab, t),
+                |b| headed(b, *n, *width, *vocab, t),
+                assert_same_bits,
+            );
+        }
+    }
+}
+
+#[test]
+fn head_gradients_equal_the_reference() {
+    for (n, width, vocab) in HEADS_OF_MODELS {
+        for t in [1.0, 0.7] {
+            let naive = headed_back(&Naive::new(), *n, *width, *vocab, t);
+            compare(&naive, |b| headed_back(b, *n, *width, *vocab, t), assert_close);
+        }
+    }
+}
+
+fn specs(n: usize, vocab: usize) -> Vec<SampleSpec> {
+    (0..n as u64)
+        .map(|i| SampleSpec {
+            temperature: [1.0, 0.0, 0.7, 1.3][i as usize % 4],
+            top_k: [0, 0, 5, 40][i as usize / 4 % 4],
+            top_p: [1.0, 0.9, 0.5][i as usize / 3 % 3],
+            min_p: [0.0, 0.0, 0.05][i as usize / 5 % 3],
+            repetition_penalty: [1.0, 1.2][i as usize / 2 % 2],
+            seen: (0..6).map(|j| seed::below(9, i * 6 + j, vocab as u64) as u32).collect(),
+            uniform: seed::uniform(8, i),
+        })
+        .collect()
+}
+
+/// The ids and log-probs that all rows give, drawn together and one at a time.
+fn sampled<B: Backend>(b: &B, n: usize, width: usize, vocab: usize) -> Results {
+    let values = random(1, n * width);
+    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let specs = specs(n, vocab);
+    let together = b.sample(&b.upload(&values), &head, &specs);
+    for (r, spec) in specs.iter().enumerate() {
+        let hidden = b.upload(&values[r * width..(r + 1) * width]);
+        let alone = b.sample(&hidden, &head, std::slice::from_ref(spec))[0];
+        assert_eq!(alone, together[r], "row {r} alone and in company");
+        let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
+        let scored = b.head_logprobs(&hidden, &head, &[alone.id], temperature);
+        assert_same_bits("log-prob of sampler and learner", &[alone.logprob], &scored.logprobs);
+    }
+    vec![
+        ("ids".into(), together.iter().map(|s| s.id as f32).collect()),
+        ("logprobs".into(), together.iter().map(|s| s.logprob).collect()),
+    ]
+}
+
+#[test]
+fn sampling_equals_the_reference_and_the_learner_bit_for_bit() {
+    for (n, width, vocab) in [(1, 20, 7), (70, 24, 2049), (40, 16, 5000)] {
+        compare(&sampled(&Naive::new(), n, width, vocab), |b| sampled(b, n, width, vocab), assert_same_bits);
+    }
+}
+
+/// Rows in any company and any order give the bits that they give alone.
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let (inner, out, vocab, n) = (200, 330, 3000, 230);
+    let values = random(1, n * inner);
+    let (w, h) = (random(2, out * inner), random(3, vocab * inner));
+    for b in cpus() {
+        let (w, h) = (b.matrix(MatrixData::F32(&w), out, inner), b.matrix(MatrixData::F32(&h), vocab, inner));
+        let run = |rows: &[usize]| {
+            let x: Vec<f32> = rows.iter().flat_map(|r| values[r * inner..(r + 1) * inner].to_vec()).collect();
+            let x = b.upload(&x);
+            let mut y = b.alloc(rows.len() * out);
+            b.linear(&x, &w, &mut y, 0..rows.len(), false);
+            let targets: Vec<u32> = rows.iter().map(|r| (r * 13 % vocab) as u32).collect();
+            (b.download(&y), b.head_logprobs(&x, &h, &targets, 0.9).logprobs)
+        };
+        let all: Vec<usize> = (0..n).collect();
+        let (y, logprobs) = run(&all);
+        for size in [1, 2, 3, 4, 6, 7, 50, 200] {
+            let mut rows = all.clone();
+            seed::shuffle(size as u64, &mut rows);
+            rows.truncate(size);
+            let (some, some_logprobs) = run(&rows);
+            for (i, r) in rows.iter().enumerate() {
+                assert_same_bits("linear", &some[i * out..(i + 1) * out], &y[r * out..(r + 1) * out]);
+                assert_same_bits("logprob", &some_logprobs[i..=i], &logprobs[*r..=*r]);
+            }
+        }
+    }
+}
