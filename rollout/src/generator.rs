@@ -349,3 +349,7 @@ impl Meter {
             .set_field("tokens_per_step", if stats.steps > 0 { computed as f64 / stats.steps as f64 } else { 0.0 });
     }
 }
+
+#[cfg(test)]
+#[path = "generator_tests.rs"]
+mod tests;

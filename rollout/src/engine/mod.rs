@@ -15,7 +15,7 @@ pub mod sequence;
 pub mod stop;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 pub use engine::{Engine, EngineConfig, EngineError, EngineStats};
 pub use model::{DecoderModel, Model};

@@ -1,0 +1,171 @@
+//! The engine over a real decoder: bits do not depend on company, order, limits or preemption, and equal the learner's.
+
+use std::{collections::HashMap, sync::Arc};
+
+use folgore_model::{
+    ModelConfig,
+    backend::{Backend, Cpu, Naive},
+    decoder::{Decoder, Linear, Ragged},
+    lora::{Adapter, LoraInit, LoraShape},
+    params::{Params, random_weights},
+};
+use folgore_protocol::{Digest, Generate, Generated, PolicyId, SamplingParams, seed};
+use folgore_rollout::{DecoderModel, Engine, EngineConfig, TextPiece};
+
+struct NoText;
+impl TextPiece for NoText {
+    fn piece(&self, _: &[u32]) -> String {
+        String::new()
+    }
+}
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        model_type: "llama".into(),
+        vocab_size: 61,
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 6,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: true,
+        max_position_embeddings: 160,
+        eos_token_ids: vec![0],
+        bos_token_id: None,
+    }
+}
+
+fn decoder<B: Backend>(backend: B) -> Decoder<B> {
+    let mut weights = random_weights(&config(), 3);
+    // Larger weights than a fresh model has, so that the distribution is far from flat.
+    for tensor in weights.values_mut().filter(|t| t.shape.len() == 2) {
+        let values = tensor.to_f32().iter().map(|x| x * 12.0).collect();
+        *tensor = folgore_model::HostTensor::f32(tensor.shape.clone(), values);
+    }
+    Decoder::load(Arc::new(backend), config(), &weights).unwrap()
+}
+
+/// An adapter whose both halves are random: it changes every logit.
+fn adapter<B: Backend>(decoder: &Decoder<B>) -> Arc<Adapter<B>> {
+    let shape =
+        LoraShape { r: 3, alpha: 6.0, use_rslora: false, dropout: 0.0, targets: vec![Linear::QProj, Linear::UpProj] };
+    let params = Params::lora(&**decoder.backend(), decoder.config(), shape.clone(), LoraInit::Kaiming, 5);
+    let mut tensors = params.values(&**decoder.backend());
+    for (i, tensor) in tensors.values_mut().enumerate() {
+        let count = tensor.to_f32().len() as u64;
+        let values = (0..count).map(|j| 0.3 * seed::normal(70 + i as u64, j)).collect();
+        *tensor = folgore_model::HostTensor::f32(tensor.shape.clone(), values);
+    }
+    Arc::new(Adapter::load(&**decoder.backend(), decoder.config(), &shape, &tensors).unwrap())
+}
+
+fn policy(step: u64) -> PolicyId {
+    PolicyId { epoch: 0, step, digest: Digest::of(&step.to_le_bytes()) }
+}
+
+/// Requests with shared prompts, shared beginnings, both policies, and all ways to sample.
+fn requests() -> Vec<Generate> {
+    let mut requests = Vec::new();
+    for i in 0..18u64 {
+        let len = [5, 16, 37, 37, 48, 21][i as usize % 6];
+        let ids = (0..len).map(|j| if j == 20 { (i % 2) as u32 } else { 1 + (j * 7) % 60 }).collect();
+        let sampling = SamplingParams {
+            max_new_tokens: 10 + (i as u32 * 5) % 30,
+            temperature: [1.0, 0.7, 0.0][i as usize % 3],
+            top_k: if i % 4 == 1 { 10 } else { 0 },
+            top_p: if i % 5 == 2 { 0.8 } else { 1.0 },
+            repetition_penalty: if i % 6 == 3 { 1.3 } else { 1.0 },
+            ignore_eos: i % 2 == 0,
+            ..SamplingParams::default()
+        };
+        requests.push(Generate { ids, sampling, seed: 1000 + i / 2, policy: Some(policy(i % 2)) });
+    }
+    requests
+}
+
+struct Limits {
+    blocks: usize,
+    sequences: usize,
+    tokens: usize,
+}
+
+/// Runs `order` of the requests, `stride` of them arriving between two steps; results by place in `requests`.
+fn run<B: Backend>(
+    decoder: &Decoder<B>,
+    adapter: &Arc<Adapter<B>>,
+    limits: Limits,
+    order: &[usize],
+    stride: usize,
+) -> (Vec<Generated>, u64) {
+    let config = EngineConfig {
+        max_concurrent_sequences: limits.sequences,
+        max_tokens_per_step: limits.tokens,
+        ..EngineConfig::default()
+    };
+    let mut engine = Engine::new(DecoderModel::new(decoder.clone(), limits.blocks), Arc::new(NoText), config);
+    engine.publish(policy(0), None);
+    engine.publish(policy(1), Some(adapter.clone()));
+    let requests = requests();
+    let mut names = HashMap::new();
+    let mut results = HashMap::new();
+    for arrivals in order.chunks(stride) {
+        for &i in arrivals {
+            names.insert(engine.submit(requests[i].clone()).unwrap(), i);
+        }
+        results.extend(engine.step().into_iter().map(|(id, generated)| (names[&id], generated)));
+    }
+    while !engine.is_idle() {
+        results.extend(engine.step().into_iter().map(|(id, generated)| (names[&id], generated)));
+    }
+    let stats = engine.stats();
+    assert_eq!(stats.blocks_held, 0);
+    ((0..requests.len()).map(|i| results.remove(&i).unwrap()).collect(), stats.preemptions)
+}
+
+fn bits(generated: &[Generated]) -> Vec<(Vec<u32>, Vec<u32>)> {
+    generated.iter().map(|g| (g.ids.clone(), g.logprobs.iter().map(|l| l.to_bits()).collect())).collect()
+}
+
+fn check<B: Backend>(backend: B) {
+    let decoder = decoder(backend);
+    let adapter = adapter(&decoder);
+    let forward: Vec<usize> = (0..requests().len()).collect();
+    let backward: Vec<usize> = forward.iter().rev().copied().collect();
+    let (alone, _) = run(&decoder, &adapter, Limits { blocks: 12, sequences: 1, tokens: 1000 }, &forward, 1);
+    let (together, none) = run(&decoder, &adapter, Limits { blocks: 200, sequences: 64, tokens: 1000 }, &backward, 100);
+    assert_eq!(bits(&alone), bits(&together));
+    assert_eq!(none, 0);
+    let (crowded, preempted) = run(&decoder, &adapter, Limits { blocks: 8, sequences: 8, tokens: 22 }, &backward, 3);
+    assert_eq!(bits(&alone), bits(&crowded));
+    assert!(preempted > 0, "the small cache was meant to force preemptions");
+    assert!(alone.iter().any(|g| g.ids.last() == Some(&0)), "no sequence ended by itself");
+    as_the_learner_sees_it(&decoder, &adapter, &alone);
+}
+
+/// One forward over each whole sequence, as in learning, gives the same bits.
+fn as_the_learner_sees_it<B: Backend>(decoder: &Decoder<B>, adapter: &Adapter<B>, results: &[Generated]) {
+    for (i, (request, generated)) in requests().iter().zip(results).enumerate() {
+        let ids: Vec<u32> = request.ids.iter().chain(&generated.ids).copied().collect();
+        let mut input = Ragged::whole(&[&ids]);
+        input.wanted = (request.ids.len() as u32 - 1..ids.len() as u32 - 1).collect();
+        let hidden = decoder.forward_only(&input, (i % 2 == 1).then_some(adapter));
+        let temperature = if request.sampling.temperature > 0.0 { request.sampling.temperature } else { 1.0 };
+        let learned = decoder.logprobs(&hidden, &generated.ids, temperature).logprobs;
+        let same = learned.iter().zip(&generated.logprobs).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "request {i}: {learned:?} against {:?}", generated.logprobs);
+        assert_eq!(generated.policies.runs(), [(policy(i as u64 % 2), generated.ids.len() as u32)]);
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_company_on_the_naive_backend() {
+    check(Naive);
+}
+
+#[test]
+fn bits_do_not_depend_on_company_on_the_cpu_backend() {
+    check(Cpu::new());
+}
