@@ -1,0 +1,136 @@
+//! Rules by name, and the reward that a configuration asks for.
+
+use std::sync::Arc;
+
+use folgore_config::RewardSpec;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{PerItem, Reward, RewardError, Rule, Weighted, rules};
+
+type Build = fn(Map<String, Value>) -> Result<Arc<dyn Reward>, String>;
+
+/// All rules, by name. Sorted, as they are shown.
+const RULES: &[(&str, Build)] = &[
+    ("countdown", |args| rule(args, rules::countdown::Countdown::new)),
+    ("dapo_math", |args| rule(args, rules::dapo_math::DapoMath::new)),
+    ("exact_match", |args| rule(args, rules::exact_match::ExactMatch::new)),
+    ("gsm8k", |args| rule(args, rules::gsm8k::Gsm8k::new)),
+    ("length", |args| rule(args, rules::length::Length::new)),
+    ("math", |args| rule(args, rules::math::Math::new)),
+    ("numeric", |args| rule(args, rules::numeric::Numeric::new)),
+    ("soft_overlong_punishment", |args| rule(args, rules::soft_overlong_punishment::SoftOverlongPunishment::new)),
+    ("think_format", |args| rule(args, rules::think_format::ThinkFormat::new)),
+];
+
+fn rule<A: DeserializeOwned, R: Rule>(
+    args: Map<String, Value>,
+    new: impl FnOnce(A) -> Result<R, String>,
+) -> Result<Arc<dyn Reward>, String> {
+    let args = serde_json::from_value(Value::Object(args)).map_err(|e| e.to_string())?;
+    Ok(Arc::new(PerItem::new(new(args)?)))
+}
+
+/// Names of all rules, sorted.
+pub fn rule_names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|(name, _)| *name)
+}
+
+/// Builds the weighted sum of `specs`; its parts have the names of the rules.
+///
+/// # Errors
+/// If the list is empty, a name is not known (the nearest one is suggested), an argument is not one that the rule takes, or
+/// a weight is not finite.
+pub fn build(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
+    if specs.is_empty() {
+        return Err(RewardError::Empty { known: known() });
+    }
+    let members = specs.iter().map(|spec| Ok((weight(spec)?, member(spec)?)));
+    Ok(Arc::new(Weighted::new(members.collect::<Result<_, RewardError>>()?)))
+}
+
+fn weight(spec: &RewardSpec) -> Result<f64, RewardError> {
+    let RewardSpec { name, weight, .. } = spec;
+    if weight.is_finite() { Ok(*weight) } else { Err(RewardError::Weight { name: name.clone(), weight: *weight }) }
+}
+
+fn member(spec: &RewardSpec) -> Result<Arc<dyn Reward>, RewardError> {
+    let Some((_, build)) = RULES.iter().find(|(name, _)| *name == spec.name) else {
+        return Err(RewardError::Unknown { name: spec.name.clone(), hint: hint(&spec.name), known: known() });
+    };
+    build(spec.args.clone()).map_err(|reason| RewardError::Args { name: spec.name.clone(), reason })
+}
+
+fn known() -> String {
+    rule_names().collect::<Vec<_>>().join(", ")
+}
+
+/// `, did you mean "..."?` if a rule has a name near enough.
+fn hint(name: &str) -> String {
+    let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
+    match rule_names().map(|known| (distance(known), known)).min() {
+        Some((distance, known)) if distance <= known.len() / 3 + 1 => format!(", did you mean {known:?}?"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use folgore_protocol::ScoreRequest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::samples::item;
+
+    fn spec(name: &str, weight: f64, args: Value) -> RewardSpec {
+        let Value::Object(args) = args else { panic!("arguments are an object") };
+        RewardSpec { name: name.into(), weight, args }
+    }
+
+    fn error(specs: &[RewardSpec]) -> String {
+        match build(specs) {
+            Ok(reward) => panic!("expected an error, got {}", reward.name()),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_way_out() {
+        assert!(error(&[spec("exact_mach", 1.0, json!({}))]).contains("did you mean \"exact_match\"?"));
+        assert!(error(&[spec("Math", 1.0, json!({}))]).contains("did you mean \"math\"?"));
+        let far = error(&[spec("perplexity", 1.0, json!({}))]);
+        assert!(!far.contains("did you mean") && far.contains("countdown, dapo_math"), "{far}");
+        assert!(error(&[spec("math", 1.0, json!({"tolerence": 1}))]).contains("`tolerence`"));
+        assert!(error(&[spec("math", f64::NAN, json!({}))]).contains("finite weight"));
+        assert!(error(&[spec("length", 1.0, json!({}))]).contains("target or cap"));
+        assert!(error(&[]).contains("at least one rule"));
+    }
+
+    #[test]
+    fn names_are_sorted_and_every_rule_is_known_by_its_own() {
+        assert!(rule_names().is_sorted());
+        for (name, build) in RULES {
+            let args = match *name {
+                "length" => json!({"cap": 10}),
+                "soft_overlong_punishment" => json!({"max_completion_length": 10, "buffer": 5}),
+                _ => json!({}),
+            };
+            let Value::Object(args) = args else { unreachable!() };
+            assert_eq!(build(args).map(|r| r.name().to_owned()), Ok((*name).to_owned()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_configured_sum_scores_a_completion() {
+        let specs = [
+            spec("exact_match", 1.0, json!({"tag": "answer"})),
+            spec("think_format", 0.5, json!({})),
+            spec("length", 1.0, json!({"cap": 0, "width": 10, "factor": 0.5})),
+        ];
+        let mut item = item("<think></think><answer>7</answer>", &[("answer", json!("7"))]);
+        item.completion_ids = vec![1; 5];
+        let request = ScoreRequest { items: vec![item], budget_ms: 1000 };
+        let outcome = build(&specs).unwrap().score(&request).await.remove(0);
+        assert_eq!(outcome.total(), Some(1.0 + 0.5 - 0.25));
+    }
+}
