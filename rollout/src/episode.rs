@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use folgore_actors::{Backoff, CallError, LinkError, Links};
+use folgore_config::RolloutSection;
 use folgore_protocol::{
     Generate, Generated, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Segment, SegmentKind, Source,
     StopReason, seed, subjects,
@@ -21,7 +22,7 @@ pub trait PromptEncoder: Send + Sync {
     /// Ids of untrusted text: never a special token, and nothing is added in front.
     fn text(&self, text: &str) -> Result<Vec<u32>, String>;
     /// Text of sampled ids, special tokens left out.
-    fn decode(&self, ids: &[u32]) -> String;
+    fn decode(&self, ids: &[u32]) -> Result<String, String>;
     /// Number of token ids.
     fn vocab_size(&self) -> usize;
     /// Longest sequence of the model.
@@ -55,6 +56,12 @@ impl Default for EpisodeLimits {
             ask_deadline: Duration::from_secs(60),
             attempts: 4,
         }
+    }
+}
+
+impl From<&RolloutSection> for EpisodeLimits {
+    fn from(section: &RolloutSection) -> Self {
+        Self { max_prompt_length: section.max_prompt_length as usize, ..Self::default() }
     }
 }
 
@@ -108,7 +115,7 @@ impl Stage<'_> {
                         break;
                     }
                     let generated = self.turn(&mut script).await?;
-                    let text = self.encoder.decode(&generated.ids);
+                    let text = self.encoder.decode(&generated.ids).map_err(Failed)?;
                     let stop_reason = generated.stop_reason;
                     let ids = script.sampled(generated);
                     environment.step(Action::Turn { text: &text, ids: &ids, stop_reason })
@@ -324,7 +331,7 @@ impl Script<'_> {
         let segments = self.rows.iter().flat_map(|row| &row.segments);
         let sampled: Vec<&Segment> = segments.filter(|s| s.kind == SegmentKind::Sampled).collect();
         let completion_ids = sampled.iter().flat_map(|s| s.ids.iter().copied()).collect();
-        let completion = sampled.iter().map(|s| encoder.decode(&s.ids)).collect();
+        let completion = sampled.iter().map(|s| encoder.decode(&s.ids)).collect::<Result<_, _>>().map_err(Failed)?;
         Ok(Episode { completion_ids, completion, rows: self.rows, stop_reason: self.stop_reason })
     }
 }

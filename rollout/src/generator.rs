@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_actors::{Backoff, BoxFuture, Compute, Context, Links, Service, ServiceError, Status};
+use folgore_actors::{Backoff, BoxFuture, Compute, Context, Links, Service, ServiceError, Shutdown, Status};
 use folgore_protocol::{Digest, Envelope, Generate, Generated, PolicyId, PolicyPublished, subjects};
 use tokio::{
     runtime::Handle,
@@ -72,11 +72,12 @@ impl<M: Model + 'static> Generator<M> {
         let config = self.config;
         let concurrency = config.engine.max_waiting.max(1);
         let (commands, inbox) = mpsc::channel(concurrency);
-        let mut compute = self.start(&name, inbox, status)?;
+        let mut compute = self.start(&name, inbox, shutdown.clone(), status)?;
         let requests = commands.clone();
         let handler = move |envelope, request| ask(requests.clone(), envelope, request, config.deadline);
         let served = links.serve_enveloped(subjects::GENERATE, concurrency, handler).await?;
         let end = tokio::select! {
+            biased;
             () = shutdown.stopping() => None,
             ended = compute.ended() => Some(ended),
             followed = follow_policy(&links, commands) => Some(followed),
@@ -90,13 +91,20 @@ impl<M: Model + 'static> Generator<M> {
         }
     }
 
-    fn start(self, name: &str, inbox: mpsc::Receiver<Command>, status: Status) -> Result<Compute, ServiceError> {
+    fn start(
+        self,
+        name: &str,
+        inbox: mpsc::Receiver<Command>,
+        shutdown: Shutdown,
+        status: Status,
+    ) -> Result<Compute, ServiceError> {
         let runtime = Handle::current();
         Compute::spawn(name, move || {
             Worker {
                 engine: Engine::new(self.model, self.text, self.config.engine),
                 loader: self.loader,
                 gate: self.gate.map(|gate| (runtime, gate)),
+                shutdown,
                 inbox,
                 replies: Vec::new(),
                 parked: Vec::new(),
@@ -199,6 +207,7 @@ struct Worker<M: Model> {
     engine: Engine<M>,
     loader: PolicyLoader<M::Adapter>,
     gate: Option<(Handle, ComputeGate)>,
+    shutdown: Shutdown,
     inbox: mpsc::Receiver<Command>,
     replies: Vec<(SequenceId, Reply)>,
     /// Requests for a policy that is yet to come.
@@ -227,8 +236,8 @@ impl<M: Model> Worker<M> {
                 }
             }
             self.drop_abandoned();
-            if !self.engine.is_idle() {
-                self.step()?;
+            if !self.engine.is_idle() && !self.step()? {
+                return Ok(());
             }
         }
     }
@@ -295,10 +304,15 @@ impl<M: Model> Worker<M> {
         self.parked.retain(|(_, reply)| !reply.is_closed());
     }
 
-    fn step(&mut self) -> Result<(), ServiceError> {
+    /// Takes one step of the engine, when the gate allows it. False if the process was asked to stop meanwhile.
+    fn step(&mut self) -> Result<bool, ServiceError> {
         let newest = self.engine.newest();
         let permit = match &self.gate {
-            Some((runtime, gate)) => Some(runtime.block_on(gate.clone().acquire_owned())?),
+            Some((runtime, gate)) => {
+                let permit = self.shutdown.unless_stopping(gate.clone().acquire_owned());
+                let Some(permit) = runtime.block_on(permit) else { return Ok(false) };
+                Some(permit?)
+            }
             None => None,
         };
         let begin = Instant::now();
@@ -313,7 +327,7 @@ impl<M: Model> Worker<M> {
         if self.engine.newest() != newest {
             self.unpark();
         }
-        Ok(())
+        Ok(true)
     }
 }
 

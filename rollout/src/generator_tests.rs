@@ -112,6 +112,20 @@ async fn nothing_is_computed_while_somebody_else_has_the_gate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_generator_that_waits_for_the_gate_stops_when_asked() {
+    let gate: ComputeGate = Arc::new(Semaphore::new(1));
+    let _held = gate.clone().acquire_owned().await.unwrap();
+    let bed = bed(Some(gate));
+    bed.publish(0, None).await;
+    let (asked, ()) = tokio::join!(bed.generate(None, 3, 20 * SECOND), async {
+        tokio::time::sleep(SECOND / 10).await;
+        bed.shutdown.request(Level::Stopping);
+    });
+    assert!(asked.is_err());
+    tokio::time::timeout(20 * SECOND, bed.end).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_request_is_given_up() {
     let gate: ComputeGate = Arc::new(Semaphore::new(1));
     let held = gate.clone().acquire_owned().await.unwrap();

@@ -5,6 +5,7 @@
 //! only: each may run in a process of its own.
 
 pub mod coordinator;
+pub mod encoder;
 pub mod engine;
 pub mod environment;
 pub mod episode;
@@ -12,7 +13,8 @@ pub mod generator;
 pub mod worker;
 
 pub use coordinator::{Coordinator, CoordinatorConfig};
-pub use engine::{DecoderModel, Engine, EngineConfig, EngineError, EngineStats, Model, TextPiece};
+pub use encoder::ModelEncoder;
+pub use engine::{DecoderModel, Engine, EngineConfig, EngineError, EngineStats, Model, TextPiece, cache_blocks};
 pub use environment::{Environment, Environments};
 pub use episode::{EpisodeLimits, PromptEncoder};
 pub use generator::{ComputeGate, Generator, GeneratorConfig, PolicyLoader};

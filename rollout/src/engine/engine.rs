@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use folgore_config::RolloutSection;
 use folgore_model::{
-    backend::SampleSpec,
-    backend::Sampled,
+    backend::{BLOCK, SampleSpec, Sampled},
     decoder::{Ragged, Span},
 };
 use folgore_protocol::{Generate, Generated, PolicyId, StopReason};
@@ -37,6 +37,23 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self { max_concurrent_sequences: 64, max_tokens_per_step: 512, max_waiting: 4096, max_policies_in_flight: 2 }
     }
+}
+
+impl From<&RolloutSection> for EngineConfig {
+    fn from(section: &RolloutSection) -> Self {
+        Self { max_concurrent_sequences: section.max_concurrent_sequences as usize, ..Self::default() }
+    }
+}
+
+/// Cache blocks that `section` asks for with a model whose context holds `context` tokens: its `kv_tokens`, or enough for
+/// all concurrent sequences at full length, each with a spare block for the copy of a shared one.
+pub fn cache_blocks(section: &RolloutSection, context: usize) -> usize {
+    if let Some(tokens) = section.kv_tokens {
+        return (tokens as usize).div_ceil(BLOCK);
+    }
+    let longest =
+        (section.max_prompt_length as usize).saturating_add(section.max_completion_length as usize).min(context);
+    section.max_concurrent_sequences as usize * (longest.div_ceil(BLOCK) + 1)
 }
 
 /// Why a request was not taken.

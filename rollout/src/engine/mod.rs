@@ -17,7 +17,7 @@ pub mod stop;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use engine::{Engine, EngineConfig, EngineError, EngineStats};
+pub use engine::{Engine, EngineConfig, EngineError, EngineStats, cache_blocks};
 pub use model::{DecoderModel, Model};
 pub use scheduler::{Counters, Limits};
 pub use sequence::SequenceId;

@@ -1,6 +1,6 @@
 //! Finds stop strings in tokens that arrive one by one.
 
-/// Text of token ids, special tokens left out. Incomplete UTF-8 at the end shows as U+FFFD.
+/// Text of token ids, special tokens included. Incomplete UTF-8 at the end shows as U+FFFD.
 pub trait TextPiece: Send + Sync {
     /// The text of `ids`.
     fn piece(&self, ids: &[u32]) -> String;

@@ -45,8 +45,8 @@ impl PromptEncoder for Bytes {
         Ok(text.bytes().map(u32::from).collect())
     }
 
-    fn decode(&self, ids: &[u32]) -> String {
-        String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned()
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        Ok(String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned())
     }
 
     fn vocab_size(&self) -> usize {
