@@ -141,7 +141,7 @@ impl Loader {
             place: origin.place(&[]),
             reason: format!("the value is not YAML: {}", fault.reason),
         })?;
-        self.named(origin, &[key.clone()], &key, value)
+        self.named(origin, std::slice::from_ref(&key), &key, value)
     }
 
     /// Takes the entries of a mapping that stands at `path` of the tree, and at `written` of its text.

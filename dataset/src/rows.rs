@@ -54,15 +54,10 @@ pub(crate) fn read(path: &Path, max_line: u64, max_rows: u64) -> Result<RawRows,
     }
     let mut reader = BufReader::with_capacity(1 << 16, file);
     skip_mark(&mut reader).map_err(unreadable)?;
-    match first_byte(&mut reader, &mut 0).map_err(unreadable)? {
+    let (first, line_ends) = first_byte(&mut reader).map_err(unreadable)?;
+    match first {
         Some(b'[') => array(reader, &shown, max_rows, unreadable),
-        _ => {
-            // White space that was skipped may have held line ends: begin again, to count lines from the top.
-            let file = File::open(path).map_err(unreadable)?;
-            let mut reader = BufReader::with_capacity(1 << 16, file);
-            skip_mark(&mut reader).map_err(unreadable)?;
-            lines(reader, max_line, max_rows).map_err(unreadable)
-        }
+        _ => lines(reader, line_ends, max_line, max_rows).map_err(unreadable),
     }
 }
 
@@ -74,20 +69,18 @@ fn skip_mark(reader: &mut impl BufRead) -> io::Result<()> {
     Ok(())
 }
 
-fn first_byte(reader: &mut impl BufRead, skipped: &mut u64) -> io::Result<Option<u8>> {
+/// The first byte that is not white space, which stays in the reader, and the line ends before it.
+fn first_byte(reader: &mut impl BufRead) -> io::Result<(Option<u8>, u64)> {
+    let mut line_ends = 0;
     loop {
         let buffer = reader.fill_buf()?;
-        if buffer.is_empty() {
-            return Ok(None);
+        let blank = buffer.iter().take_while(|b| b.is_ascii_whitespace()).count();
+        let first = buffer.get(blank).copied();
+        line_ends += buffer[..blank].iter().filter(|b| **b == b'\n').count() as u64;
+        reader.consume(blank);
+        if first.is_some() || blank == 0 {
+            return Ok((first, line_ends));
         }
-        if let Some(at) = buffer.iter().position(|b| !b.is_ascii_whitespace()) {
-            let byte = buffer[at];
-            reader.consume(at);
-            return Ok(Some(byte));
-        }
-        let all = buffer.len();
-        *skipped += all as u64;
-        reader.consume(all);
     }
 }
 
@@ -110,9 +103,9 @@ fn array(
     Ok(RawRows { container: Container::Json, rows })
 }
 
-fn lines(mut reader: impl BufRead, max_line: u64, max_rows: u64) -> io::Result<RawRows> {
+/// Reads rows from lines; `line` is the number of lines that came before.
+fn lines(mut reader: impl BufRead, mut line: u64, max_line: u64, max_rows: u64) -> io::Result<RawRows> {
     let mut rows = Vec::new();
-    let mut line = 0;
     let mut buffer = Vec::new();
     while (rows.len() as u64) < max_rows {
         buffer.clear();
@@ -197,11 +190,11 @@ mod tests {
 
     #[test]
     fn marks_line_ends_and_blank_lines_are_no_matter() {
-        let bytes = b"\xef\xbb\xbf{\"a\": 1}\r\n\r\n  \n{\"a\": 2}\r\n{\"a\": 3}";
+        let bytes = b"\xef\xbb\xbf\r\n {\"a\": 1}\r\n\r\n  \n{\"a\": 2}\r\n{\"a\": 3}";
         let rows: Vec<_> = rows(bytes).into_iter().map(Result::unwrap).collect();
         assert_eq!(
             rows.iter().map(|r| (r.number, r.line)).collect::<Vec<_>>(),
-            [(1, Some(1)), (2, Some(4)), (3, Some(5))]
+            [(1, Some(2)), (2, Some(5)), (3, Some(6))]
         );
         assert_eq!(rows[2].fields["a"], 3);
     }
