@@ -157,7 +157,7 @@ impl Number {
         if degree == 1 {
             return Some(self.clone());
         }
-        if value.is_negative() && degree % 2 == 0 {
+        if value.is_negative() && degree.is_multiple_of(2) {
             return None;
         }
         let (n, d) = (value.numer().nth_root(degree), value.denom().nth_root(degree));
