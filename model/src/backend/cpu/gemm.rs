@@ -39,9 +39,27 @@ pub(crate) const KC: usize = 320;
 /// Rows of a block: its part of A (MC * KC * 4 bytes) stays in the second-level cache while the panels pass.
 pub(crate) const MC: usize = 192;
 
+/// What to ask of memory ahead of use: one place per step of the chain, for each panel.
+#[derive(Clone, Copy)]
+struct Ahead {
+    at: *const f32,
+    step: usize,
+}
+
+/// Steps ahead of its own use that a panel is asked for when few rows make the product a matter of reading.
+const NEAR: usize = 24;
+
 /// One register tile: `R` rows by `P` panels. The last panel has `lanes` columns.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const P: usize>(s: S, k: usize, a: Left, b: Right, c: Target, lanes: usize) {
+unsafe fn tile<S: Simd, const R: usize, const P: usize>(
+    s: S,
+    k: usize,
+    a: Left,
+    b: Right,
+    c: Target,
+    lanes: usize,
+    mut ahead: Ahead,
+) {
     // SAFETY: the caller of `multiply` promises the extents; partial panels only touch `lanes` numbers of C.
     unsafe {
         let mut acc = [[s.splat(0.0); P]; R];
@@ -62,10 +80,7 @@ unsafe fn tile<S: Simd, const R: usize, const P: usize>(s: S, k: usize, a: Left,
             let mut panels = [s.splat(0.0); P];
             for p in 0..P {
                 panels[p] = s.read(w.add(p * b.panel));
-                if R <= 3 {
-                    // few rows: the panels stream from memory
-                    s.prefetch(w.wrapping_add(p * b.panel + 24 * LANES));
-                }
+                s.prefetch(ahead.at.wrapping_add(p * b.panel));
             }
             for r in 0..R {
                 let x = s.splat(*x.add(r * a.row));
@@ -75,6 +90,7 @@ unsafe fn tile<S: Simd, const R: usize, const P: usize>(s: S, k: usize, a: Left,
             }
             x = x.wrapping_add(a.step);
             w = w.wrapping_add(b.step);
+            ahead.at = ahead.at.wrapping_add(ahead.step);
         }
         for r in 0..R {
             for p in 0..P {
@@ -97,18 +113,23 @@ unsafe fn column<S: Simd>(s: S, m: usize, k: usize, a: Left, b: Right, c: Target
     let mut r = 0;
     for t in 0..tiles {
         let rows = height + usize::from(t < taller);
+        // While this panel is used, the next is fetched, spread evenly over the tiles.
+        let ahead = Ahead { at: b.at.wrapping_add(b.panel + t * k * b.step / tiles), step: b.step / tiles };
         // SAFETY: rows r..r + rows lie in A and C.
         unsafe {
+            for next in r + rows..(r + rows + height).min(m) {
+                s.prefetch(c.at.add(next * c.row));
+            }
             let a = Left { at: a.at.add(r * a.row), ..a };
             let c = Target { at: c.at.add(r * c.row), ..c };
             match rows {
                 0 => {}
-                1 => tile::<S, 1, 1>(s, k, a, b, c, lanes),
-                2 => tile::<S, 2, 1>(s, k, a, b, c, lanes),
-                3 => tile::<S, 3, 1>(s, k, a, b, c, lanes),
-                4 => tile::<S, 4, 1>(s, k, a, b, c, lanes),
-                5 => tile::<S, 5, 1>(s, k, a, b, c, lanes),
-                _ => tile::<S, 6, 1>(s, k, a, b, c, lanes),
+                1 => tile::<S, 1, 1>(s, k, a, b, c, lanes, ahead),
+                2 => tile::<S, 2, 1>(s, k, a, b, c, lanes, ahead),
+                3 => tile::<S, 3, 1>(s, k, a, b, c, lanes, ahead),
+                4 => tile::<S, 4, 1>(s, k, a, b, c, lanes, ahead),
+                5 => tile::<S, 5, 1>(s, k, a, b, c, lanes, ahead),
+                _ => tile::<S, 6, 1>(s, k, a, b, c, lanes, ahead),
             }
         }
         r += rows;
@@ -135,10 +156,11 @@ unsafe fn multiply_in<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Left, b: R
         unsafe {
             let b = Right { at: b.at.add(p * b.panel), ..b };
             let c = Target { at: c.at.add(p * LANES), ..c };
+            let ahead = Ahead { at: b.at.wrapping_add(NEAR * b.step), step: b.step };
             match (m, group) {
-                (1, 4) => tile::<S, 1, 4>(s, k, a, b, c, lanes),
-                (2, 2) => tile::<S, 2, 2>(s, k, a, b, c, lanes),
-                (3, 2) => tile::<S, 3, 2>(s, k, a, b, c, lanes),
+                (1, 4) => tile::<S, 1, 4>(s, k, a, b, c, lanes, ahead),
+                (2, 2) => tile::<S, 2, 2>(s, k, a, b, c, lanes, ahead),
+                (3, 2) => tile::<S, 3, 2>(s, k, a, b, c, lanes, ahead),
                 _ => column(s, m, k, a, b, c, lanes),
             }
         }
@@ -148,38 +170,6 @@ unsafe fn multiply_in<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Left, b: R
 
 kernel!(pub(crate) unsafe fn multiply =
     multiply_in(m: usize, n: usize, k: usize, a: Left, b: Right, c: Target));
-
-/// [`multiply`] blocked for the caches: for any `m`, `n` and `k`.
-///
-/// # Safety
-/// As [`multiply`].
-pub(crate) unsafe fn multiply_blocked(
-    isa: super::isa::Checked,
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Left,
-    b: Right,
-    c: Target,
-) {
-    let depth = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
-    for r in (0..m).step_by(MC) {
-        let mut i = 0;
-        loop {
-            // SAFETY: the caller's promise, cut to this block.
-            unsafe {
-                let a = Left { at: a.at.add(r * a.row + i * a.step), ..a };
-                let b = Right { at: b.at.add(i * b.step), ..b };
-                let c = Target { at: c.at.add(r * c.row), accumulate: c.accumulate || i > 0, ..c };
-                multiply(isa, MC.min(m - r), n, depth.min(k - i), a, b, c);
-            }
-            i += depth;
-            if i >= k {
-                break;
-            }
-        }
-    }
-}
 
 /// Copies a block of `rows` by `columns` numbers to `to`, turned: number (r, j) goes to `to[j * to_row + r]`. Fewer than
 /// sixteen are copied one by one.
@@ -198,6 +188,10 @@ unsafe fn transpose_in<S: Simd>(
     unsafe {
         for r in (0..whole_rows).step_by(LANES) {
             for j in (0..whole_columns).step_by(LANES) {
+                // who turns one block of a panel will turn the one below it next
+                for below in LANES..2 * LANES {
+                    s.prefetch(from.wrapping_add((r + below) * from_row + j));
+                }
                 s.transpose(from.add(r * from_row + j), from_row, to.add(j * to_row + r), to_row);
             }
         }
@@ -209,6 +203,37 @@ unsafe fn transpose_in<S: Simd>(
         }
     }
 }
+
+/// Copies sixteen neighbouring columns of `rows` rows, times `scale`, to `[rows][16]`; of the last columns only `lanes`.
+#[inline(always)]
+unsafe fn pack_strip_in<S: Simd>(
+    s: S,
+    from: *const f32,
+    row: usize,
+    rows: usize,
+    lanes: usize,
+    scale: f32,
+    to: *mut f32,
+) {
+    let factor = s.splat(scale);
+    for r in 0..rows {
+        // SAFETY: the caller promises `rows` rows of `lanes` numbers, and room for as many vectors.
+        unsafe {
+            let from = from.add(r * row);
+            let x = if lanes == LANES {
+                // the next strip is the next line of every row
+                s.prefetch(from.wrapping_add(LANES));
+                s.read(from)
+            } else {
+                s.load_part(std::slice::from_raw_parts(from, lanes), 0.0)
+            };
+            s.write(to.add(r * LANES), s.mul(x, factor));
+        }
+    }
+}
+
+kernel!(pub(crate) unsafe fn pack_strip = pack_strip_in(
+    from: *const f32, row: usize, rows: usize, lanes: usize, scale: f32, to: *mut f32));
 
 kernel!(pub(crate) unsafe fn transpose = transpose_in(
     from: *const f32, from_row: usize, rows: usize, columns: usize, to: *mut f32, to_row: usize));

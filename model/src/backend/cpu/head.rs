@@ -5,7 +5,16 @@
 
 use std::ops::Range;
 
-use super::{Cpu, gemm::MC, isa::kernel, linear::Rows, matrix::CpuMatrix, pointwise, simd::Simd, team::Parts};
+use super::{
+    Cpu,
+    gemm::MC,
+    isa::kernel,
+    linear::{Rows, scratch_row},
+    matrix::CpuMatrix,
+    pointwise,
+    simd::Simd,
+    team::Parts,
+};
 use crate::backend::{
     HeadOut, SampleSpec, Sampled,
     choice::{self, CHUNK, Stats},
@@ -21,38 +30,43 @@ const SAMPLE_ROWS: usize = 32;
 /// Panels of a chunk.
 const CHUNK_PANELS: usize = CHUNK / LANES;
 
+/// `logit / temperature`; `divisor` is none where the temperature is 1.
+#[inline(always)]
+fn tempered<S: Simd>(s: S, logit: S::F, divisor: Option<S::F>) -> S::F {
+    match divisor {
+        None => logit,
+        Some(divisor) => s.div(logit, divisor),
+    }
+}
+
+/// Adds sixteen logits to the sums of exponentials and of exponentials times logits.
+#[inline(always)]
+fn add_exponentials<S: Simd>(s: S, z: S::F, max: S::F, (sum, weighted): (S::F, S::F)) -> (S::F, S::F) {
+    let e = s.exp(s.sub(z, max));
+    (s.add(sum, e), s.fma(e, s.max(s.splat(f32::MIN), z), weighted))
+}
+
 /// [`choice::chunk_stats`] of `logits / temperature`, by vectors.
 #[inline(always)]
 fn chunk_stats_in<S: Simd>(s: S, logits: &[f32], temperature: f32) -> Stats {
-    let divisor = s.splat(temperature);
-    let plain = temperature == 1.0;
-    let z = |x: S::F| if plain { x } else { s.div(x, divisor) };
+    let divisor = if temperature == 1.0 { None } else { Some(s.splat(temperature)) };
     let (whole, rest) = logits.as_chunks::<LANES>();
-    let last = s.load_part(rest, f32::NEG_INFINITY);
-    let mut max = z(last);
-    max = s.max(s.splat(f32::NEG_INFINITY), max);
+    let last = tempered(s, s.load_part(rest, f32::NEG_INFINITY), divisor);
+    let mut max = s.max(s.splat(f32::NEG_INFINITY), last);
     for chunk in whole {
-        max = s.max(max, z(s.load(chunk)));
+        max = s.max(max, tempered(s, s.load(chunk), divisor));
     }
     let max = s.largest(max);
     if max == f32::NEG_INFINITY {
         return choice::chunk_stats(logits);
     }
-    let (shift, lowest) = (s.splat(max), s.splat(f32::MIN));
-    let mut sum = s.splat(0.0);
-    let mut weighted = s.splat(0.0);
-    let mut add = |x: S::F| {
-        let z = z(x);
-        let e = s.exp(s.sub(z, shift));
-        sum = s.add(sum, e);
-        weighted = s.fma(e, s.max(lowest, z), weighted);
-    };
+    let shift = s.splat(max);
+    let mut sums = (s.splat(0.0), s.splat(0.0));
     for chunk in whole {
-        add(s.load(chunk));
+        sums = add_exponentials(s, tempered(s, s.load(chunk), divisor), shift, sums);
     }
-    if !rest.is_empty() {
-        add(last);
-    }
+    // the lanes beyond the end are negative infinity and add nothing
+    let (sum, weighted) = add_exponentials(s, last, shift, sums);
     Stats { max, sum: s.sum(sum), weighted: s.sum(weighted) }
 }
 
@@ -90,16 +104,18 @@ impl Cpu {
             let (block, c) = (task / chunks, task % chunks);
             let rows = block * SCORE_ROWS..((block + 1) * SCORE_ROWS).min(n);
             let columns = columns_of(head, c);
-            let mut logits = self.buffers.alloc(rows.len() * columns.len());
+            let row = scratch_row(columns.len());
+            let mut logits = self.buffers.alloc(rows.len() * row);
             let x = Rows { values: &hidden.values[rows.start * head.inner..], row: head.inner };
             let panels = panels_of(head, c);
             let first = panels.start;
             // SAFETY: the buffer is this task's own.
             unsafe {
                 let out = Parts::new(&mut logits);
-                self.product_piece(x, head, panels, first, out, columns.len(), 0..rows.len(), false);
+                self.product_piece(x, head, panels, first, out, row, 0..rows.len(), false);
             }
-            for (r, logits) in rows.zip(logits.chunks_exact(columns.len())) {
+            for (r, logits) in rows.zip(logits.chunks_exact(row)) {
+                let logits = &logits[..columns.len()];
                 let target = targets[r] as usize;
                 // SAFETY: a row's place for a chunk belongs to one task, and so does its target's.
                 unsafe {
@@ -140,25 +156,26 @@ impl Cpu {
         check_len("head_backward lse", lse.len(), n);
         check_len("head_backward dlogprobs", dlogprobs.len(), n);
         let step = GRADIENT_ROWS.min(n.max(1));
-        let mut buffer = self.buffers.alloc(step * CHUNK.min(head.out));
+        let row_len = scratch_row(CHUNK.min(head.out));
+        let mut buffer = self.buffers.alloc(step * row_len);
         for first in (0..n).step_by(step) {
             let rows = first..(first + step).min(n);
             let x = Rows { values: &hidden[rows.start * width..rows.end * width], row: width };
             for c in 0..head.out.div_ceil(CHUNK) {
                 let columns = columns_of(head, c);
-                let grads = &mut buffer[..rows.len() * columns.len()];
-                self.product(x, head, panels_of(head, c), Parts::new(grads), columns.len(), rows.len(), false);
+                let grads = &mut buffer[..rows.len() * row_len];
+                self.product(x, head, panels_of(head, c), Parts::new(grads), row_len, rows.len(), false);
                 let parts = Parts::new(grads);
                 self.team.split(rows.len(), 1, rows.len() * columns.len(), |some| {
                     for i in some {
                         let r = rows.start + i;
                         // SAFETY: a row belongs to one piece.
-                        let row = unsafe { parts.part(i * columns.len()..(i + 1) * columns.len()) };
+                        let row = unsafe { parts.part(i * row_len..i * row_len + columns.len()) };
                         let target = (targets[r] as usize).checked_sub(columns.start).filter(|t| *t < columns.len());
                         pointwise::logit_grad(self.isa, row, target, temperature, lse[r], dlogprobs[r] / temperature);
                     }
                 });
-                let dy = Rows { values: grads, row: columns.len() };
+                let dy = Rows { values: grads, row: row_len };
                 let dx = Parts::new(&mut dhidden[rows.start * width..rows.end * width]);
                 self.product_back(dy, head, panels_of(head, c), dx, width, rows.len(), true);
                 if let Some(dhead) = dhead.as_deref_mut() {
@@ -188,16 +205,17 @@ impl Cpu {
         const { assert!(SAMPLE_ROWS <= MC) };
         let (n, vocab, chunks) = (specs.len(), head.out, head.out.div_ceil(CHUNK));
         let hidden = Rows { values: hidden, row: head.inner };
-        let mut logits = self.buffers.alloc(n * vocab);
+        let row_len = scratch_row(vocab);
+        let mut logits = self.buffers.alloc(n * row_len);
         let mut stats = vec![Stats::EMPTY; n * chunks];
         let (logits_parts, stats_parts) = (Parts::new(&mut logits), Parts::new(&mut stats));
         self.team.run(chunks, work(n, head), |c| {
             let columns = columns_of(head, c);
             // SAFETY: the columns of a chunk, and a row's place for it, belong to one task.
             unsafe {
-                self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, vocab, 0..n, false);
+                self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, row_len, 0..n, false);
                 for (r, spec) in specs.iter().enumerate() {
-                    let logits = logits_parts.part(r * vocab + columns.start..r * vocab + columns.end);
+                    let logits = logits_parts.part(r * row_len + columns.start..r * row_len + columns.end);
                     stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
                         chunk_stats(self.isa, logits, temperature_of(spec));
                 }
@@ -207,7 +225,7 @@ impl Cpu {
         let parts = Parts::new(&mut sampled);
         let cutting = specs.iter().filter(|s| !choice::is_plain(s)).count();
         self.team.run(n, cutting * vocab * 4, |r| {
-            let row = &logits[r * vocab..(r + 1) * vocab];
+            let row = &logits[r * row_len..][..vocab];
             // SAFETY: a row belongs to one task.
             unsafe { parts.part(r..r + 1)[0] = self.choose_one(row, &stats[r * chunks..(r + 1) * chunks], &specs[r]) };
         });

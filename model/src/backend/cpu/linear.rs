@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     Cpu,
+    buffer::CpuBuf,
     gemm::{self, KC, Left, MC, Right, Target},
     matrix::CpuMatrix,
     team::Parts,
@@ -13,13 +14,20 @@ use crate::backend::lanes::LANES;
 /// Rows whose products are summed before they are added to a weight gradient.
 const GRADIENT_ROWS: usize = 256;
 /// Outputs whose gradients a task turns at once.
-const GRADIENT_OUTPUTS: usize = 96;
+const GRADIENT_OUTPUTS: usize = 192;
 
 /// Rows of a buffer: row `r` begins at `r * row`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub values: &'a [f32],
     pub row: usize,
+}
+
+/// Length of the rows of a scratch matrix of `columns`: whole vectors, and no multiple of 1 KiB, so that neighbouring rows
+/// do not compete for the same places of a cache.
+pub(crate) fn scratch_row(columns: usize) -> usize {
+    let row = columns.next_multiple_of(LANES);
+    if row.is_multiple_of(256) { row + LANES } else { row }
 }
 
 /// Guess of the time of a product in nanoseconds of one core: arithmetic at 80 GFLOP/s or reading at 16 GB/s.
@@ -35,6 +43,21 @@ fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
 /// Piece `i` of `pieces` of `0..items`.
 fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
     items * i / pieces..items * (i + 1) / pieces
+}
+
+/// Copies a block of A to `room`, close together, so that its rows fit the caches side by side; without room A stays
+/// where it is.
+///
+/// # Safety
+/// A has `rows` rows of `depth` neighbouring numbers; `room` is as [`Cpu::pack_room`] made it.
+unsafe fn pack_rows(room: Option<&mut [f32]>, a: Left, rows: usize, depth: usize) -> Left {
+    let Some(room) = room else { return a };
+    let row = scratch_row(depth);
+    for (r, to) in room.chunks_exact_mut(row).take(rows).enumerate() {
+        // SAFETY: the caller's promise.
+        to[..depth].copy_from_slice(unsafe { std::slice::from_raw_parts(a.at.add(r * a.row), depth) });
+    }
+    Left { at: room.as_ptr(), row, step: 1 }
 }
 
 impl Cpu {
@@ -92,7 +115,39 @@ impl Cpu {
         let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
         let c = Target { at: out.at(rows.start * out_row + first), row: out_row, accumulate };
         // SAFETY: x, the panels and out were just checked to hold these rows and columns; they are the caller's alone.
-        unsafe { gemm::multiply_blocked(self.isa, rows.len(), columns.len(), k, a, b, c) }
+        unsafe { self.multiply_blocked(rows.len(), columns.len(), k, a, b, c) }
+    }
+
+    /// [`gemm::multiply`] blocked for the caches, for any `m`, `n` and `k`; the numbers of a row of A are neighbours.
+    ///
+    /// # Safety
+    /// As [`gemm::multiply`].
+    unsafe fn multiply_blocked(&self, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
+        let depth = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
+        let mut packed = self.pack_room(m.min(MC), n, depth);
+        for r in (0..m).step_by(MC) {
+            let rows = MC.min(m - r);
+            let mut i = 0;
+            loop {
+                let deep = depth.min(k - i);
+                // SAFETY: the caller's promise, cut to this block.
+                unsafe {
+                    let a = pack_rows(packed.as_deref_mut(), Left { at: a.at.add(r * a.row + i), ..a }, rows, deep);
+                    let b = Right { at: b.at.add(i * b.step), ..b };
+                    let c = Target { at: c.at.add(r * c.row), accumulate: c.accumulate || i > 0, ..c };
+                    gemm::multiply(self.isa, rows, n, deep, a, b, c);
+                }
+                i += depth;
+                if i >= k {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Room for a copy of a block of A, where it is read often enough to pay.
+    fn pack_room(&self, rows: usize, columns: usize, depth: usize) -> Option<CpuBuf> {
+        (rows > 12 && columns >= 8 * LANES).then(|| self.buffers.alloc(rows * scratch_row(depth)))
     }
 
     /// `dx[r, i] (+)= Σ_j dy[r, j] W[j, i]` over the outputs `j` of `panels`; column 0 of `dy` is the first of them.
@@ -116,14 +171,18 @@ impl Cpu {
         }
         assert!(dy.values.len() >= (m - 1) * dy.row + outputs && dy.row >= outputs);
         let strips = inner.div_ceil(LANES);
-        let (row_pieces, strip_pieces) = grid(self.team.threads(), m.div_ceil(2 * MC), strips);
+        let (row_pieces, strip_pieces) = grid(self.team.threads(), m.div_ceil(MC), strips);
         self.team.run(row_pieces * strip_pieces, work(m, outputs, inner), |task| {
             let rows = piece(m, row_pieces, task / strip_pieces);
             let group = piece(strips, strip_pieces, task % strip_pieces);
             let mut turned = self.buffers.alloc(KC * LANES);
+            let mut packed = self.pack_room(rows.len(), group.len() * LANES, KC.min(outputs));
             let mut j = 0;
             while !rows.is_empty() && (j < outputs || j == 0) {
                 let depth = KC.min(outputs - j);
+                let a = Left { at: dy.values[rows.start * dy.row + j..].as_ptr(), row: dy.row, step: 1 };
+                // SAFETY: dy holds these rows and columns.
+                let a = unsafe { pack_rows(packed.as_deref_mut(), a, rows.len(), depth) };
                 for strip in group.clone() {
                     let columns = strip * LANES..((strip + 1) * LANES).min(inner);
                     for block in 0..depth.div_ceil(LANES) {
@@ -144,7 +203,6 @@ impl Cpu {
                             );
                         }
                     }
-                    let a = Left { at: dy.values[rows.start * dy.row + j..].as_ptr(), row: dy.row, step: 1 };
                     let b = Right { at: turned.as_ptr(), panel: 0, step: LANES };
                     dx.at((rows.end - 1) * dx_row + columns.end);
                     let at = dx.at(rows.start * dx_row + columns.start);
@@ -196,10 +254,10 @@ impl Cpu {
                 }
                 for strip in group.clone() {
                     let columns = strip * LANES..((strip + 1) * LANES).min(inner);
-                    for (r, to) in strip_rows.chunks_exact_mut(LANES).take(rows).enumerate() {
-                        let at = (first + r) * x.row;
-                        let from = &x.values[at + columns.start..at + columns.end];
-                        to.iter_mut().zip(from).for_each(|(to, x)| *to = scale * x);
+                    let from = x.values[first * x.row + columns.start..].as_ptr();
+                    // SAFETY: x holds these rows and columns, `strip_rows` has room for as many vectors.
+                    unsafe {
+                        gemm::pack_strip(self.isa, from, x.row, rows, columns.len(), scale, strip_rows.as_mut_ptr());
                     }
                     let a = Left { at: turned.as_ptr(), row: GRADIENT_ROWS, step: 1 };
                     let b = Right { at: strip_rows.as_ptr(), panel: 0, step: LANES };

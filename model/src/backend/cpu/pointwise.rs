@@ -51,8 +51,8 @@ fn rms_norm_back_in<S: Simd>(
         for i in (0..whole).step_by(LANES) {
             dot = s.fma(s.mul(s.load(&dy[i..]), s.load(&weight[i..])), s.load(&x[i..]), dot);
         }
-        let part = |v: &[f32]| s.load_part(&v[whole..], 0.0);
-        dot = s.fma(s.mul(part(dy), part(weight)), part(x), dot);
+        let (last_dy, last_w) = (s.load_part(&dy[whole..], 0.0), s.load_part(&weight[whole..], 0.0));
+        dot = s.fma(s.mul(last_dy, last_w), s.load_part(&x[whole..], 0.0), dot);
         let pull = inverse * inverse * (s.sum(dot) / width as f32);
         for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
             *dx += inverse * (dy * w - x * pull);
@@ -91,34 +91,44 @@ fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(one, s.add(one, s.exp(s.mul(x, s.splat(-1.0)))))
 }
 
+// Helpers are functions and not closures: a closure that is called twice may stay a function of its own, compiled without
+// the instruction set.
+
+#[inline(always)]
+fn gated<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
+    s.mul(s.mul(gate, sigmoid(s, gate)), up)
+}
+
 #[inline(always)]
 fn swiglu_in<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let value = |g: S::F, u: S::F| s.mul(s.mul(g, sigmoid(s, g)), u);
     let whole = gate.len() - gate.len() % LANES;
     for i in (0..whole).step_by(LANES) {
-        s.store(&mut out[i..], value(s.load(&gate[i..]), s.load(&up[i..])));
+        s.store(&mut out[i..], gated(s, s.load(&gate[i..]), s.load(&up[i..])));
     }
-    s.store_part(&mut out[whole..], value(s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
+    s.store_part(&mut out[whole..], gated(s, s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
 }
 
 kernel!(pub(super) fn swiglu = swiglu_in(gate: &[f32], up: &[f32], out: &mut [f32]));
 
+/// Gradients of [`gated`] with respect to both.
+#[inline(always)]
+fn gated_back<S: Simd>(s: S, gate: S::F, up: S::F, d: S::F) -> (S::F, S::F) {
+    let one = s.splat(1.0);
+    let sig = sigmoid(s, gate);
+    let slope = s.mul(sig, s.add(one, s.mul(gate, s.sub(one, sig))));
+    (s.mul(s.mul(d, up), slope), s.mul(d, s.mul(gate, sig)))
+}
+
 #[inline(always)]
 fn swiglu_back_in<S: Simd>(s: S, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    let one = s.splat(1.0);
-    let value = |g: S::F, u: S::F, d: S::F| {
-        let sig = sigmoid(s, g);
-        let slope = s.mul(sig, s.add(one, s.mul(g, s.sub(one, sig))));
-        (s.mul(s.mul(d, u), slope), s.mul(d, s.mul(g, sig)))
-    };
     let whole = gate.len() - gate.len() % LANES;
     for i in (0..whole).step_by(LANES) {
-        let (dg, du) = value(s.load(&gate[i..]), s.load(&up[i..]), s.load(&dout[i..]));
+        let (dg, du) = gated_back(s, s.load(&gate[i..]), s.load(&up[i..]), s.load(&dout[i..]));
         s.store(&mut dgate[i..], dg);
         s.store(&mut dup[i..], du);
     }
-    let part = |v: &[f32]| s.load_part(&v[whole..], 0.0);
-    let (dg, du) = value(part(gate), part(up), part(dout));
+    let (g, u, d) = (&gate[whole..], &up[whole..], &dout[whole..]);
+    let (dg, du) = gated_back(s, s.load_part(g, 0.0), s.load_part(u, 0.0), s.load_part(d, 0.0));
     s.store_part(&mut dgate[whole..], dg);
     s.store_part(&mut dup[whole..], du);
 }
@@ -161,23 +171,26 @@ fn adamw_in<S: Simd>(_s: S, step: &AdamWStep, param: &mut [f32], grad: &[f32], m
 kernel!(pub(super) fn adamw = adamw_in(
     step: &AdamWStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]));
 
-/// `out[i] = (hit - exp(z / temperature - lse)) * factor`, hit being 1 at `target` and 0 elsewhere, in place.
+/// `(hit - exp(z / temperature - lse)) * factor`.
+#[inline(always)]
+fn logit_slope<S: Simd>(s: S, z: S::F, hit: f32, temperature: f32, lse: f32, factor: f32) -> S::F {
+    let p = s.exp(s.sub(s.div(z, s.splat(temperature)), s.splat(lse)));
+    s.mul(s.sub(s.splat(hit), p), s.splat(factor))
+}
+
+/// [`logit_slope`] of all of `z` in place, hit being 1 at `target` and 0 elsewhere.
 #[inline(always)]
 fn logit_grad_in<S: Simd>(s: S, z: &mut [f32], target: Option<usize>, temperature: f32, lse: f32, factor: f32) {
     let hit = target.map(|t| (t, z[t]));
-    let value = |z: S::F, hit: f32| {
-        let p = s.exp(s.sub(s.div(z, s.splat(temperature)), s.splat(lse)));
-        s.mul(s.sub(s.splat(hit), p), s.splat(factor))
-    };
-    let whole = z.len() - z.len() % LANES;
-    let (blocks, rest) = z.split_at_mut(whole);
-    for block in blocks.chunks_exact_mut(LANES) {
-        s.store(block, value(s.load(block), 0.0));
+    let (blocks, rest) = z.as_chunks_mut::<LANES>();
+    for block in blocks {
+        let slope = logit_slope(s, s.load(block), 0.0, temperature, lse, factor);
+        s.store(block, slope);
     }
-    let last = value(s.load_part(rest, 0.0), 0.0);
+    let last = logit_slope(s, s.load_part(rest, 0.0), 0.0, temperature, lse, factor);
     s.store_part(rest, last);
     if let Some((t, logit)) = hit {
-        z[t] = s.lanes(value(s.splat(logit), 1.0))[0];
+        z[t] = s.lanes(logit_slope(s, s.splat(logit), 1.0, temperature, lse, factor))[0];
     }
 }
 
