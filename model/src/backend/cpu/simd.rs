@@ -166,3 +166,99 @@ impl Simd for Scalar {
     #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::{
+        Isa,
+        isa::{Checked, kernel},
+    };
+
+    #[inline(always)]
+    fn operations_in<S: Simd>(s: S, a: &[f32], b: &[f32], out: &mut Vec<f32>) {
+        let (x, y) = (s.load(a), s.load(b));
+        let each = [s.add(x, y), s.sub(x, y), s.mul(x, y), s.div(x, y), s.fma(x, y, x), s.max(x, y), s.splat(a[3])];
+        for v in each {
+            out.extend(s.lanes(v));
+        }
+        out.extend([s.sum(x), s.largest(x)]);
+        out.extend(s.lanes(s.load_part(&a[..5], -1.0)));
+        let mut part = [0.0; 7];
+        s.store_part(&mut part, y);
+        out.extend(part);
+    }
+
+    kernel!(fn operations = operations_in(a: &[f32], b: &[f32], out: &mut Vec<f32>));
+
+    #[inline(always)]
+    fn exp_in<S: Simd>(s: S, x: &mut [f32]) {
+        for x in x.as_chunks_mut::<LANES>().0 {
+            let e = s.exp(s.load(x));
+            s.store(x, e);
+        }
+    }
+
+    kernel!(fn exp_all = exp_in(x: &mut [f32]));
+
+    #[inline(always)]
+    fn transpose_one<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
+        assert!(from.len() >= 15 * 20 + 16 && to.len() >= 15 * 24 + 16);
+        // SAFETY: the lengths were checked.
+        unsafe { s.transpose(from.as_ptr(), 20, to.as_mut_ptr(), 24) }
+    }
+
+    kernel!(fn turned = transpose_one(from: &[f32], to: &mut [f32]));
+
+    fn equal(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+    }
+
+    #[test]
+    fn every_operation_has_the_bits_of_the_scalar_one() {
+        let best = Checked::new(Isa::best());
+        for i in 0..2000u64 {
+            let number = |j: u64| f32::from_bits(folgore_protocol::seed::bits(1, i * 64 + j) as u32);
+            let (a, b): (Vec<f32>, Vec<f32>) = (0..16).map(|j| (number(j), number(j + 16))).unzip();
+            let (mut got, mut want) = (Vec::new(), Vec::new());
+            operations(best, &a, &b, &mut got);
+            operations(Checked::new(Isa::Scalar), &a, &b, &mut want);
+            for (g, w) in got.iter().zip(&want) {
+                assert!(equal(*g, *w), "{g:e} {w:e} of {a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn vector_exp_has_the_bits_of_the_scalar_one() {
+        // every 251st of all f32, NaN and infinities among them
+        let all: Vec<f32> = (0..=u32::MAX / 251).map(|i| f32::from_bits(i * 251)).collect();
+        let mut got = all.clone();
+        exp_all(Checked::new(Isa::best()), &mut got);
+        for (x, g) in all.as_chunks::<LANES>().0.as_flattened().iter().zip(&got) {
+            assert!(equal(*g, exp(*x)), "exp({x:e}) is {:e}, by vectors {g:e}", exp(*x));
+        }
+        // and every f32 in three octaves of the range that soft-max uses
+        for first in [(-1.0f32).to_bits(), (-16.0f32).to_bits(), 0.5f32.to_bits()] {
+            let mut got: Vec<f32> = (first..first + (1 << 20)).map(f32::from_bits).collect();
+            let want: Vec<f32> = got.iter().map(|x| exp(*x)).collect();
+            exp_all(Checked::new(Isa::best()), &mut got);
+            assert!(got.iter().zip(&want).all(|(g, w)| equal(*g, *w)));
+        }
+    }
+
+    #[test]
+    fn a_block_is_turned() {
+        for isa in [Isa::Scalar, Isa::best()] {
+            let from: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; 16 * 24];
+            turned(Checked::new(isa), &from, &mut to);
+            for r in 0..16 {
+                for j in 0..16 {
+                    assert_eq!(to[j * 24 + r], from[r * 20 + j]);
+                }
+            }
+            assert_eq!(to.iter().filter(|x| **x == -1.0).count(), 16 * 8);
+        }
+    }
+}
