@@ -1,1 +1,45 @@
-fn main() {}
+//! The `folgore` executable.
+
+mod capacity;
+mod cli;
+mod commands;
+mod compose;
+mod console;
+mod embedded;
+mod policy;
+mod run_dir;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::MakeBase(args) => commands::make_base::run(args),
+        _ => Ok(()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes, each said once, on one line.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            let separator = if said.is_empty() { "" } else { ": " };
+            said = format!("{said}{separator}{text}");
+        }
+    }
+    said.replace('\n', " ")
+}

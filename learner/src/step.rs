@@ -90,15 +90,15 @@ pub fn train_step<B: Backend>(
     let parts = split_groups(flat.groups, (algo.steps_per_generation as usize).min(flat.groups.max(1)))?;
     let mut step = Step { flat: &flat, objective: &objective, settings, batch_step: batch.step, tokens: 0, calls: 0 };
 
-    let every: Vec<usize> = (0..flat.rows.len()).collect();
+    let forwarded: Vec<usize> = parts.iter().flat_map(|part| step.rows(&flat.rows_of(part.clone()))).collect();
     let (mut old, mut reference) = (None, None);
     if algo.updates_per_batch() > 1 {
-        old = Some(step.frozen(&step.rows(&every), |input, targets| {
+        old = Some(step.frozen(&forwarded, |input, targets| {
             trainee.logprobs(input, targets, settings.temperature).logprobs
         }));
     }
     if objective.needs_reference() {
-        reference = Some(step.frozen(&step.rows(&every), |input, targets| {
+        reference = Some(step.frozen(&forwarded, |input, targets| {
             trainee.reference_logprobs(input, targets, settings.temperature).logprobs
         }));
     }
@@ -108,7 +108,11 @@ pub fn train_step<B: Backend>(
     for _ in 0..algo.num_iterations {
         for part in &parts {
             let part = flat.rows_of(part.clone());
-            let update = step.gradient(trainee, &part, old.as_deref(), reference.as_deref())?;
+            let update = match step.gradient(trainee, &part, old.as_deref(), reference.as_deref()) {
+                // the weights are suspect, not the batch: the guard decides
+                Err(error) if error.is_non_finite() => Update { loss: f64::NAN, ..Update::default() },
+                other => other?,
+            };
             let grad_norm = trainee.grad_norm();
             learning_rate = schedule.learning_rate(trainee.updates());
             match guard.judge(update.loss, grad_norm) {
@@ -144,6 +148,7 @@ struct Step<'a> {
 }
 
 /// One update's gradient, as far as it is not in the trainee.
+#[derive(Default)]
 struct Update {
     loss: f64,
     stats: Stats,
@@ -187,7 +192,7 @@ impl Step<'_> {
         let whole = self.objective.normaliser(self.flat.counts(part));
         let calls = self.calls(&self.rows(part));
         let micro_batches = calls.len();
-        let mut update = Update { loss: 0.0, stats: Stats::default(), entropy: (0.0, 0) };
+        let mut update = Update::default();
         let mut logprobs = vec![0.0; self.flat.mask.len()];
         let mut slopes = vec![0.0; self.flat.mask.len()];
         for call in calls {

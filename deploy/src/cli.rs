@@ -1,0 +1,234 @@
+//! The command line, as types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Reinforcement learning for language models, in one executable.
+#[derive(Debug, Parser)]
+#[command(name = "folgore", version, about, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trains a policy with reinforcement learning; without arguments, the demonstration on the embedded policy
+    Train(TrainArgs),
+    /// Evaluates a policy on held-out questions: greedy and pass@k
+    Eval(EvalArgs),
+    /// Shows what a run did: its state, metrics, evaluations and samples
+    Inspect(InspectArgs),
+    /// Shows this machine as the engine sees it, in one block to paste
+    Doctor,
+    /// Text to token ids; rows {"text"} or {"messages", ...}
+    Tokenize(TokenizeArgs),
+    /// Log-probs of given tokens; rows {"ids"} or {"text"}
+    Score(ScoreArgs),
+    /// Continues prompts; rows {"ids"}, {"prompt"} or {"messages"}
+    Generate(GenerateArgs),
+    /// Evaluates an objective on given log-probs and rewards: advantages, loss, gradient
+    Loss(StreamArgs),
+    /// Measures the engine and the learner on this machine
+    Bench(BenchArgs),
+    /// Makes the embedded policy again from its recipe
+    MakeBase(MakeBaseArgs),
+}
+
+/// What configures a run.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// YAML files or preset names (demo, smollm2), left to right, and key=value settings on top of them
+    #[arg(value_name = "RUN.yaml | PRESET | key=value")]
+    pub given: Vec<String>,
+    /// Seed of sampling, task order and fresh adapters [run.seed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Model folder, GGUF file or `embedded` [model.model_name_or_path]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// PEFT folder to start from [model.adapter]
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+}
+
+/// `train`
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// What configures the run.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Name of the run and of its folder [run.name]
+    #[arg(long)]
+    pub run_name: Option<String>,
+    /// Folder that holds the folders of runs [run.output_dir]
+    #[arg(long)]
+    pub output_dir: Option<PathBuf>,
+    /// Optimiser steps [optim.max_steps]
+    #[arg(long)]
+    pub max_steps: Option<u64>,
+    /// Goes on with a run from its newest checkpoint: its name, or the newest run
+    #[arg(long, num_args = 0..=1, default_missing_value = "")]
+    pub resume: Option<String>,
+    /// Goes on although the run began with another configuration
+    #[arg(long, requires = "resume")]
+    pub force: bool,
+    /// Shows what would be done, and the memory it would take; trains nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `eval`
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// What configures the evaluation.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Held-out questions [eval.eval_items]
+    #[arg(long)]
+    pub items: Option<u32>,
+    /// Samples of each question, for pass@k [eval.sampled]
+    #[arg(short, long)]
+    pub k: Option<u32>,
+    /// Prints one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Name or folder of the run
+    pub run: String,
+    /// Folder that holds the folders of runs
+    #[arg(long, default_value = "runs")]
+    pub output_dir: PathBuf,
+    /// Samples to show
+    #[arg(long, default_value_t = 3)]
+    pub samples: usize,
+    /// Prints one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// JSON lines in and out.
+#[derive(Clone, Debug, Args)]
+pub struct StreamArgs {
+    /// File of JSON lines; standard input without it
+    #[arg(long = "in", value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// File to write; standard output without it
+    #[arg(long = "out", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// A model for the plumbing commands.
+#[derive(Clone, Debug, Args)]
+pub struct PlumbingArgs {
+    /// Where rows come from and go to.
+    #[command(flatten)]
+    pub stream: StreamArgs,
+    /// Model folder, GGUF file or `embedded`
+    #[arg(long, default_value = crate::embedded::NAME)]
+    pub model: String,
+    /// PEFT folder
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+}
+
+/// `tokenize`
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    /// Model and stream; the adapter changes nothing here.
+    #[command(flatten)]
+    pub plumbing: PlumbingArgs,
+    /// Lets added tokens in {"text"} count; by default such text is plain text, as all text that a program did not write
+    #[arg(long)]
+    pub trusted: bool,
+}
+
+/// `score`
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Model and stream.
+    #[command(flatten)]
+    pub plumbing: PlumbingArgs,
+    /// Adds all logits of every position
+    #[arg(long)]
+    pub logits: bool,
+    /// Writes the gradient of the mean cross-entropy over all rows, for every adapter tensor, as safetensors
+    #[arg(long, value_name = "FILE", requires = "adapter")]
+    pub grad: Option<PathBuf>,
+    /// Divides the logits
+    #[arg(long, default_value_t = 1.0)]
+    pub temperature: f32,
+}
+
+/// `generate`
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Model and stream.
+    #[command(flatten)]
+    pub plumbing: PlumbingArgs,
+    /// Most tokens to make
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: u32,
+    /// Divides the logits; 0 is greedy
+    #[arg(long, default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Keeps the smallest set of tokens whose probability reaches this
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Keeps this many of the likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Drops tokens less likely than this share of the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens already seen
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Text that ends a completion; may be given several times
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Completions of each row
+    #[arg(short = 'n', long = "num-completions", default_value_t = 1)]
+    pub n: u32,
+    /// Goes on past the end token
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// `bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Model folder, GGUF file, `embedded`, or `random:smollm2` for random weights of that shape
+    #[arg(long, default_value = "random:smollm2")]
+    pub model: String,
+    /// Threads
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+    /// Repetitions; the best counts
+    #[arg(long, default_value_t = 3)]
+    pub repeat: usize,
+    /// Only these: ceilings, decode, prefill, train, step
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+}
+
+/// `make-base`
+#[derive(Debug, Args)]
+pub struct MakeBaseArgs {
+    /// Folder to write
+    #[arg(long, default_value = "deploy/embedded")]
+    pub out: PathBuf,
+    /// Optimiser updates, for a shorter trial
+    #[arg(long)]
+    pub steps: Option<u64>,
+}

@@ -1,0 +1,5 @@
+//! One file for each command.
+
+pub mod eval;
+pub mod make_base;
+pub mod train;

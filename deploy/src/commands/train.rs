@@ -1,0 +1,187 @@
+//! `folgore train`: from a configuration to a trained adapter, all actors in this process.
+
+use std::{fs, sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_actors::{Level, on_ctrl_c};
+use folgore_config::{Config, load};
+use folgore_learner::{
+    checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, cut_back, state},
+    learner::{LearnerParts, Standing},
+    trainee::Trainee,
+};
+use folgore_model::{backend::Cpu, files::{peft::AdapterFile, safetensors}};
+
+use crate::{
+    capacity,
+    cli::{ConfigArgs, TrainArgs},
+    compose::{self, House, Ingredients, Place},
+    console::Console,
+    policy::{Policy, shape},
+    run_dir::{self, RunDir},
+};
+
+/// The preset of a run without arguments.
+const DEFAULT: &str = "demo";
+
+/// Runs the command.
+pub fn run(args: TrainArgs) -> Result<()> {
+    let begin = Instant::now();
+    let config = configuration(&args)?;
+    if args.dry_run {
+        return dry_run(config);
+    }
+    let dir = match &args.resume {
+        Some(name) => RunDir::resume(&config.run.output_dir, name)?,
+        None => RunDir::begin(&config.run.output_dir, config.run.name.as_deref())?,
+    };
+    let (attempt, logs) = dir.next_attempt()?;
+    log_to(&logs)?;
+    let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
+    let from = match (&newest, &config.model.adapter) {
+        (Some(checkpoint), _) => Some(checkpoint.path.clone()),
+        (None, adapter) => adapter.clone(),
+    };
+    let (what, adapter) = ingredients(config, from.as_deref())?;
+    let console = Arc::new(Console::new(&what, &dir, attempt, begin)?);
+    console.begin(&what);
+    let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
+    if args.resume.is_some() {
+        console.say(&format!("resumed from step {}", standing.step));
+    } else {
+        fs::write(dir.file("config.yaml"), what.config.resolved_yaml()?)?;
+        let command: Vec<String> = std::env::args().collect();
+        fs::write(dir.file("command.txt"), command.join(" ") + "\n")?;
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let place = Place { record: dir.record(), blobs: dir.file("blobs") };
+        let house = House::start(&dir.name, &place, &what, args.force).await?;
+        let speaker = console.clone();
+        on_ctrl_c(house.shutdown(), move |level| {
+            speaker.say(match level {
+                Level::Now => "stopping now; --resume goes on from the last checkpoint",
+                _ => "saving and stopping after this step; Ctrl-C again stops now",
+            });
+            if level == Level::Now {
+                std::process::exit(130);
+            }
+        })?;
+        let stopping = house.shutdown();
+        house.learn(parts, compose::plan(&what), standing, console.clone()).await?;
+        let ended = house.end().await;
+        ended.map(|()| stopping)
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    console.end(&what)?;
+    outcome?;
+    Ok(())
+}
+
+/// The configuration that the arguments ask for; on resume, the one that the run began with.
+fn configuration(args: &TrainArgs) -> Result<Config> {
+    let mut given = args.config.clone();
+    let setting = |key: &str, value: String| format!("{key}={value}");
+    given.given.extend(args.run_name.iter().map(|v| setting("run.name", format!("{v:?}"))));
+    given.given.extend(args.output_dir.iter().map(|v| setting("run.output_dir", format!("{:?}", v.display().to_string()))));
+    given.given.extend(args.max_steps.iter().map(|v| setting("optim.max_steps", v.to_string())));
+    match &args.resume {
+        None => load_config(&given),
+        Some(name) => {
+            let output_dir = args.output_dir.clone().unwrap_or_else(|| Config::default().run.output_dir);
+            let path = run_dir::find(&output_dir, name)?.join("config.yaml");
+            if given.given.iter().any(|g| !g.contains('=')) {
+                bail!("--resume goes on with the run's own config.yaml: give key=value settings only");
+            }
+            given.given.insert(0, path.display().to_string());
+            load_config(&given)
+        }
+    }
+}
+
+/// Reads sources and settings; notes and warnings go to standard error.
+pub fn load_config(args: &ConfigArgs) -> Result<Config> {
+    let (mut settings, mut sources): (Vec<String>, Vec<String>) = args.given.iter().cloned().partition(|g| g.contains('='));
+    if sources.is_empty() {
+        sources.push(DEFAULT.into());
+    }
+    settings.extend(args.seed.iter().map(|v| format!("run.seed={v}")));
+    settings.extend(args.model.iter().map(|v| format!("model.model_name_or_path={v:?}")));
+    settings.extend(args.adapter.iter().map(|v| format!("model.adapter={:?}", v.display().to_string())));
+    let loaded = load(&sources, &settings)?;
+    loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(loaded.config)
+}
+
+/// Loads and checks everything that a run is made of; `from` is the adapter to go on from.
+pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
+    let dataset = folgore_dataset::load(&config.data)?;
+    let reward = folgore_reward::build(&config.reward)?;
+    config.settle_steps(dataset.train.len());
+    let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
+    let adapter = from.map(|folder| policy.read_adapter(folder)).transpose()?;
+    let lora = match &adapter {
+        Some(file) => file.config.clone(),
+        None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),
+    };
+    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, lora }, adapter))
+}
+
+fn init(config: &Config) -> folgore_model::lora::LoraInit {
+    match config.lora.init_lora_weights {
+        folgore_config::lora::InitLoraWeights::Kaiming => folgore_model::lora::LoraInit::Kaiming,
+        folgore_config::lora::InitLoraWeights::Gaussian => folgore_model::lora::LoraInit::Gaussian,
+    }
+}
+
+/// The learner's own things, at the standing that the newest checkpoint says.
+fn parts(
+    what: &Ingredients,
+    dir: &RunDir,
+    checkpoints: CheckpointStore,
+    newest: Option<&Checkpoint>,
+    adapter: Option<&AdapterFile>,
+) -> Result<(LearnerParts<Cpu>, Standing)> {
+    let c = &what.config;
+    let (params, _) = what.policy.params(&c.lora, c.run.seed, adapter)?;
+    let mut trainee = Trainee::new(what.policy.decoder.clone(), params)?;
+    let mut standing = Standing::default();
+    if let Some(checkpoint) = newest {
+        let trainer = TrainerState::from_bytes(&checkpoint.read(state::TRAINER)?).map_err(anyhow::Error::msg)?;
+        let moments = safetensors::from_bytes(state::OPTIMIZER, checkpoint.read(state::OPTIMIZER)?)?;
+        let updates = trainer.schedule["updates"].as_u64().context("state/trainer.json: schedule.updates is missing")?;
+        trainee.restore(&moments, updates)?;
+        standing = Standing { step: trainer.step, counters: trainer.counters };
+    }
+    let path = dir.file("metrics.jsonl");
+    cut_back(&path, standing.step)?;
+    let metrics = MetricsLog::open(path)?;
+    Ok((LearnerParts { trainee, checkpoints, metrics }, standing))
+}
+
+/// What would be done: the resolved configuration, the arithmetic of a step, and its memory.
+fn dry_run(config: Config) -> Result<()> {
+    let (what, _) = ingredients(config, None)?;
+    let (c, model) = (&what.config, what.policy.config());
+    print!("{}", c.resolved_yaml()?);
+    println!("---");
+    println!("{}", crate::console::arithmetic(&what));
+    let memory = capacity::memory(c, model, &what.lora.shape(), what.policy.bytes as u64);
+    println!("predicted peak memory");
+    for (name, bytes, key) in &memory.parts {
+        println!("  {name:<24} {:>10.1} MB   lower it by {key}", *bytes as f64 / 1e6);
+    }
+    println!("  {:<24} {:>10.1} MB", "together", memory.total() as f64 / 1e6);
+    Ok(())
+}
+
+/// Infrastructure logs go to a file of this launch; standard output shows training only.
+fn log_to(folder: &std::path::Path) -> Result<()> {
+    let path = folder.join("folgore.log");
+    let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Arc::new(file)).init();
+    Ok(())
+}

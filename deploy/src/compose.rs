@@ -1,0 +1,267 @@
+//! Puts the actors of one process together: this file is the system on one page.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use folgore_actors::{ChildPolicy, Links, LocalConfig, RestartPolicy, Shutdown, Supervisor, SupervisorHandle, local};
+use folgore_config::Config;
+use folgore_dataset::{Dataset, Tasks};
+use folgore_learner::{
+    learner::{Learner, LearnerParts, LearnerPlan, Standing, Witness},
+    replay::{ReplayService, ReplaySettings, ReplaySetup, RunIdentity, TaskSource},
+    step::StepSettings,
+};
+use folgore_model::{backend::Cpu, files::peft::{AdapterFile, LoraConfig}, lora::Adapter, tokenizer::Tokenizer};
+use folgore_protocol::{Digest, Prompt, Task};
+use folgore_reward::{Reward, RewardWorker};
+use folgore_rollout::{
+    Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator, GeneratorConfig, PolicyLoader,
+    PromptEncoder, RolloutWorker, TextPiece, WorkerConfig,
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::{
+    capacity,
+    policy::{Policy, decode},
+};
+
+/// Names a section of the configuration.
+fn digest(section: &impl Serialize) -> String {
+    Digest::of(&serde_json::to_vec(section).unwrap_or_default()).short()
+}
+
+/// What a run is made of, checked and loaded.
+pub struct Ingredients {
+    /// The configuration.
+    pub config: Config,
+    /// The base and its tokenizer.
+    pub policy: Arc<Policy>,
+    /// Questions.
+    pub dataset: Dataset,
+    /// The rules.
+    pub reward: Arc<dyn Reward>,
+    /// The adapter's configuration.
+    pub lora: LoraConfig,
+}
+
+impl Ingredients {
+    /// What may not change while the run lives.
+    pub fn identity(&self) -> RunIdentity {
+        let c = &self.config;
+        RunIdentity::new()
+            .with("base model", self.policy.digest.short())
+            .with("tokenizer", self.policy.tokenizer.digest().short())
+            .with("dataset", self.dataset.digest.short())
+            .with("run.seed", c.run.seed)
+            .with("rollout.num_prompts", c.rollout.num_prompts)
+            .with("rollout.num_generations", c.rollout.num_generations)
+            .with("rollout", digest(&c.rollout))
+            .with("reward", digest(&c.reward))
+            .with("algo", digest(&c.algo))
+            .with("lora", digest(&self.lora))
+    }
+
+    /// The numbers of one step.
+    pub fn step_settings(&self) -> StepSettings {
+        let c = &self.config;
+        StepSettings {
+            algo: c.algo.clone(),
+            optim: c.optim.clone(),
+            max_completion_length: c.rollout.max_completion_length,
+            temperature: c.rollout.temperature as f32,
+            max_tokens_per_micro_batch: c.optim.max_tokens_per_micro_batch as usize,
+            gradient_checkpointing: c.model.gradient_checkpointing,
+            lora_dropout: c.lora.lora_dropout as f32,
+            seed: c.run.seed,
+        }
+    }
+}
+
+/// The actors that make and score trajectories and keep the record; a learner or an evaluation drives them.
+pub struct House {
+    /// The links of this process.
+    pub links: Links,
+    /// Supervision.
+    pub supervisor: SupervisorHandle,
+    /// Taken by whoever computes, where sampling and learning alternate.
+    pub gate: Option<Arc<Semaphore>>,
+}
+
+impl House {
+    /// Starts replay, reward, generator, rollout worker and coordinator.
+    pub async fn start(run: &str, place: &Place, what: &Ingredients, force: bool) -> Result<Self> {
+        let links = local(run, LocalConfig::new(&place.blobs));
+        let supervisor = Supervisor::start(links.clone(), RestartPolicy::default()).await?;
+        let c = &what.config;
+        let vocab_size = what.policy.config().vocab_size as u32;
+        let gate = (c.rollout.max_staleness == 0).then(|| Arc::new(Semaphore::new(1)));
+        let house = Self { links, supervisor, gate };
+
+        let replay = ReplaySetup {
+            open: ReplaySetup::file(&place.record),
+            settings: ReplaySettings::from_config(c, vocab_size),
+            identity: what.identity(),
+            force,
+            train: Arc::new(Questions(what.dataset.train.clone())),
+            held_out: Arc::new(Questions(what.dataset.eval.clone())),
+        };
+        house.supervisor.spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() })).await?;
+
+        let reward = what.reward.clone();
+        house.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
+
+        let limits = capacity::engine(c, what.policy.config());
+        let (policy, gate) = (what.policy.clone(), house.gate.clone());
+        let text = Arc::new(Text::of(&what.policy, &c.rollout.chat_template_kwargs));
+        let (piece, loader) = (text.clone(), loader(what.policy.clone()));
+        house
+            .supervisor
+            .spawn("generator", move || {
+                let model = DecoderModel::new(policy.decoder.clone(), limits.blocks);
+                let config = GeneratorConfig { engine: limits.engine, ..GeneratorConfig::default() };
+                let text: Arc<dyn TextPiece> = piece.clone();
+                Box::new(Generator::new(model, text, loader.clone(), gate.clone(), config))
+            })
+            .await?;
+
+        let worker = worker_config(c, &limits.engine);
+        house
+            .supervisor
+            .spawn("rollout-0", move || {
+                let encoder: Arc<dyn PromptEncoder> = text.clone();
+                Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::default()))
+            })
+            .await?;
+        house.supervisor.spawn("coordinator", || Box::new(Coordinator::new(CoordinatorConfig::default()))).await?;
+        Ok(house)
+    }
+
+    /// Starts the learner; the run ends with it.
+    pub async fn learn(
+        &self,
+        parts: LearnerParts<Cpu>,
+        plan: LearnerPlan,
+        standing: Standing,
+        witness: Arc<dyn Witness>,
+    ) -> Result<()> {
+        let learner = Learner::new(parts, plan, standing, self.gate.clone(), witness);
+        self.supervisor.spawn_as("learner", ChildPolicy::RunEnds, move || Box::new(learner.clone())).await?;
+        Ok(())
+    }
+
+    /// The switch that stops everything.
+    pub fn shutdown(&self) -> Shutdown {
+        self.supervisor.token()
+    }
+
+    /// Waits for the end of the run.
+    pub async fn end(self) -> Result<()> {
+        self.supervisor.wait().await.context("the run ended early")
+    }
+}
+
+/// Where a run writes.
+pub struct Place {
+    /// `record.redb`.
+    pub record: PathBuf,
+    /// Folder of blobs.
+    pub blobs: PathBuf,
+}
+
+/// What the learner needs to know of a run.
+pub fn plan(what: &Ingredients) -> LearnerPlan {
+    let c = &what.config;
+    LearnerPlan {
+        step: what.step_settings(),
+        save_steps: c.checkpoint.save_steps,
+        eval: c.eval.clone(),
+        held_out: what.dataset.eval.len(),
+        base_model: what.policy.name.clone(),
+        lora: what.lora.clone(),
+        identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
+        epoch: 0,
+    }
+}
+
+fn worker_config(c: &Config, engine: &EngineConfig) -> WorkerConfig {
+    WorkerConfig {
+        concurrency: engine.max_concurrent_sequences,
+        episode: EpisodeLimits { max_prompt_length: c.rollout.max_prompt_length as usize, ..EpisodeLimits::default() },
+        score_deadline: Duration::from_secs(60),
+        ..WorkerConfig::default()
+    }
+}
+
+/// Makes the adapter of a published policy: names, shapes and finiteness are checked on the way.
+fn loader(policy: Arc<Policy>) -> PolicyLoader<Option<Arc<Adapter<Cpu>>>> {
+    Arc::new(move |bytes| {
+        let Some(bytes) = bytes else { return Ok(None) };
+        let file = AdapterFile::from_bytes("published policy", bytes.to_vec()).map_err(|e| e.to_string())?;
+        file.validate("published policy", policy.config()).map_err(|e| e.to_string())?;
+        policy.device_adapter(&file).map(|adapter| Some(Arc::new(adapter))).map_err(|e| format!("{e:#}"))
+    })
+}
+
+/// The dataset's questions as replay reads them.
+struct Questions(Tasks);
+
+impl TaskSource for Questions {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn task(&self, index: u64) -> Task {
+        self.0.task(index)
+    }
+}
+
+/// The tokenizer as engine and episodes use it.
+pub struct Text {
+    tokenizer: Arc<Tokenizer>,
+    variables: Map<String, Value>,
+    vocab_size: usize,
+    context: usize,
+}
+
+impl Text {
+    /// Text of `policy`, with the chat template's `variables`.
+    pub fn of(policy: &Policy, variables: &Map<String, Value>) -> Self {
+        let config = policy.config();
+        Self {
+            tokenizer: policy.tokenizer.clone(),
+            variables: variables.clone(),
+            vocab_size: config.vocab_size,
+            context: config.max_position_embeddings,
+        }
+    }
+}
+
+impl TextPiece for Text {
+    fn piece(&self, ids: &[u32]) -> String {
+        decode(&self.tokenizer, ids)
+    }
+}
+
+impl PromptEncoder for Text {
+    fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_prompt(prompt, &self.variables).map_err(|e| e.to_string())
+    }
+
+    fn text(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_untrusted(text).map_err(|e| e.to_string())
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        self.tokenizer.decode(ids, true).map_err(|e| e.to_string())
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+}

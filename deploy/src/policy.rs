@@ -1,0 +1,121 @@
+//! A policy on this machine: files, decoder and adapter, from what the user named.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_config::lora::{InitLoraWeights, LoraSection};
+use folgore_model::{
+    ModelConfig, TensorSource,
+    backend::Cpu,
+    decoder::{Decoder, Linear},
+    files::{self, ModelFiles, peft::{AdapterFile, LoraConfig}},
+    lora::{Adapter, LoraInit, LoraShape},
+    params::Params,
+    tokenizer::Tokenizer,
+};
+use folgore_protocol::Digest;
+
+use crate::embedded;
+
+/// A model ready to run.
+pub struct Policy {
+    /// The frozen base.
+    pub decoder: Decoder<Cpu>,
+    /// Text and ids.
+    pub tokenizer: Arc<Tokenizer>,
+    /// What the user named.
+    pub name: String,
+    /// Identity of the base's files.
+    pub digest: Digest,
+    /// Bytes of the base on the device.
+    pub bytes: usize,
+}
+
+/// Files of `name`: a folder, a GGUF file, or `embedded`.
+pub fn open(name: &str) -> Result<ModelFiles> {
+    if name == embedded::NAME {
+        return embedded::files();
+    }
+    if !Path::new(name).exists() {
+        bail!("{name}: no such model folder or GGUF file; give a path, or `embedded` (deploy/models/ has a script that obtains one)");
+    }
+    Ok(files::open(Path::new(name))?)
+}
+
+/// The tokenizer of `name` alone.
+pub fn open_tokenizer(name: &str) -> Result<Arc<Tokenizer>> {
+    if name == embedded::NAME {
+        return Ok(embedded::files()?.tokenizer);
+    }
+    if !Path::new(name).exists() {
+        bail!("{name}: no such model folder or GGUF file");
+    }
+    Ok(files::open_tokenizer(Path::new(name))?)
+}
+
+impl Policy {
+    /// Loads the base `name`.
+    pub fn load(name: &str, backend: Arc<Cpu>) -> Result<Self> {
+        let files = open(name)?;
+        let decoder = Decoder::load(backend.clone(), files.config, &*files.tensors as &dyn TensorSource)
+            .with_context(|| files.origin.clone())?;
+        let bytes = decoder.weights().bytes(&backend);
+        Ok(Self { decoder, tokenizer: files.tokenizer, name: name.to_owned(), digest: files.digest, bytes })
+    }
+
+    /// Reads an adapter and checks it against the base.
+    pub fn read_adapter(&self, folder: &Path) -> Result<AdapterFile> {
+        let file = AdapterFile::read(folder)?;
+        file.validate(&folder.display().to_string(), self.config())?;
+        Ok(file)
+    }
+
+    /// Puts an adapter's values on the device.
+    pub fn device_adapter(&self, file: &AdapterFile) -> Result<Adapter<Cpu>> {
+        Ok(Adapter::load(&**self.decoder.backend(), self.config(), &file.config.shape(), &file.tensors)?)
+    }
+
+    /// A fresh adapter as `section` says, or the given one.
+    pub fn params(&self, section: &LoraSection, seed: u64, from: Option<&AdapterFile>) -> Result<(Params<Cpu>, LoraConfig)> {
+        let backend = &**self.decoder.backend();
+        if let Some(file) = from {
+            let params = Params::lora_from(backend, self.config(), file.config.shape(), &file.tensors)?;
+            return Ok((params, file.config.clone()));
+        }
+        if !section.use_peft {
+            bail!("lora.use_peft: expected true: a policy trained in all its weights cannot be published to samplers yet");
+        }
+        let shape = shape(section)?;
+        let init = match section.init_lora_weights {
+            InitLoraWeights::Kaiming => LoraInit::Kaiming,
+            InitLoraWeights::Gaussian => LoraInit::Gaussian,
+        };
+        let config = LoraConfig::from_shape(&shape, init);
+        Ok((Params::lora(backend, self.config(), shape, init, seed), config))
+    }
+
+    /// The shape of the base.
+    pub fn config(&self) -> &ModelConfig {
+        self.decoder.config()
+    }
+}
+
+/// Text of sampled ids, special tokens left out.
+pub fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    tokenizer.decode(ids, true).unwrap_or_else(|error| {
+        tracing::error!(%error, "ids not decodable");
+        String::new()
+    })
+}
+
+/// The adapter's shape as the section says.
+pub fn shape(section: &LoraSection) -> Result<LoraShape> {
+    let names = section.lora_target_modules.resolve().map_err(|name| anyhow::anyhow!("lora.lora_target_modules: {name:?} is no linear"))?;
+    Ok(LoraShape {
+        r: section.lora_r as usize,
+        alpha: section.lora_alpha as f32,
+        use_rslora: section.use_rslora,
+        dropout: section.lora_dropout as f32,
+        targets: Linear::ALL.into_iter().filter(|l| names.contains(&l.name())).collect(),
+    })
+}

@@ -1,0 +1,319 @@
+//! `summary.json`: what a run came to, in one object.
+//!
+//! `eval.<when>.<greedy|sampled>` are accuracies: the share of the scored answers whose reward reaches 1. Everything else
+//! about an evaluation (mean reward, counts, standard errors) is in `evaluations`, in the order in which they were made.
+//! The file is rewritten after each evaluation and at the end, so that a resumed run finds what it measured before.
+
+pub mod hardware;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use folgore_learner::learner::Evaluated;
+use folgore_model::files::atomic::write_atomic;
+use folgore_protocol::EvalSummary;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+pub use hardware::Hardware;
+
+/// Name of the file in a run's folder.
+pub const FILE: &str = "summary.json";
+/// Total reward from which an answer counts as right.
+pub const CORRECT: f64 = 1.0;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Summary {
+    /// Name of the run.
+    pub run: String,
+    /// True once all steps and evaluations are done.
+    pub complete: bool,
+    /// Optimiser steps taken.
+    pub steps: u64,
+    /// Seconds that the run took, all its launches together.
+    pub wall_s: f64,
+    /// Tokens of prompts and completions per second of the steps, generating and learning together.
+    pub tokens_per_s: Option<f64>,
+    /// Tokens of prompts and completions that were trained on.
+    pub num_tokens: u64,
+    /// Launches of the process.
+    pub attempts: u32,
+    /// Largest difference between the log-probs of sampler and learner, of all steps.
+    pub mismatch_logp_abs_max: Option<f64>,
+    /// The learning rate; 0 makes the run a control, in which nothing may be gained.
+    pub learning_rate: f64,
+    /// The seed.
+    pub seed: u64,
+    /// The base, as the user named it.
+    pub model: String,
+    /// First digits of the digest of the base.
+    pub model_digest: String,
+    /// First digits of the digest of the resolved configuration.
+    pub config_digest: String,
+    /// Version of this program.
+    pub version: String,
+    /// The machine.
+    pub hardware: Hardware,
+    /// The evaluations, in order.
+    pub evaluations: Vec<Evaluation>,
+}
+
+/// One evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `before`, `step-<n>` or `after`.
+    pub when: String,
+    /// The step whose policy it is.
+    pub step: u64,
+    /// Greedy answers.
+    pub greedy: Option<Measured>,
+    /// Sampled answers.
+    pub sampled: Option<Measured>,
+}
+
+/// What one way of answering came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Share of the scored answers that are right; none if none was scored.
+    pub accuracy: Option<f64>,
+    /// Standard error of `accuracy`; answers to one question are not independent, so it is that of the questions' means.
+    pub accuracy_se: Option<f64>,
+    /// Mean reward of the scored answers.
+    pub mean_reward: Option<f64>,
+    /// Standard error of `mean_reward`, likewise.
+    pub mean_reward_se: Option<f64>,
+    /// Share of the questions with at least one right answer: pass@k for the k samples of each.
+    pub any_correct: Option<f64>,
+    /// Questions.
+    pub questions: usize,
+    /// Answers asked for.
+    pub answers: usize,
+    /// Answers with a score.
+    pub scored: usize,
+    /// Share of the answers that were cut off.
+    pub truncated: f64,
+    /// Mean number of tokens of an answer.
+    pub mean_length: f64,
+}
+
+impl From<&Evaluated> for Evaluation {
+    fn from(evaluated: &Evaluated) -> Self {
+        Self {
+            when: evaluated.when.clone(),
+            step: evaluated.step,
+            greedy: evaluated.greedy.as_ref().map(Measured::of),
+            sampled: evaluated.sampled.as_ref().map(Measured::of),
+        }
+    }
+}
+
+impl Measured {
+    /// Measures an evaluation.
+    pub fn of(summary: &EvalSummary) -> Self {
+        let mut questions = std::collections::BTreeMap::<_, (Vec<f64>, Vec<f64>)>::new();
+        for item in &summary.items {
+            let (rewards, right) = questions.entry(item.seat.group).or_default();
+            if let Some(total) = item.outcome.total() {
+                rewards.push(total);
+                right.push(f64::from(total >= CORRECT));
+            }
+        }
+        let n = summary.items.len();
+        let share = |count: usize| if n == 0 { 0.0 } else { count as f64 / n as f64 };
+        Self {
+            accuracy: summary.share_reaching(CORRECT),
+            accuracy_se: standard_error(questions.values().map(|(_, right)| right.as_slice())),
+            mean_reward: summary.mean_reward(),
+            mean_reward_se: standard_error(questions.values().map(|(rewards, _)| rewards.as_slice())),
+            any_correct: summary.tasks_reaching(CORRECT),
+            questions: questions.len(),
+            answers: summary.expected as usize,
+            scored: summary.items.iter().filter(|item| item.outcome.total().is_some()).count(),
+            truncated: share(summary.items.iter().filter(|item| item.stop_reason.truncated()).count()),
+            mean_length: share(summary.items.iter().map(|item| item.completion_ids.len()).sum()),
+        }
+    }
+}
+
+/// Standard error of the mean over all values, which come in clusters (the answers to one question): the clusters' sums of
+/// deviations from the mean are taken as independent (Liang and Zeger 1986, with the factor m / (m - 1)).
+fn standard_error<'a>(clusters: impl Iterator<Item = &'a [f64]> + Clone) -> Option<f64> {
+    let clusters = clusters.filter(|values| !values.is_empty());
+    let n: usize = clusters.clone().map(<[f64]>::len).sum();
+    let m = clusters.clone().count();
+    if m < 2 {
+        return None;
+    }
+    let mean = clusters.clone().flatten().sum::<f64>() / n as f64;
+    let squares: f64 = clusters.map(|values| values.iter().map(|x| x - mean).sum::<f64>().powi(2)).sum();
+    Some((squares * m as f64 / (m as f64 - 1.0)).sqrt() / n as f64)
+}
+
+impl Summary {
+    /// Takes an evaluation in; one of the same name is replaced.
+    pub fn note(&mut self, evaluated: &Evaluated) {
+        self.evaluations.retain(|e| e.when != evaluated.when);
+        self.evaluations.push(evaluated.into());
+    }
+
+    /// Goes on from what an earlier launch left in `folder`, up to the step that is resumed from.
+    pub fn take_over(&mut self, folder: &Path, step: u64) -> Result<()> {
+        self.attempts = 1;
+        let Some(earlier) = Self::read(folder)? else { return Ok(()) };
+        self.wall_s = earlier.wall_s;
+        self.attempts = earlier.attempts + 1;
+        self.evaluations = earlier.evaluations.into_iter().filter(|e| e.step <= step && e.when != "after").collect();
+        Ok(())
+    }
+
+    /// Takes steps, tokens and speed from `metrics`, the lines of `metrics.jsonl`, and adds the seconds of this launch.
+    pub fn measure(&mut self, metrics: &[Map<String, Value>], wall: Duration) {
+        let number = |line: &Map<String, Value>, key: &str| line.get(key).and_then(Value::as_f64);
+        self.wall_s += wall.as_secs_f64();
+        self.steps = metrics.iter().filter_map(|line| line.get("step")?.as_u64()).max().unwrap_or(0);
+        self.num_tokens = metrics.iter().filter_map(|line| number(line, "num_tokens")).fold(0.0, f64::max) as u64;
+        let seconds: f64 = metrics.iter().filter_map(|line| number(line, "step_time")).sum();
+        self.tokens_per_s = (seconds > 0.0).then(|| self.num_tokens as f64 / seconds);
+        let worst = metrics.iter().filter_map(|line| number(line, "mismatch/logp_abs_max")).reduce(f64::max);
+        self.mismatch_logp_abs_max = worst;
+    }
+
+    /// The evaluation called `when`.
+    pub fn evaluation(&self, when: &str) -> Option<&Evaluation> {
+        self.evaluations.iter().find(|e| e.when == when)
+    }
+
+    /// The object that is written.
+    pub fn to_json(&self) -> Result<Value> {
+        let accuracy = |measured: &Option<Measured>| measured.as_ref().and_then(|m| m.accuracy);
+        let short = |e: &Evaluation| json!({ "greedy": accuracy(&e.greedy), "sampled": accuracy(&e.sampled) });
+        let eval: Map<String, Value> = self.evaluations.iter().map(|e| (e.when.clone(), short(e))).collect();
+        let mut object = Map::new();
+        object.insert("eval".into(), eval.into());
+        if let Value::Object(rest) = serde_json::to_value(self)? {
+            object.extend(rest);
+        }
+        Ok(Value::Object(object))
+    }
+
+    /// Writes the file into `folder`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(&self.to_json()?)?;
+        bytes.push(b'\n');
+        Ok(write_atomic(&folder.join(FILE), &bytes)?)
+    }
+
+    /// Reads the file in `folder`; none if there is none.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(FILE);
+        match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            bytes => {
+                let bytes = bytes.with_context(|| path.display().to_string())?;
+                serde_json::from_slice(&bytes).with_context(|| path.display().to_string()).map(Some)
+            }
+        }
+    }
+}
+
+/// The lines of the file `metrics.jsonl` at `path`; what is no whole object (the line being written) is left out. A file
+/// that is not there has none.
+pub fn read_metrics(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    match fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        text => {
+            let text = text.with_context(|| path.display().to_string())?;
+            Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use folgore_protocol::{Digest, EvalItem, GroupId, Outcome, PolicyId, SeatKey, StopReason};
+
+    use super::*;
+
+    fn summary(label: &str, totals: &[&[Option<f64>]]) -> EvalSummary {
+        let item = |group: usize, sample: usize, total: Option<f64>| EvalItem {
+            seat: SeatKey { group: GroupId(group as u64), sample: sample as u32, draw: 0 },
+            task_id: format!("t{group}"),
+            outcome: total.map_or(Outcome::Error { reason: "late".into() }, |t| Outcome::scored("exact", t)),
+            completion_ids: vec![1; 3],
+            stop_reason: if sample == 0 { StopReason::Eos } else { StopReason::Length },
+        };
+        let items: Vec<EvalItem> = totals
+            .iter()
+            .enumerate()
+            .flat_map(|(g, members)| members.iter().enumerate().map(move |(s, total)| item(g, s, *total)))
+            .collect();
+        let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(b"") };
+        EvalSummary { label: label.into(), policy, expected: items.len() as u32, items }
+    }
+
+    fn evaluated(when: &str, step: u64, totals: &[&[Option<f64>]]) -> Evaluated {
+        Evaluated { when: when.into(), step, greedy: Some(summary(when, totals)), sampled: None }
+    }
+
+    #[test]
+    fn an_evaluation_is_measured_over_scored_answers_and_clustered_by_question() {
+        let m = Measured::of(&summary("x", &[&[Some(1.0), Some(1.0)], &[Some(0.0), Some(0.2)], &[Some(1.0), None]]));
+        assert_eq!((m.accuracy, m.any_correct, m.questions, m.answers, m.scored), (Some(0.6), Some(2.0 / 3.0), 3, 6, 5));
+        assert_eq!((m.truncated, m.mean_length), (0.5, 3.0));
+        // deviations by question: 0.8, -1.2, 0.4; squares 2.24; times 3/2; root; by 5
+        assert!((m.accuracy_se.unwrap() - (2.24f64 * 1.5).sqrt() / 5.0).abs() < 1e-12);
+        let single = Measured::of(&summary("x", &[&[Some(1.0)], &[Some(0.0)], &[Some(1.0)], &[Some(1.0)]]));
+        // one answer a question: the usual deviation by the root of n
+        assert!((single.accuracy_se.unwrap() - (0.25f64 / 4.0).sqrt()).abs() < 1e-12);
+        let none = Measured::of(&summary("x", &[&[None]]));
+        assert_eq!((none.accuracy, none.accuracy_se, none.mean_reward, none.scored), (None, None, None, 0));
+    }
+
+    #[test]
+    fn the_file_has_the_promised_keys_and_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Summary::read(folder.path()).unwrap(), None);
+        let mut summary = Summary { run: "r".into(), learning_rate: 3e-3, ..Summary::default() };
+        summary.note(&evaluated("before", 0, &[&[Some(0.0)], &[Some(1.0)]]));
+        summary.note(&evaluated("after", 2, &[&[Some(1.0)], &[Some(1.0)]]));
+        let line = |step: u64| {
+            json!({"step": step, "num_tokens": 100 * step, "step_time": 0.5, "mismatch/logp_abs_max": 0.0}).as_object().unwrap().clone()
+        };
+        summary.measure(&[line(1), line(2)], Duration::from_secs(3));
+        summary.write(folder.path()).unwrap();
+        let value: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE)).unwrap()).unwrap();
+        assert_eq!(value["eval"], json!({"before": {"greedy": 0.5, "sampled": null}, "after": {"greedy": 1.0, "sampled": null}}));
+        assert_eq!((&value["steps"], &value["wall_s"], &value["tokens_per_s"]), (&json!(2), &json!(3.0), &json!(200.0)));
+        assert_eq!(Summary::read(folder.path()).unwrap().unwrap(), summary);
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_what_was_measured_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Summary { attempts: 1, ..Summary::default() };
+        for (when, step) in [("before", 0), ("step-10", 10), ("step-20", 20), ("after", 20)] {
+            first.note(&evaluated(when, step, &[&[Some(0.0)]]));
+        }
+        first.measure(&[], Duration::from_secs(5));
+        first.write(folder.path()).unwrap();
+        let mut second = Summary::default();
+        second.take_over(folder.path(), 10).unwrap();
+        assert_eq!(second.evaluations.iter().map(|e| e.when.as_str()).collect::<Vec<_>>(), ["before", "step-10"]);
+        second.note(&evaluated("step-10", 10, &[&[Some(1.0)]]));
+        assert_eq!(second.evaluations.len(), 2);
+        assert_eq!((second.wall_s, second.attempts), (5.0, 2));
+        fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(format!("{:#}", second.take_over(folder.path(), 1).unwrap_err()).contains(FILE));
+    }
+
+    #[test]
+    fn a_torn_last_line_of_the_metrics_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        assert!(read_metrics(&path).unwrap().is_empty());
+        fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"st").unwrap();
+        assert_eq!(read_metrics(&path).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,128 @@
+//! `metrics.jsonl`: one object per step, appended. On resume it is cut back to the checkpoint's step, so that no step is
+//! told twice.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Appends objects to a file, one per line.
+#[derive(Debug)]
+pub struct MetricsLog {
+    file: File,
+    path: PathBuf,
+    /// Length up to the last whole line.
+    bytes: u64,
+}
+
+impl MetricsLog {
+    /// Opens `path` for appending, or creates it. Cut it back first.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let file = File::options().append(true).create(true).open(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, path, bytes })
+    }
+
+    /// Appends `metrics`, an object with the field `step`, in one write. After an error the file is as it was before.
+    pub fn append(&mut self, metrics: &impl Serialize) -> io::Result<()> {
+        let value = serde_json::to_value(metrics)?;
+        if value.get("step").and_then(Value::as_u64).is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "metrics: expected an object with a whole `step`"));
+        }
+        let line = format!("{value}\n");
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // Half a line would swallow the next one.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what was appended durable: before a checkpoint, so that its steps are never missing.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What [`cut_back`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutBack {
+    /// Lines that stay.
+    pub kept: u64,
+    /// Whole lines of later steps that are gone.
+    pub removed: u64,
+    /// Lines that were no object with a step (the torn last one), gone too.
+    pub torn: u64,
+}
+
+/// Removes the lines of steps after `step`, and what is no whole line, from the file at `path`. The file is replaced in one
+/// rename. A file that is not there stays so.
+pub fn cut_back(path: &Path, step: u64) -> io::Result<CutBack> {
+    let mut done = CutBack::default();
+    let from = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(done),
+        opened => opened?,
+    };
+    let aside = path.with_extension("jsonl.new");
+    let mut to = BufWriter::new(File::create(&aside)?);
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line)? > 0 {
+        match step_of(&line) {
+            None => done.torn += 1,
+            Some(found) if found > step => done.removed += 1,
+            Some(_) => {
+                to.write_all(&line)?;
+                done.kept += 1;
+            }
+        }
+        line.clear();
+    }
+    to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&aside, path)?;
+    Ok(done)
+}
+
+fn step_of(line: &[u8]) -> Option<u64> {
+    let whole = line.strip_suffix(b"\n")?;
+    serde_json::from_slice::<Value>(whole).ok()?.get("step")?.as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn cutting_back_leaves_the_steps_that_are_kept_and_whole_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        assert_eq!(cut_back(&path, 3).unwrap(), CutBack::default());
+        let mut log = MetricsLog::open(&path).unwrap();
+        for step in 1..=5 {
+            log.append(&json!({"step": step, "loss": 0.5})).unwrap();
+        }
+        log.sync().unwrap();
+        assert!(log.append(&json!({"loss": 1})).is_err());
+        drop(log);
+        let three = fs::read_to_string(&path).unwrap().lines().take(3).map(|l| format!("{l}\n")).collect::<String>();
+        File::options().append(true).open(&path).unwrap().write_all(b"{\"step\": 2, \"lo").unwrap();
+        assert_eq!(cut_back(&path, 3).unwrap(), CutBack { kept: 3, removed: 2, torn: 1 });
+        assert_eq!(fs::read_to_string(&path).unwrap(), three);
+        let mut log = MetricsLog::open(&path).unwrap();
+        log.append(&json!({"step": 4})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{three}{{\"step\":4}}\n"));
+        assert_eq!(cut_back(&path, 0).unwrap(), CutBack { kept: 0, removed: 4, torn: 0 });
+    }
+}

@@ -1,0 +1,23 @@
+//! What a run leaves behind: checkpoints, the lock on its folder, and `metrics.jsonl`.
+//!
+//! ```text
+//! checkpoints/checkpoint-<step>/  adapter_config.json  adapter_model.safetensors  (a PEFT folder)
+//!                                 state/trainer.json   state/optimizer.safetensors
+//!                                 manifest.json        (written last)
+//! ```
+//! A checkpoint is written aside, every file synced, then its manifest, then renamed into place: whatever happens on the
+//! way, the newest folder that verifies is either the old state or the new one.
+
+pub mod disk;
+pub mod lock;
+mod manifest;
+mod metrics_log;
+pub mod state;
+mod store;
+
+pub use disk::{Disk, RealDisk};
+pub use lock::RunLock;
+pub use manifest::{FileEntry, Manifest};
+pub use metrics_log::{CutBack, MetricsLog, cut_back};
+pub use state::TrainerState;
+pub use store::{Checkpoint, CheckpointError, CheckpointMeta, CheckpointStore, Skipped};

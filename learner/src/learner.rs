@@ -1,0 +1,393 @@
+//! The `Learner`: asks for a batch, steps, checkpoints, publishes the policy, commits.
+//!
+//! The order within a step is what makes a crash harmless: metrics are written before the checkpoint that covers them (a
+//! resume cuts them back), the checkpoint before the policy is published, the commit last. Whatever is lost in between is
+//! done again from the recorded batches, with the same result.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use folgore_actors::{BoxFuture, CallError, Context, Service, ServiceError};
+use folgore_config::EvalSection;
+use folgore_model::{
+    backend::Backend,
+    files::{
+        peft::{AdapterFile, LoraConfig},
+        safetensors,
+    },
+};
+use folgore_protocol::{
+    Batch, Digest, PolicyId, PolicyPublished,
+    replay::{EvalSummary, ReplayReply, ReplayRequest},
+    subjects,
+};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use crate::{
+    checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
+    schedule::{NonFiniteGuard, Schedule},
+    step::{StepReport, StepSettings, train_step},
+    trainee::Trainee,
+};
+
+/// What the learner has to do.
+#[derive(Clone, Debug)]
+pub struct LearnerPlan {
+    /// One step.
+    pub step: StepSettings,
+    /// Saves after every so many steps, and after the last.
+    pub save_steps: u64,
+    /// What is evaluated, and when.
+    pub eval: EvalSection,
+    /// Held-out tasks that there are.
+    pub held_out: u64,
+    /// Name or path of the base, for the adapter's files.
+    pub base_model: String,
+    /// The adapter's configuration.
+    pub lora: LoraConfig,
+    /// What the run is, for the manifest of a checkpoint.
+    pub identity: BTreeMap<String, String>,
+    /// The writer's epoch.
+    pub epoch: u32,
+}
+
+/// Where a run stands: nothing done, or what a checkpoint says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Steps done.
+    pub step: u64,
+    /// Sums over the run, by name.
+    pub counters: BTreeMap<String, f64>,
+}
+
+/// One evaluation, as it is written to `metrics.jsonl` and the summary.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// `before`, `step-<n>` or `after`.
+    pub when: String,
+    /// The step whose policy it is.
+    pub step: u64,
+    /// Greedy answers.
+    pub greedy: Option<EvalSummary>,
+    /// Answers sampled as in training.
+    pub sampled: Option<EvalSummary>,
+}
+
+/// Who is told how the run goes. Called between steps, on the runtime: quick, and never failing.
+pub trait Witness: Send + Sync {
+    /// A step is trained; `line` is what `metrics.jsonl` got.
+    fn stepped(&self, step: u64, line: &Map<String, Value>, batch: &Batch);
+    /// An evaluation is complete.
+    fn evaluated(&self, evaluated: &Evaluated);
+    /// A checkpoint is durable.
+    fn saved(&self, step: u64, path: &std::path::Path);
+    /// Something that is waited for, in words.
+    fn waiting(&self, reason: &str);
+}
+
+/// Everything that the learner owns. It is moved into the one service that runs.
+pub struct LearnerParts<B: Backend> {
+    /// What trains.
+    pub trainee: Trainee<B>,
+    /// Where checkpoints go.
+    pub checkpoints: CheckpointStore,
+    /// Where metrics go.
+    pub metrics: MetricsLog,
+}
+
+/// The service. A learner that failed is not restarted: its weights went with it, and `--resume` begins from its last
+/// checkpoint.
+pub struct Learner<B: Backend> {
+    parts: Arc<Mutex<Option<LearnerParts<B>>>>,
+    plan: LearnerPlan,
+    standing: Standing,
+    gate: Option<Arc<Semaphore>>,
+    witness: Arc<dyn Witness>,
+}
+
+impl<B: Backend> Learner<B> {
+    /// A learner that goes on from `standing`. With a `gate`, it computes only while it holds the gate's permit.
+    pub fn new(
+        parts: LearnerParts<B>,
+        plan: LearnerPlan,
+        standing: Standing,
+        gate: Option<Arc<Semaphore>>,
+        witness: Arc<dyn Witness>,
+    ) -> Self {
+        Self { parts: Arc::new(Mutex::new(Some(parts))), plan, standing, gate, witness }
+    }
+}
+
+impl<B: Backend> Clone for Learner<B> {
+    fn clone(&self) -> Self {
+        Self {
+            parts: self.parts.clone(),
+            plan: self.plan.clone(),
+            standing: self.standing.clone(),
+            gate: self.gate.clone(),
+            witness: self.witness.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Service for Learner<B> {
+    fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), ServiceError>> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Box::pin(async move {
+            let parts = parts.ok_or("the learner's weights are gone: go on with --resume")?;
+            let schedule = Schedule::new(&self.plan.step.optim, total_updates(&self.plan.step));
+            let run = Run { context, plan: self.plan, gate: self.gate, witness: self.witness, schedule };
+            run.run(parts, self.standing).await
+        })
+    }
+}
+
+fn total_updates(step: &StepSettings) -> u64 {
+    step.optim.max_steps * step.algo.updates_per_batch()
+}
+
+/// Longest that one ask to replay may take; a batch that is not there by then is asked for again.
+const ASK_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at an evaluation that is under way.
+const EVAL_POLL: Duration = Duration::from_millis(20);
+
+struct Run {
+    context: Context,
+    plan: LearnerPlan,
+    gate: Option<Arc<Semaphore>>,
+    witness: Arc<dyn Witness>,
+    schedule: Schedule,
+}
+
+/// What a wait ended with.
+enum Waited<T> {
+    Got(T),
+    Stopping,
+}
+
+impl Run {
+    async fn run<B: Backend>(self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
+        let max_steps = self.plan.step.optim.max_steps;
+        let mut guard = NonFiniteGuard::default();
+        let mut saved = standing.step;
+        let mut policy = self.publish(&parts.trainee, standing.step).await?;
+        if standing.step == 0 && self.plan.eval.before {
+            self.evaluate("before", standing.step, policy).await?;
+        }
+        while standing.step < max_steps && !self.context.shutdown.is_stopping() {
+            let step = standing.step + 1;
+            let begin = Instant::now();
+            let Waited::Got(batch) = self.batch(step).await? else { break };
+            let generated = begin.elapsed();
+            let (trained, back, guard_back) = self.train(parts, batch, guard).await?;
+            (parts, guard) = (back, guard_back);
+            let (batch, report) = trained;
+            let line = line(&mut standing, &batch, &report, generated, begin.elapsed());
+            parts.metrics.append(&line).map_err(|e| format!("{}: {e}", parts.metrics.path().display()))?;
+            standing.step = step;
+            if step % self.plan.save_steps == 0 || step == max_steps {
+                parts = self.save(parts, &standing).await?;
+                saved = step;
+            }
+            policy = self.publish(&parts.trainee, step).await?;
+            self.commit(step, policy).await?;
+            self.witness.stepped(step, &line, &batch);
+            let every = u64::from(self.plan.eval.eval_steps);
+            if every > 0 && step % every == 0 && step < max_steps {
+                self.evaluate(&format!("step-{step}"), step, policy).await?;
+            }
+        }
+        if saved < standing.step {
+            self.save(parts, &standing).await?;
+        }
+        if standing.step == max_steps && self.plan.eval.after {
+            self.evaluate("after", standing.step, policy).await?;
+        }
+        Ok(())
+    }
+
+    /// The batch of `step`, however long it takes; the reason of the wait is shown.
+    async fn batch(&self, step: u64) -> Result<Waited<Batch>, ServiceError> {
+        loop {
+            let ask = self.ask(ReplayRequest::NextBatch { step }, format!("batch-{step}"));
+            match self.context.shutdown.unless_stopping(ask).await {
+                None => return Ok(Waited::Stopping),
+                Some(Ok(ReplayReply::Batch(batch))) => return Ok(Waited::Got(batch)),
+                Some(Ok(ReplayReply::NotYet { reason })) => self.show_wait(&reason),
+                Some(Ok(other)) => return Err(unexpected("NextBatch", &other)),
+                Some(Err(CallError::Link(folgore_actors::LinkError::Deadline { .. }))) => self.show_wait("replay is busy"),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// One step on a blocking thread, with the gate held where compute alternates.
+    async fn train<B: Backend>(
+        &self,
+        mut parts: LearnerParts<B>,
+        batch: Batch,
+        mut guard: NonFiniteGuard,
+    ) -> Result<((Batch, StepReport), LearnerParts<B>, NonFiniteGuard), ServiceError> {
+        let permit = self.permit().await?;
+        let (settings, schedule) = (self.plan.step.clone(), self.schedule.clone());
+        let work = move || {
+            let report = train_step(&mut parts.trainee, &batch, &settings, &schedule, &mut guard);
+            drop(permit);
+            (report, batch, parts, guard)
+        };
+        let (report, batch, parts, guard) = tokio::task::spawn_blocking(work).await?;
+        Ok(((batch, report?), parts, guard))
+    }
+
+    async fn permit(&self) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, ServiceError> {
+        match &self.gate {
+            Some(gate) => Ok(Some(gate.clone().acquire_owned().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a checkpoint; the metrics of its steps are durable first.
+    async fn save<B: Backend>(&self, mut parts: LearnerParts<B>, standing: &Standing) -> Result<LearnerParts<B>, ServiceError> {
+        let file = self.adapter_file(&parts.trainee);
+        let meta = CheckpointMeta {
+            step: standing.step,
+            epoch: self.plan.epoch,
+            policy: Some(self.policy_id(standing.step, &file.to_bytes())),
+            identity: self.plan.identity.clone(),
+        };
+        let trainer = TrainerState {
+            step: standing.step,
+            epoch: self.plan.epoch,
+            schedule: json!({ "updates": parts.trainee.updates() }),
+            counters: standing.counters.clone(),
+            ..TrainerState::default()
+        };
+        let work = move || -> Result<(PathBuf, LearnerParts<B>), ServiceError> {
+            parts.metrics.sync()?;
+            let optimizer = safetensors::to_bytes(&parts.trainee.moments(), &BTreeMap::new());
+            let files = [(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, &trainer.to_bytes()?)];
+            let path = parts.checkpoints.save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;
+            parts.checkpoints.prune()?;
+            Ok((path, parts))
+        };
+        let (path, parts) = tokio::task::spawn_blocking(work).await??;
+        self.witness.saved(standing.step, &path);
+        Ok(parts)
+    }
+
+    /// Puts the trained values where samplers find them.
+    async fn publish<B: Backend>(&self, trainee: &Trainee<B>, step: u64) -> Result<PolicyId, ServiceError> {
+        let bytes = self.adapter_file(trainee).to_bytes();
+        let policy = self.policy_id(step, &bytes);
+        let size = bytes.len() as u64;
+        let blob = self.context.links.blob.put(bytes.into()).await?;
+        let published = PolicyPublished { policy, blob: Some(blob.hex()), bytes: size };
+        let before = self.context.links.get_state::<PolicyPublished>(subjects::POLICY).await?;
+        let revision = before.as_ref().map_or(0, |b| b.revision);
+        self.context.links.put_state_if(subjects::POLICY, revision, &published).await?;
+        // what nobody will begin with any more; a reader in flight still gets whole bytes
+        if let Some(old) = before.and_then(|b| b.value.blob).filter(|old| *old != blob.hex()) {
+            if let Ok(digest) = Digest::try_from(old) {
+                self.context.links.blob.delete(digest).await?;
+            }
+        }
+        self.context.status.set(json!({ "step": step, "policy": policy.to_string() }));
+        Ok(policy)
+    }
+
+    async fn commit(&self, step: u64, policy: PolicyId) -> Result<(), ServiceError> {
+        match self.ask(ReplayRequest::Commit { step, policy }, format!("commit-{step}")).await {
+            Ok(ReplayReply::Done {}) => Ok(()),
+            Ok(other) => Err(unexpected("Commit", &other)),
+            // the checkpoint is what a resume goes by; a commit that the shutdown overtook is made up for there
+            Err(error) if self.context.shutdown.is_stopping() => {
+                tracing::info!(%error, step, "commit overtaken by the shutdown");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Evaluates `policy` on the held-out tasks, on the same path as training.
+    async fn evaluate(&self, when: &str, step: u64, policy: PolicyId) -> Result<(), ServiceError> {
+        let items = u64::from(self.plan.eval.eval_items).min(self.plan.held_out);
+        let plan = &self.plan.eval;
+        if items == 0 {
+            return Ok(());
+        }
+        let mut evaluated = Evaluated { when: when.to_owned(), step, greedy: None, sampled: None };
+        for (greedy, samples) in [(true, u32::from(plan.greedy)), (false, plan.sampled)] {
+            if samples == 0 {
+                continue;
+            }
+            let label = format!("{when}/{}", if greedy { "greedy" } else { "sampled" });
+            let open = ReplayRequest::OpenEval { label: label.clone(), policy, greedy, samples, tasks: 0..items };
+            self.ask(open, format!("open-{label}")).await?;
+            let Waited::Got(summary) = self.eval_result(&label).await? else { return Ok(()) };
+            *(if greedy { &mut evaluated.greedy } else { &mut evaluated.sampled }) = Some(summary);
+        }
+        self.witness.evaluated(&evaluated);
+        Ok(())
+    }
+
+    async fn eval_result(&self, label: &str) -> Result<Waited<EvalSummary>, ServiceError> {
+        loop {
+            let ask = self.ask(ReplayRequest::EvalResult { label: label.to_owned() }, format!("eval-{label}"));
+            match self.context.shutdown.unless_stopping(ask).await {
+                None => return Ok(Waited::Stopping),
+                Some(Ok(ReplayReply::Eval(summary))) if summary.complete() => return Ok(Waited::Got(summary)),
+                Some(Ok(ReplayReply::Eval(_) | ReplayReply::NotYet { .. })) => tokio::time::sleep(EVAL_POLL).await,
+                Some(Ok(other)) => return Err(unexpected("EvalResult", &other)),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn ask(&self, request: ReplayRequest, key: String) -> Result<ReplayReply, CallError> {
+        self.context.links.call_when_served(subjects::REPLAY, &request, &key, ASK_DEADLINE).await
+    }
+
+    fn show_wait(&self, reason: &str) {
+        self.context.status.set_field("waiting", reason);
+        self.witness.waiting(reason);
+    }
+
+    fn adapter_file<B: Backend>(&self, trainee: &Trainee<B>) -> AdapterFile {
+        AdapterFile { config: self.plan.lora.clone(), base_model: Some(self.plan.base_model.clone()), tensors: trainee.values() }
+    }
+
+    fn policy_id(&self, step: u64, bytes: &[u8]) -> PolicyId {
+        PolicyId { epoch: self.plan.epoch, step, digest: Digest::of(bytes) }
+    }
+}
+
+/// One line of `metrics.jsonl`. What depends on the clock is under `step_time`, `time/` and `perf/`; all else is the same in
+/// every repetition of the run.
+fn line(standing: &mut Standing, batch: &Batch, report: &StepReport, generated: Duration, whole: Duration) -> Map<String, Value> {
+    let sampled: u64 = batch.groups.iter().flat_map(|g| &g.members).flat_map(|m| &m.rows).map(|r| r.sampled_len() as u64).sum();
+    let total: u64 = batch.groups.iter().flat_map(|g| &g.members).flat_map(|m| &m.rows).map(|r| r.len() as u64).sum();
+    let num_tokens = standing.counters.entry("num_tokens".into()).or_default();
+    *num_tokens += total as f64;
+    let num_tokens = *num_tokens;
+    let mut line = Map::new();
+    line.insert("step".into(), json!(batch.step));
+    line.insert("num_tokens".into(), json!(num_tokens));
+    line.insert("tokens_sampled".into(), json!(sampled));
+    line.insert("tokens_trained".into(), json!(report.tokens_trained));
+    line.extend(report.metrics.iter().map(|(name, value)| (name.clone(), json!(value))));
+    let (generated, whole) = (generated.as_secs_f64(), whole.as_secs_f64());
+    line.insert("step_time".into(), json!(whole));
+    line.insert("time/generate".into(), json!(generated));
+    line.insert("time/train".into(), json!(whole - generated));
+    line.insert("perf/tokens_per_s".into(), json!(total as f64 / whole.max(1e-9)));
+    line
+}
+
+fn unexpected(asked: &str, got: &ReplayReply) -> ServiceError {
+    format!("replay answered {asked} with {got:.200?}").into()
+}

@@ -1,0 +1,292 @@
+//! `record.redb`: what replay knows, on disk. One process opens it, one change is one durable transaction.
+//!
+//! Nothing here decides anything: [`Record::apply`] writes what the ledger decided, [`Record::load`] gives it back. All calls
+//! block on the disk; callers keep them off the async runtime.
+
+pub mod codec;
+mod disk;
+mod error;
+pub mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use folgore_protocol::{Batch, EvalItem, EvalSummary, GroupId, GroupRecord, PolicyId, Trajectory};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+pub use error::RecordError;
+use error::Trouble;
+use rows::{Counters, EvalRow, GroupRow, StepRow, StoredEvalItem, StoredTrajectory};
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const STEPS: TableDefinition<u64, &[u8]> = TableDefinition::new("steps");
+const GROUPS: TableDefinition<u64, &[u8]> = TableDefinition::new("groups");
+const TRAJECTORIES: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("trajectories");
+const POLICIES: TableDefinition<u64, &[u8]> = TableDefinition::new("policies");
+const EVALUATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("evaluations");
+const EVAL_ITEMS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("eval_items");
+
+const COUNTERS: &str = "counters";
+const IDENTITY: &str = "identity";
+
+/// Bytes below which the file is never compacted.
+const COMPACT_BYTES_MIN: u64 = 32 << 20;
+
+/// One row to write or to remove. The writes of one change are applied in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// The counters.
+    Counters(Counters),
+    /// What the run is, by name.
+    Identity(BTreeMap<String, String>),
+    /// A step.
+    Step(u64, StepRow),
+    /// A group.
+    Group(GroupId, GroupRow),
+    /// A trajectory, by its seat.
+    Trajectory(Box<Trajectory>),
+    /// Removes a group and its trajectories.
+    RemoveGroup(GroupId),
+    /// Removes a step; its groups are removed by themselves.
+    RemoveStep(u64),
+    /// The policy of a step.
+    Policy(u64, PolicyId),
+    /// Removes the policy of a step.
+    RemovePolicy(u64),
+    /// An evaluation, by its label.
+    Eval(String, EvalRow),
+    /// A sample of an evaluation, by its seat.
+    EvalItem(EvalItem),
+    /// Removes the samples of the groups in this range.
+    RemoveEvalItems(GroupId, GroupId),
+}
+
+/// Everything that decisions need; trajectories stay on disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The counters.
+    pub counters: Counters,
+    /// All steps that are not forgotten.
+    pub steps: BTreeMap<u64, StepRow>,
+    /// The groups of steps that have no batch yet.
+    pub groups: BTreeMap<GroupId, GroupRow>,
+    /// Policies of committed steps.
+    pub policies: BTreeMap<u64, PolicyId>,
+    /// Evaluations.
+    pub evals: BTreeMap<String, EvalRow>,
+    /// The samples that are in: (group, sample).
+    pub eval_done: BTreeSet<(GroupId, u32)>,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Record {
+    db: Database,
+    name: String,
+}
+
+impl Record {
+    /// Stands on an open database, whose tables are made if they are not there. `name` is for errors.
+    fn on(db: Database, name: String) -> Result<Self, RecordError> {
+        let record = Self { db, name };
+        record.apply(&[])?;
+        Ok(record)
+    }
+
+    /// Writes `writes` in one durable transaction: all of them or none.
+    pub fn apply(&self, writes: &[Write]) -> Result<(), RecordError> {
+        self.named(|| {
+            let transaction = self.db.begin_write()?;
+            let mut tables = Tables::open(&transaction)?;
+            for write in writes {
+                tables.write(write)?;
+            }
+            drop(tables);
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Reads what decisions need.
+    pub fn load(&self) -> Result<Snapshot, RecordError> {
+        self.named(|| {
+            let transaction = self.db.begin_read()?;
+            let counters = transaction.open_table(META)?.get(COUNTERS)?;
+            let mut snapshot = Snapshot::default();
+            if let Some(row) = counters {
+                snapshot.counters = decode("counters", row.value())?;
+            }
+            for entry in transaction.open_table(STEPS)?.iter()? {
+                let (step, row) = entry?;
+                snapshot.steps.insert(step.value(), decode("a step", row.value())?);
+            }
+            for entry in transaction.open_table(GROUPS)?.iter()? {
+                let (id, row) = entry?;
+                let group: GroupRow = decode("a group", row.value())?;
+                if snapshot.steps.get(&group.step).is_none_or(|step| step.batch.is_none()) {
+                    snapshot.groups.insert(GroupId(id.value()), group);
+                }
+            }
+            for entry in transaction.open_table(POLICIES)?.iter()? {
+                let (step, row) = entry?;
+                snapshot.policies.insert(step.value(), decode("a policy", row.value())?);
+            }
+            for entry in transaction.open_table(EVALUATIONS)?.iter()? {
+                let (label, row) = entry?;
+                snapshot.evals.insert(label.value().to_owned(), decode("an evaluation", row.value())?);
+            }
+            for entry in transaction.open_table(EVAL_ITEMS)?.iter()? {
+                let (group, sample) = entry?.0.value();
+                snapshot.eval_done.insert((GroupId(group), sample));
+            }
+            Ok(snapshot)
+        })
+    }
+
+    /// What the run was when its record began; none in a new record.
+    pub fn identity(&self) -> Result<Option<BTreeMap<String, String>>, RecordError> {
+        self.named(|| {
+            let table = self.db.begin_read()?.open_table(META)?;
+            table.get(IDENTITY)?.map(|row| decode("the identity", row.value())).transpose()
+        })
+    }
+
+    /// The batch of `step` as it was recorded; none if there is none.
+    pub fn batch(&self, step: u64) -> Result<Option<Batch>, RecordError> {
+        self.named(|| {
+            let transaction = self.db.begin_read()?;
+            let Some(row) = transaction.open_table(STEPS)?.get(step)? else { return Ok(None) };
+            let row: StepRow = decode("a step", row.value())?;
+            let Some(ids) = row.batch else { return Ok(None) };
+            let groups = transaction.open_table(GROUPS)?;
+            let trajectories = transaction.open_table(TRAJECTORIES)?;
+            let groups = ids.into_iter().map(|id| {
+                let group = groups.get(id.0)?.ok_or_else(|| missing(&format!("group {id} of step {step}")))?;
+                let group: GroupRow = decode("a group", group.value())?;
+                let members = trajectories.range((id.0, 0)..=(id.0, u32::MAX))?;
+                let members =
+                    members.map(|entry| decode_trajectory(entry?.1.value())).collect::<Result<Vec<_>, _>>()?;
+                if members.len() != group.seats.len() {
+                    return Err(missing(&format!("a member of group {id} of step {step}")));
+                }
+                Ok(GroupRecord { id, task: group.task, members })
+            });
+            let groups = groups.collect::<Result<Vec<_>, Trouble>>()?;
+            Ok(Some(Batch { step, groups, filtered_groups: row.left_out }))
+        })
+    }
+
+    /// The evaluation `label` with the samples that are in; none if there is none. `groups` gives the ids of its groups.
+    pub fn eval(
+        &self,
+        label: &str,
+        groups: impl Fn(&EvalRow) -> (GroupId, GroupId),
+    ) -> Result<Option<EvalSummary>, RecordError> {
+        self.named(|| {
+            let transaction = self.db.begin_read()?;
+            let Some(row) = transaction.open_table(EVALUATIONS)?.get(label)? else { return Ok(None) };
+            let row: EvalRow = decode("an evaluation", row.value())?;
+            let (first, last) = groups(&row);
+            let items = transaction.open_table(EVAL_ITEMS)?;
+            let items = items.range((first.0, 0)..=(last.0, u32::MAX))?;
+            let items = items.map(|entry| Ok(decode::<StoredEvalItem>("an evaluation's sample", entry?.1.value())?.0));
+            let items = items.collect::<Result<Vec<_>, Trouble>>()?;
+            let expected = row.draws.len() as u32;
+            Ok(Some(EvalSummary { label: label.to_owned(), policy: row.policy, expected, items }))
+        })
+    }
+
+    /// Gives free pages back to the file system where more than half of a large file is unused; true if it did.
+    pub fn compact(&mut self) -> Result<bool, RecordError> {
+        let stats = self.named(|| {
+            let transaction = self.db.begin_write()?;
+            let stats = transaction.stats()?;
+            transaction.abort()?;
+            Ok(stats)
+        })?;
+        let page = stats.page_size() as u64;
+        let allocated = stats.allocated_pages() * page;
+        let unused = stats.fragmented_bytes();
+        if allocated + unused < COMPACT_BYTES_MIN || unused < allocated {
+            return Ok(false);
+        }
+        let name = self.name.clone();
+        self.db.compact().map_err(|e| RecordError::from_trouble(&name, e.into()))
+    }
+
+    fn named<T>(&self, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, RecordError> {
+        work().map_err(|trouble| RecordError::from_trouble(&self.name, trouble))
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &str, row: &[u8]) -> Result<T, Trouble> {
+    codec::decode(row).map_err(|e| Trouble::Row(what.to_owned(), e))
+}
+
+fn decode_trajectory(row: &[u8]) -> Result<Trajectory, Trouble> {
+    Ok(decode::<StoredTrajectory>("a trajectory", row)?.0)
+}
+
+fn encode<T: serde::Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Trouble> {
+    codec::encode(value).map_err(|e| Trouble::Row(what.to_owned(), e))
+}
+
+fn missing(what: &str) -> Trouble {
+    Trouble::Row(what.to_owned(), codec::RowError::Damaged("the row is missing".into()))
+}
+
+type Table<'t, K> = redb::Table<'t, K, &'static [u8]>;
+
+/// The tables of one write transaction.
+struct Tables<'t> {
+    meta: Table<'t, &'static str>,
+    steps: Table<'t, u64>,
+    groups: Table<'t, u64>,
+    trajectories: Table<'t, (u64, u32)>,
+    policies: Table<'t, u64>,
+    evals: Table<'t, &'static str>,
+    eval_items: Table<'t, (u64, u32)>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self, Trouble> {
+        Ok(Self {
+            meta: transaction.open_table(META)?,
+            steps: transaction.open_table(STEPS)?,
+            groups: transaction.open_table(GROUPS)?,
+            trajectories: transaction.open_table(TRAJECTORIES)?,
+            policies: transaction.open_table(POLICIES)?,
+            evals: transaction.open_table(EVALUATIONS)?,
+            eval_items: transaction.open_table(EVAL_ITEMS)?,
+        })
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Trouble> {
+        match write {
+            Write::Counters(row) => drop(self.meta.insert(COUNTERS, encode("counters", row)?.as_slice())?),
+            Write::Identity(row) => drop(self.meta.insert(IDENTITY, encode("the identity", row)?.as_slice())?),
+            Write::Step(step, row) => drop(self.steps.insert(step, encode("a step", row)?.as_slice())?),
+            Write::Group(id, row) => drop(self.groups.insert(id.0, encode("a group", row)?.as_slice())?),
+            Write::Policy(step, row) => drop(self.policies.insert(step, encode("a policy", row)?.as_slice())?),
+            Write::Eval(label, row) => {
+                drop(self.evals.insert(label.as_str(), encode("an evaluation", row)?.as_slice())?)
+            }
+            Write::Trajectory(t) => {
+                let row = encode("a trajectory", &StoredTrajectory((**t).clone()))?;
+                drop(self.trajectories.insert((t.seat.group.0, t.seat.sample), row.as_slice())?);
+            }
+            Write::EvalItem(item) => {
+                let row = encode("an evaluation's sample", &StoredEvalItem(item.clone()))?;
+                drop(self.eval_items.insert((item.seat.group.0, item.seat.sample), row.as_slice())?);
+            }
+            Write::RemoveStep(step) => drop(self.steps.remove(step)?),
+            Write::RemovePolicy(step) => drop(self.policies.remove(step)?),
+            Write::RemoveGroup(id) => {
+                drop(self.groups.remove(id.0)?);
+                self.trajectories.retain_in((id.0, 0)..=(id.0, u32::MAX), |_, _| false)?;
+            }
+            Write::RemoveEvalItems(first, last) => {
+                self.eval_items.retain_in((first.0, 0)..=(last.0, u32::MAX), |_, _| false)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The stored forms. A change here, or in the protocol types that they hold, raises [`super::codec::SCHEMA`]; the test at the
+//! end fails until that is done.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use folgore_protocol::{EvalItem, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, StopReason, Task, Trajectory};
+use serde::{Deserialize, Serialize};
+
+use super::codec::as_json;
+
+/// Numbers of the whole run. Each grows with the transaction of the change that it counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Fences writers: raised whenever a learner takes the run over.
+    pub epoch: u32,
+    /// The last step committed on the present line of checkpoints.
+    pub committed_step: u64,
+    /// Batches of steps up to here are forgotten.
+    pub forgotten_step: u64,
+    /// Id of the next group, and so the position in the stream of tasks.
+    pub next_group: u64,
+    /// Number of the next evaluation.
+    pub next_eval: u32,
+    /// Trajectories taken in.
+    pub trajectories: u64,
+    /// Seats drawn again.
+    pub refills: u64,
+    /// Groups closed with a score for each seat.
+    pub closed_groups: u64,
+    /// Groups dropped whole, by reason.
+    pub dropped_groups: BTreeMap<String, u64>,
+    /// Trajectories not taken, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// What filled a seat, as far as decisions need it; the trajectory itself has its own table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Filled {
+    /// The reward.
+    pub total: f64,
+    /// The distinct policies of its tokens.
+    pub policies: Vec<PolicyId>,
+}
+
+/// One seat of a group.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SeatRow {
+    /// The draw that is awaited, or that came in.
+    pub draw: u32,
+    /// What came in.
+    pub filled: Option<Filled>,
+}
+
+/// A group that is open, or closed and kept. A dropped group has no row: its id lies below `next_group`, which tells a late
+/// trajectory from one that was never asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// The step that will train on it.
+    pub step: u64,
+    /// The question, as it was when the group was opened.
+    #[serde(with = "as_json")]
+    pub task: Task,
+    /// Its seats, by sample.
+    pub seats: Vec<SeatRow>,
+}
+
+impl GroupRow {
+    /// True if every seat is filled.
+    pub fn is_closed(&self) -> bool {
+        self.seats.iter().all(|seat| seat.filled.is_some())
+    }
+
+    /// Number of seats that wait.
+    pub fn open_seats(&self) -> usize {
+        self.seats.iter().filter(|seat| seat.filled.is_none()).count()
+    }
+}
+
+/// A step from the opening of its first group to its batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// Groups opened for it, dropped ones included.
+    pub opened: u64,
+    /// Groups left out: equal rewards, no score, stale.
+    pub left_out: u32,
+    /// Why the last one was left out.
+    pub last_drop: Option<String>,
+    /// The groups of its batch, in order; none while it is gathered.
+    pub batch: Option<Vec<GroupId>>,
+}
+
+/// An evaluation; its samples have their own table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRow {
+    /// Number of the evaluation, part of the ids of its groups.
+    pub ordinal: u32,
+    /// The policy evaluated.
+    pub policy: PolicyId,
+    /// Temperature 0.
+    pub greedy: bool,
+    /// Samples per task.
+    pub samples: u32,
+    /// Places in the held-out set.
+    pub tasks: Range<u64>,
+    /// The draw awaited of each seat, task by task.
+    pub draws: Vec<u32>,
+}
+
+/// A trajectory as it is stored. Purpose and outcome are tagged enums, which bincode cannot read.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Trajectory")]
+struct TrajectoryForm {
+    seat: SeatKey,
+    task_id: String,
+    #[serde(with = "as_json")]
+    purpose: Purpose,
+    rows: Vec<Row>,
+    #[serde(with = "as_json")]
+    outcome: Outcome,
+    stop_reason: StopReason,
+    worker: String,
+    duration_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "EvalItem")]
+struct EvalItemForm {
+    seat: SeatKey,
+    task_id: String,
+    #[serde(with = "as_json")]
+    outcome: Outcome,
+    completion_ids: Vec<u32>,
+    stop_reason: StopReason,
+}
+
+/// A trajectory in its stored form.
+#[derive(Serialize, Deserialize)]
+pub struct StoredTrajectory(#[serde(with = "TrajectoryForm")] pub Trajectory);
+
+/// A sample of an evaluation in its stored form.
+#[derive(Serialize, Deserialize)]
+pub struct StoredEvalItem(#[serde(with = "EvalItemForm")] pub EvalItem);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::codec;
+    use folgore_protocol::{Digest, Prompt, RunLength, Segment, SegmentKind, Source};
+
+    fn trajectory() -> Trajectory {
+        let policy = PolicyId { epoch: 1, step: 2, digest: Digest::of(b"p") };
+        let prompt =
+            Segment { kind: SegmentKind::Prompt, ids: vec![1, 300], logprobs: vec![], policies: RunLength::default() };
+        let sampled = Segment {
+            kind: SegmentKind::Sampled,
+            ids: vec![3, 4],
+            logprobs: vec![-0.5, f32::MIN_POSITIVE * -1.0],
+            policies: RunLength::of(policy, 2),
+        };
+        Trajectory {
+            seat: SeatKey { group: GroupId(5), sample: 1, draw: 0 },
+            task_id: "t".into(),
+            purpose: Purpose::Eval { label: "before".into(), policy },
+            rows: vec![Row { segments: vec![prompt, sampled], source: Source::OnPolicy }],
+            outcome: Outcome::scored("exact", 0.1 + 0.2),
+            stop_reason: StopReason::Eos,
+            worker: "w".into(),
+            duration_ms: 12,
+        }
+    }
+
+    #[test]
+    fn rows_read_back_bit_for_bit() {
+        let t = trajectory();
+        let row = codec::encode(&StoredTrajectory(t.clone())).unwrap();
+        assert_eq!(codec::decode::<StoredTrajectory>(&row).unwrap().0, t);
+        let item = EvalItem {
+            seat: t.seat,
+            task_id: t.task_id.clone(),
+            outcome: Outcome::Unscorable { reason: "no gold".into() },
+            completion_ids: vec![3, 4],
+            stop_reason: t.stop_reason,
+        };
+        let row = codec::encode(&StoredEvalItem(item.clone())).unwrap();
+        assert_eq!(codec::decode::<StoredEvalItem>(&row).unwrap().0, item);
+        let columns = serde_json::from_str(r#"{"answer": [1, {"x": 0.1}], "big": 123456789012}"#).unwrap();
+        let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns };
+        let filled = Filled { total: 1.0, policies: vec![] };
+        let seats = vec![SeatRow::default(), SeatRow { draw: 1, filled: Some(filled) }];
+        let group = GroupRow { step: 3, task, seats };
+        assert_eq!(codec::decode::<GroupRow>(&codec::encode(&group).unwrap()).unwrap(), group);
+    }
+
+    /// Pins the stored bytes: a change of a stored type must raise `SCHEMA`, and then this digest.
+    #[test]
+    fn stored_forms_belong_to_their_schema() {
+        let counters = Counters { next_group: 7, refused: [("duplicate".to_owned(), 2)].into(), ..Counters::default() };
+        let step = StepRow { opened: 2, batch: Some(vec![GroupId(5)]), ..StepRow::default() };
+        let mut bytes = codec::encode(&StoredTrajectory(trajectory())).unwrap();
+        bytes.extend(codec::encode(&counters).unwrap());
+        bytes.extend(codec::encode(&step).unwrap());
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (1, "PIN"));
+    }
+}

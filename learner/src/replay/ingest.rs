@@ -1,0 +1,87 @@
+//! What a trajectory must fulfil before it is believed.
+
+use std::collections::BTreeSet;
+
+use folgore_protocol::{Outcome, PolicyId, Trajectory};
+
+/// A reward whose magnitude is above this is a fault of the rule: its square would still be exact enough, its group's
+/// statistics would not.
+const REWARD_MAX: f64 = 1e9;
+
+/// Why a trajectory was not taken. Each is counted under its label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The seat was never opened.
+    UnknownSeat,
+    /// It came for training where evaluation was asked, or the other way round, or for another evaluation.
+    Purpose,
+    /// It answers another task.
+    Task,
+    /// Its rows cannot be learned from.
+    Rows,
+    /// Its reward is no finite number of sane size.
+    Reward,
+    /// Its tokens come from a policy too old, or one that this run does not have.
+    Policy,
+    /// The message could not be read.
+    Unreadable,
+}
+
+impl Refusal {
+    /// Name of the counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refusal::UnknownSeat => "unknown_seat",
+            Refusal::Purpose => "purpose",
+            Refusal::Task => "task",
+            Refusal::Rows => "rows",
+            Refusal::Reward => "reward",
+            Refusal::Policy => "policy",
+            Refusal::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// What came of one trajectory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ingested {
+    /// It fills its seat.
+    Taken,
+    /// Its seat was filled, drawn again or dropped before: nothing changed.
+    Duplicate,
+    /// Its reward failed: the seat is drawn again, or the group is dropped.
+    Redrawn(String),
+    /// It is not believed.
+    Refused(Refusal, String),
+}
+
+/// Checks what does not depend on the seat: rows and numbers.
+pub(super) fn check_content(trajectory: &Trajectory, vocab_size: u32) -> Result<(), (Refusal, String)> {
+    if trajectory.rows.is_empty() {
+        return Err((Refusal::Rows, "expected at least one row, got none".into()));
+    }
+    for (i, row) in trajectory.rows.iter().enumerate() {
+        row.validate(vocab_size).map_err(|e| (Refusal::Rows, format!("row {i}: {e}")))?;
+    }
+    if let Outcome::Scored { total, parts } = &trajectory.outcome {
+        let sane = |value: f64| value.is_finite() && value.abs() <= REWARD_MAX;
+        let numbers = std::iter::once(*total).chain(parts.iter().flat_map(|p| [p.value, p.weight]));
+        if let Some(bad) = numbers.into_iter().find(|n| !sane(*n)) {
+            return Err((Refusal::Reward, format!("expected finite rewards of at most {REWARD_MAX:e}, got {bad}")));
+        }
+    }
+    Ok(())
+}
+
+/// The distinct policies of its tokens, in order.
+pub(super) fn policies(trajectory: &Trajectory) -> Vec<PolicyId> {
+    let segments = trajectory.rows.iter().flat_map(|row| &row.segments);
+    let distinct: BTreeSet<PolicyId> = segments.flat_map(|s| s.policies.runs()).map(|(p, _)| *p).collect();
+    distinct.into_iter().collect()
+}
+
+/// True if both are the same weights. The epoch is left out: a learner that took the run over and trained the same step on
+/// the same batch has made the same policy.
+pub(super) fn same_weights(a: &PolicyId, b: &PolicyId) -> bool {
+    (a.step, a.digest) == (b.step, b.digest)
+}

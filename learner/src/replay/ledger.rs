@@ -1,0 +1,552 @@
+//! The state machine of replay: seats, groups, steps, and which batch they make.
+//!
+//! Pure: no clock, no disk, no randomness of its own. A method changes the ledger and notes which rows changed; the caller
+//! takes them with [`Ledger::take_change`] and makes them durable in one transaction before it tells anybody. If that fails,
+//! the ledger is thrown away and loaded again.
+//!
+//! **Why arrival order cannot matter.** The id of a group is its position in the stream of tasks, so what a group asks and
+//! how its seats are seeded follows from its id. A group is left out for what is in it (no score after `max_draws` draws,
+//! equal rewards, stale), and then the next free id takes its place. The batch is the kept groups in the order of their ids:
+//! with the smallest `k` for which the ids up to `k` hold `num_prompts` kept groups, whichever of them came in first.
+//! Replacing a group at once instead of at the end of a generation round reaches the same `k`, sooner.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use folgore_config::replay::OnEmptyBatch;
+use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, RolloutJob, SeatKey, Trajectory, seed};
+
+use super::{
+    evals::{Evaluation, is_eval},
+    events::ReplayEvent,
+    ingest::{Ingested, Refusal, check_content, policies, same_weights},
+    settings::ReplaySettings,
+    tasks::{TaskSource, task_index},
+};
+use crate::record::{
+    Snapshot, Write,
+    rows::{Counters, Filled, GroupRow, SeatRow, StepRow},
+};
+
+/// What a method changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// Rows to write, in order, in one transaction.
+    pub writes: Vec<Write>,
+    /// What to tell once they are durable.
+    pub events: Vec<ReplayEvent>,
+}
+
+/// When a seat that was handed out is due again, and how often it was handed out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Issue {
+    pub(super) due_ms: u64,
+    pub(super) times: u32,
+}
+
+/// Seats, groups, steps and evaluations of one run.
+pub struct Ledger {
+    pub(super) settings: ReplaySettings,
+    train: Arc<dyn TaskSource>,
+    pub(super) held_out: Arc<dyn TaskSource>,
+    pub(super) counters: Counters,
+    steps: BTreeMap<u64, StepRow>,
+    /// Groups of steps that have no batch.
+    groups: BTreeMap<GroupId, GroupRow>,
+    policies: BTreeMap<u64, PolicyId>,
+    pub(super) evals: BTreeMap<String, Evaluation>,
+    /// Not durable: after a restart every open seat may be handed out again.
+    pub(super) issued: HashMap<SeatKey, Issue>,
+    pub(super) change: Change,
+    dirty_groups: BTreeSet<GroupId>,
+    dirty_steps: BTreeSet<u64>,
+    counters_before: Counters,
+}
+
+impl Ledger {
+    /// Continues from `snapshot`; an empty one begins a run. Opens what may be open: take the change.
+    ///
+    /// # Errors
+    /// If the settings allow no batch, or there are no tasks.
+    pub fn new(
+        settings: ReplaySettings,
+        train: Arc<dyn TaskSource>,
+        held_out: Arc<dyn TaskSource>,
+        snapshot: Snapshot,
+    ) -> Result<Self, String> {
+        settings.check()?;
+        if train.is_empty() {
+            return Err("the training set is empty: there is nothing to ask".into());
+        }
+        let evals = snapshot.evals.into_iter().map(|(label, row)| (label, Evaluation::new(row, &snapshot.eval_done)));
+        let mut ledger = Self {
+            settings,
+            train,
+            held_out,
+            counters_before: snapshot.counters.clone(),
+            counters: snapshot.counters,
+            steps: snapshot.steps,
+            groups: snapshot.groups,
+            policies: snapshot.policies,
+            evals: evals.collect(),
+            issued: HashMap::new(),
+            change: Change::default(),
+            dirty_groups: BTreeSet::new(),
+            dirty_steps: BTreeSet::new(),
+        };
+        ledger.advance();
+        Ok(ledger)
+    }
+
+    /// What changed since the last call; empty if nothing did.
+    pub fn take_change(&mut self) -> Change {
+        let mut change = std::mem::take(&mut self.change);
+        let groups = std::mem::take(&mut self.dirty_groups);
+        // A group that is gone was removed where it was dropped, or belongs to a batch, whose rows were written before.
+        let groups = groups.into_iter().filter_map(|id| Some(Write::Group(id, self.groups.get(&id)?.clone())));
+        change.writes.extend(groups);
+        let steps = std::mem::take(&mut self.dirty_steps);
+        change.writes.extend(steps.into_iter().filter_map(|s| Some(Write::Step(s, self.steps.get(&s)?.clone()))));
+        if self.counters != self.counters_before {
+            self.counters_before = self.counters.clone();
+            change.writes.push(Write::Counters(self.counters.clone()));
+        }
+        change
+    }
+
+    /// A learner takes over from the checkpoint of `step`. Gives its epoch and the last recorded step.
+    ///
+    /// # Errors
+    /// If batches after `step` are forgotten: then there is no way back to it.
+    pub fn resume(&mut self, step: u64, policy: Option<PolicyId>, first_free_group: u64) -> Result<(u32, u64), String> {
+        let forgotten = self.counters.forgotten_step;
+        if step < forgotten {
+            return Err(format!(
+                "cannot resume from step {step}: the record has forgotten the batches up to step {forgotten}; start afresh"
+            ));
+        }
+        self.counters.epoch += 1;
+        self.counters.committed_step = step;
+        self.counters.next_group = self.counters.next_group.max(first_free_group);
+        if let Some(policy) = policy {
+            self.know_policy(step, policy);
+        }
+        // Steps that were still gathered although their checkpoint exists: the record is older than the checkpoint.
+        let overtaken: Vec<u64> = self.gathered_steps().filter(|s| *s <= step).collect();
+        for overtaken in overtaken {
+            let groups: Vec<GroupId> = self.groups_of(overtaken).collect();
+            groups.into_iter().for_each(|id| self.drop_group(id, "overtaken", "its step is trained already".into()));
+            self.steps.remove(&overtaken);
+            self.change.writes.push(Write::RemoveStep(overtaken));
+        }
+        // A step that had nothing to train on gets another try.
+        let exhausted: Vec<u64> = self.gathered_steps().filter(|s| self.exhausted(*s)).collect();
+        for step in exhausted {
+            self.step_mut(step).opened = 0;
+        }
+        self.change.events.push(ReplayEvent::RunResumed { step, epoch: self.counters.epoch });
+        self.advance();
+        let recorded = self.steps.iter().filter(|(_, row)| row.batch.is_some()).map(|(s, _)| *s).max();
+        Ok((self.counters.epoch, recorded.unwrap_or(step).max(step)))
+    }
+
+    /// Jobs for up to `max` seats that wait: never handed out, or due again at `now_ms` on any clock that only grows.
+    pub fn open_seats(&mut self, now_ms: u64, max: usize, reissue: bool) -> Vec<RolloutJob> {
+        if reissue {
+            self.issued.clear();
+        }
+        self.give_up_unanswered(now_ms);
+        let mut jobs = self.eval_jobs(now_ms, max);
+        let free = |issued: &HashMap<SeatKey, Issue>, seat| issued.get(&seat).is_none_or(|i| i.due_ms <= now_ms);
+        // After a resume, groups of a later step may lie open: their policy is still to be made again.
+        let last = self.last_open_step();
+        for (id, group) in self.groups.iter().filter(|(_, group)| group.step <= last) {
+            for (sample, seat) in group.seats.iter().enumerate().filter(|(_, seat)| seat.filled.is_none()) {
+                let key = SeatKey { group: *id, sample: sample as u32, draw: seat.draw };
+                if jobs.len() == max {
+                    return jobs;
+                }
+                if free(&self.issued, key) {
+                    jobs.push(RolloutJob {
+                        seat: key,
+                        task: group.task.clone(),
+                        seed: seed::seat(self.settings.run_seed, key),
+                        purpose: Purpose::Train,
+                        min_policy_step: self.settings.oldest_policy(group.step),
+                        environment: self.settings.environment.clone(),
+                        sampling: self.settings.sampling.clone(),
+                    });
+                    note_issue(&mut self.issued, key, now_ms + self.settings.reissue_after_ms);
+                }
+            }
+        }
+        jobs
+    }
+
+    /// Takes a trajectory in, whatever has become of its seat.
+    pub fn ingest(&mut self, trajectory: Trajectory) -> Ingested {
+        let (seat, worker) = (trajectory.seat, trajectory.worker.clone());
+        let result = if is_eval(seat.group) { self.ingest_eval(trajectory) } else { self.ingest_train(trajectory) };
+        match &result {
+            Ingested::Taken => self.counters.trajectories += 1,
+            Ingested::Duplicate => self.count_refused("duplicate"),
+            Ingested::Redrawn(_) => self.count_refused("no_score"),
+            Ingested::Refused(refusal, reason) => {
+                self.count_refused(refusal.label());
+                let reason = reason.clone();
+                self.change.events.push(ReplayEvent::TrajectoryRefused { seat, worker, reason });
+            }
+        }
+        self.advance();
+        result
+    }
+
+    /// Counts a message that is no trajectory.
+    pub fn refuse_unreadable(&mut self) {
+        self.count_refused(Refusal::Unreadable.label());
+    }
+
+    fn ingest_train(&mut self, trajectory: Trajectory) -> Ingested {
+        let key = trajectory.seat;
+        let unknown = |what: String| Ingested::Refused(Refusal::UnknownSeat, what);
+        let Some(group) = self.groups.get(&key.group) else {
+            let late = key.group.0 < self.counters.next_group;
+            return if late { Ingested::Duplicate } else { unknown(format!("group {} was never opened", key.group)) };
+        };
+        let Some(seat) = group.seats.get(key.sample as usize) else {
+            return unknown(format!("group {} has {} seats", key.group, group.seats.len()));
+        };
+        if key.draw > seat.draw {
+            return unknown(format!("seat {key}: draw {} is the one awaited", seat.draw));
+        }
+        if key.draw < seat.draw || seat.filled.is_some() {
+            return Ingested::Duplicate;
+        }
+        if trajectory.purpose != Purpose::Train {
+            return Ingested::Refused(Refusal::Purpose, format!("seat {key} is for training"));
+        }
+        if trajectory.task_id != group.task.id {
+            let reason = format!("seat {key}: expected task {:?}, got {:?}", group.task.id, trajectory.task_id);
+            return Ingested::Refused(Refusal::Task, reason);
+        }
+        let step = group.step;
+        let made_by = policies(&trajectory);
+        if let Err(reason) = self.acceptable(step, &made_by) {
+            return Ingested::Refused(Refusal::Policy, format!("seat {key}: {reason}"));
+        }
+        if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
+            self.redraw(key, &reason);
+            return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
+        }
+        match &trajectory.outcome {
+            Outcome::Scored { total, .. } => {
+                let filled = Filled { total: *total, policies: made_by };
+                self.fill(key, filled, trajectory);
+                Ingested::Taken
+            }
+            Outcome::Unscorable { reason } | Outcome::Error { reason } => {
+                let reason = reason.clone();
+                self.redraw(key, &reason);
+                Ingested::Redrawn(reason)
+            }
+        }
+    }
+
+    fn fill(&mut self, key: SeatKey, filled: Filled, trajectory: Trajectory) {
+        self.issued.remove(&key);
+        self.change.events.push(ReplayEvent::SeatClosed { seat: key, reward: Some(filled.total) });
+        self.change.writes.push(Write::Trajectory(Box::new(trajectory)));
+        self.dirty_groups.insert(key.group);
+        let Some(group) = self.groups.get_mut(&key.group) else { return };
+        group.seats[key.sample as usize].filled = Some(filled);
+        if group.is_closed() {
+            let (step, rewards) = (group.step, rewards(group));
+            self.close_group(key.group, step, &rewards);
+        }
+    }
+
+    fn close_group(&mut self, id: GroupId, step: u64, rewards: &[f64]) {
+        self.counters.closed_groups += 1;
+        let mean_reward = rewards.iter().sum::<f64>() / rewards.len() as f64;
+        self.change.events.push(ReplayEvent::GroupClosed { group: id, step, mean_reward });
+        // A group of one has no spread to speak of, and is kept (as verl does).
+        let equal = rewards.len() > 1 && rewards.iter().all(|r| *r == rewards[0]);
+        if self.settings.drop_equal_rewards && equal {
+            self.drop_group(id, "equal_rewards", format!("all {} rewards are {}", rewards.len(), rewards[0]));
+        }
+    }
+
+    /// The draw of `key` did not do: awaits the next one, or drops the group whole.
+    pub(super) fn redraw(&mut self, key: SeatKey, reason: &str) {
+        self.issued.remove(&key);
+        let Some(group) = self.groups.get_mut(&key.group) else { return };
+        let seat = &mut group.seats[key.sample as usize];
+        if seat.draw + 1 >= self.settings.max_draws {
+            let reason = format!("seat {key}: {} draws gave no score, the last one: {reason}", seat.draw + 1);
+            self.drop_group(key.group, "no_score", reason);
+            return;
+        }
+        seat.draw += 1;
+        let seat = SeatKey { draw: seat.draw, ..key };
+        self.counters.refills += 1;
+        self.dirty_groups.insert(key.group);
+        self.change.events.push(ReplayEvent::SeatRefilled { seat, reason: reason.to_owned() });
+    }
+
+    fn drop_group(&mut self, id: GroupId, label: &str, reason: String) {
+        let Some(group) = self.groups.remove(&id) else { return };
+        self.issued.retain(|seat, _| seat.group != id);
+        self.change.writes.push(Write::RemoveGroup(id));
+        *self.counters.dropped_groups.entry(label.to_owned()).or_default() += 1;
+        let row = self.step_mut(group.step);
+        row.left_out += 1;
+        row.last_drop = Some(reason.clone());
+        self.change.events.push(ReplayEvent::GroupDropped { group: id, step: group.step, reason });
+    }
+
+    /// Opens what may be open and forms the batches that are complete.
+    fn advance(&mut self) {
+        let next = self.counters.committed_step + 1;
+        for step in next..=self.last_open_step() {
+            if self.steps.get(&step).is_none_or(|row| row.batch.is_none()) {
+                self.advance_step(step);
+            }
+        }
+    }
+
+    fn advance_step(&mut self, step: u64) {
+        loop {
+            let live: Vec<GroupId> = self.groups_of(step).collect();
+            let wanted = self.settings.num_prompts as usize;
+            let opened = self.steps.get(&step).map_or(0, |row| row.opened);
+            if live.len() < wanted && opened < self.settings.groups_max() {
+                if !self.has_room() {
+                    return;
+                }
+                self.open_group(step);
+            } else if live.iter().any(|id| !self.groups[id].is_closed()) {
+                return;
+            } else if !self.drop_stale(step, &live) {
+                self.form_batch(step, live);
+                return;
+            }
+        }
+    }
+
+    fn open_group(&mut self, step: u64) {
+        let id = GroupId(self.counters.next_group);
+        let task = self.train.task(task_index(self.settings.run_seed, id.0, self.train.len()));
+        let seats = vec![SeatRow::default(); self.settings.num_generations as usize];
+        self.counters.next_group += 1;
+        self.groups.insert(id, GroupRow { step, task, seats });
+        self.dirty_groups.insert(id);
+        self.step_mut(step).opened += 1;
+    }
+
+    /// Back-pressure: whether the seats of another group may wait, too.
+    fn has_room(&self) -> bool {
+        let open: usize = self.groups.values().map(GroupRow::open_seats).sum();
+        open == 0 || open + self.settings.num_generations as usize <= self.settings.max_open_seats as usize
+    }
+
+    /// Staleness is judged here, when a batch is about to form. True if a group was dropped.
+    fn drop_stale(&mut self, step: u64, live: &[GroupId]) -> bool {
+        let mut dropped = false;
+        for id in live {
+            let filled = self.groups[id].seats.iter().filter_map(|seat| seat.filled.as_ref());
+            let stale = filled.map(|f| self.acceptable(step, &f.policies)).find_map(Result::err);
+            if let Some(reason) = stale {
+                self.drop_group(*id, "stale", reason);
+                dropped = true;
+            }
+        }
+        dropped
+    }
+
+    fn form_batch(&mut self, step: u64, live: Vec<GroupId>) {
+        if live.is_empty() && self.settings.on_empty_batch == OnEmptyBatch::Stop {
+            return;
+        }
+        for id in &live {
+            // Written now: once the step has its batch, its groups are no longer held here.
+            if let Some(group) = self.groups.remove(id) {
+                self.change.writes.push(Write::Group(*id, group));
+            }
+        }
+        let row = self.step_mut(step);
+        let left_out = row.left_out;
+        row.batch = Some(live.clone());
+        self.change.events.push(ReplayEvent::BatchReady { step, groups: live.len() as u32, left_out });
+    }
+
+    /// Checks whether tokens of `made_by` may be trained on in `step`; the error says why not.
+    fn acceptable(&self, step: u64, made_by: &[PolicyId]) -> Result<(), String> {
+        let (oldest, newest) = (self.settings.oldest_policy(step), step - 1);
+        for policy in made_by {
+            if policy.step < oldest {
+                return Err(format!("made by policy {policy}; step {step} takes policies from step {oldest} on"));
+            }
+            if policy.step > newest {
+                return Err(format!("made by policy {policy}, which comes after step {step}"));
+            }
+            if let Some(known) = self.policies.get(&policy.step).filter(|known| !same_weights(known, policy)) {
+                return Err(format!("made by policy {policy}; this run's policy is {known}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `step` is trained.
+    ///
+    /// # Errors
+    /// If the step has no batch, leaves one out, was committed otherwise, or the writer's epoch is over.
+    pub fn commit(&mut self, step: u64, policy: PolicyId) -> Result<(), String> {
+        let (committed, epoch) = (self.counters.committed_step, self.counters.epoch);
+        if policy.epoch < epoch {
+            return Err(format!("step {step}: epoch {} is over, another learner holds epoch {epoch}", policy.epoch));
+        }
+        if policy.step != step {
+            return Err(format!("step {step}: expected the policy of that step, got {policy}"));
+        }
+        if step <= committed {
+            return match self.policies.get(&step) {
+                Some(known) if !same_weights(known, &policy) => {
+                    Err(format!("step {step} was committed with policy {known}, got {policy}; resume first"))
+                }
+                _ => Ok(()),
+            };
+        }
+        let has_batch = self.steps.get(&step).is_some_and(|row| row.batch.is_some());
+        if step != committed + 1 || !has_batch {
+            return Err(format!("step {step} cannot be committed: {}", self.why_not_yet(step)));
+        }
+        self.counters.committed_step = step;
+        self.know_policy(step, policy);
+        self.change.events.push(ReplayEvent::StepCommitted { step, policy });
+        self.advance();
+        Ok(())
+    }
+
+    fn know_policy(&mut self, step: u64, policy: PolicyId) {
+        self.policies.insert(step, policy);
+        self.change.writes.push(Write::Policy(step, policy));
+    }
+
+    /// Batches of steps up to `step` are not needed any more; gives the steps that were removed.
+    pub fn forget(&mut self, step: u64) -> Vec<u64> {
+        let until = step.min(self.counters.committed_step).saturating_sub(self.settings.retention_steps);
+        let gone: Vec<u64> = self.steps.range(..=until).map(|(s, _)| *s).collect();
+        for step in &gone {
+            let ids = self.steps.remove(step).and_then(|row| row.batch).unwrap_or_default();
+            self.change.writes.extend(ids.into_iter().map(Write::RemoveGroup));
+            self.change.writes.push(Write::RemoveStep(*step));
+        }
+        let oldest = self.settings.oldest_policy(until + 1);
+        let policies: Vec<u64> = self.policies.range(..oldest).map(|(s, _)| *s).collect();
+        for step in policies {
+            self.policies.remove(&step);
+            self.change.writes.push(Write::RemovePolicy(step));
+        }
+        self.counters.forgotten_step = self.counters.forgotten_step.max(until);
+        gone
+    }
+
+    /// Whether the batch of `step` can be read from the record.
+    ///
+    /// # Errors
+    /// If it will never come: it is forgotten, or nothing is left to train on. The text is for the user.
+    pub fn has_batch(&self, step: u64) -> Result<bool, String> {
+        if step == 0 || step <= self.counters.forgotten_step {
+            let forgotten = self.counters.forgotten_step;
+            return Err(format!("step {step} has no batch: steps begin at 1, those up to {forgotten} are forgotten"));
+        }
+        let Some(row) = self.steps.get(&step) else { return Ok(false) };
+        if self.exhausted(step) {
+            let reason = row.last_drop.as_deref().unwrap_or("unknown");
+            return Err(format!(
+                "step {step}: all of {} groups were left out, the last one because {reason}: look at the reward and at the \
+                 difficulty of the tasks",
+                row.opened
+            ));
+        }
+        Ok(row.batch.is_some())
+    }
+
+    /// What `step` waits for, in words.
+    pub fn why_not_yet(&self, step: u64) -> String {
+        let next = self.counters.committed_step + 1;
+        if !self.steps.contains_key(&step) {
+            return format!("step {step} is not open yet: step {next} comes first");
+        }
+        let (closed, open): (Vec<_>, Vec<_>) = self.groups_of(step).partition(|id| self.groups[id].is_closed());
+        let seats: usize = open.iter().map(|id| self.groups[id].open_seats()).sum();
+        let wanted = self.settings.num_prompts;
+        format!("step {step} has {} of {wanted} groups; {seats} seats of {} groups wait", closed.len(), open.len())
+    }
+
+    /// The counters, for whoever asks.
+    pub fn status(&self) -> ReplayStatus {
+        ReplayStatus {
+            open_step: self.gathered_steps().next().unwrap_or(self.counters.committed_step + 1),
+            committed_step: self.counters.committed_step,
+            open_groups: self.groups.values().filter(|g| !g.is_closed()).count() as u64,
+            open_seats: self.groups.values().map(GroupRow::open_seats).sum::<usize>() as u64 + self.open_eval_seats(),
+            trajectories: self.counters.trajectories,
+            refused: self.counters.refused.clone().into_iter().collect(),
+            closed_groups: self.counters.closed_groups,
+            dropped_groups: self.counters.dropped_groups.values().sum(),
+        }
+    }
+
+    /// A seat handed out again and again without any answer counts as a failed draw, lest it holds its step for ever.
+    fn give_up_unanswered(&mut self, now_ms: u64) {
+        let limit = self.settings.max_issues;
+        let tired = self.issued.iter().filter(|(_, i)| i.due_ms <= now_ms && i.times >= limit).map(|(seat, _)| *seat);
+        let mut tired: Vec<SeatKey> = tired.collect();
+        tired.sort_unstable();
+        for seat in tired {
+            let reason = format!("handed out {limit} times, and nothing came back");
+            if is_eval(seat.group) { self.redraw_eval_unanswered(seat, &reason) } else { self.redraw(seat, &reason) }
+        }
+        self.advance();
+    }
+
+    /// The furthest step that may be gathered now.
+    fn last_open_step(&self) -> u64 {
+        self.counters.committed_step + 1 + u64::from(self.settings.max_staleness)
+    }
+
+    fn exhausted(&self, step: u64) -> bool {
+        let row = self.steps.get(&step);
+        row.is_some_and(|row| row.batch.is_none() && row.opened >= self.settings.groups_max())
+            && self.groups_of(step).next().is_none()
+    }
+
+    fn gathered_steps(&self) -> impl Iterator<Item = u64> + '_ {
+        self.steps.iter().filter(|(_, row)| row.batch.is_none()).map(|(step, _)| *step)
+    }
+
+    fn groups_of(&self, step: u64) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.iter().filter(move |(_, group)| group.step == step).map(|(id, _)| *id)
+    }
+
+    fn step_mut(&mut self, step: u64) -> &mut StepRow {
+        self.dirty_steps.insert(step);
+        self.steps.entry(step).or_default()
+    }
+
+    fn count_refused(&mut self, label: &str) {
+        *self.counters.refused.entry(label.to_owned()).or_default() += 1;
+    }
+}
+
+pub(super) fn note_issue(issued: &mut HashMap<SeatKey, Issue>, seat: SeatKey, due_ms: u64) {
+    let times = issued.get(&seat).map_or(0, |issue| issue.times) + 1;
+    issued.insert(seat, Issue { due_ms, times });
+}
+
+fn rewards(group: &GroupRow) -> Vec<f64> {
+    group.seats.iter().filter_map(|seat| seat.filled.as_ref()).map(|filled| filled.total).collect()
+}

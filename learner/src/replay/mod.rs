@@ -1,0 +1,23 @@
+//! Replay: the one writer of what a run knows. It opens groups, takes trajectories in, and hands out batches.
+//!
+//! [`ledger`] decides and knows no disk; [`store`] makes each decision durable before it is told; [`service`] connects both
+//! to the links. [`tasks`] says what is asked in which order, [`ingest`] what is believed, [`evals`] how held-out questions
+//! travel the same path.
+
+pub mod evals;
+pub mod events;
+pub mod identity;
+pub mod ingest;
+pub mod ledger;
+pub mod service;
+pub mod settings;
+pub mod store;
+pub mod tasks;
+
+pub use events::ReplayEvent;
+pub use identity::{Difference, RunIdentity};
+pub use ledger::Ledger;
+pub use service::ReplayService;
+pub use settings::ReplaySettings;
+pub use store::{ReplayError, ReplaySetup, Store};
+pub use tasks::{TaskSource, task_index};
