@@ -4,12 +4,15 @@
 //! what others read and write (safetensors, GGUF, PEFT); [`tokenizer`] and [`chat`] turn text into ids.
 
 pub mod backend;
+pub mod chat;
 mod config;
 pub mod decoder;
 mod error;
+pub mod files;
 pub mod lora;
 pub mod params;
 mod tensor;
+pub mod tokenizer;
 
 pub use config::ModelConfig;
 pub use error::ModelError;

@@ -19,6 +19,8 @@ import tokenizers
 import torch
 import transformers
 from awkward import AWKWARD
+import gguf
+import numpy as np
 from gguf import GGUFReader
 from safetensors.torch import save_file
 from templates import BRACKETS, CHATML, CONVERSATIONS, TOOLS
@@ -167,9 +169,72 @@ def tiny():
     rounded.save_pretrained(os.path.join(OUT, "tiny-tied-bf16-sharded"), max_shard_size="24KB")
     tok.save_pretrained(os.path.join(OUT, "tiny-tied-bf16-sharded"))
     expect(rounded.float().eval(), "tiny-tied-bf16-sharded")
+    write_gguf(tied, tok)
     seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     adapter(untied, "adapter-untied", 11, r=4, lora_alpha=10, target_modules=seven)
     adapter(tied, "adapter-tied-rslora", 12, r=9, lora_alpha=6, target_modules=["q_proj", "v_proj"], use_rslora=True)
+
+
+GGUF_TYPES = {
+    "token_embd": "Q8_0", "attn_q": "Q8_0", "attn_k": "Q4_1", "attn_v": "Q4_0", "attn_output": "BF16", "ffn_gate": "Q4_1",
+    "ffn_up": "Q4_0", "ffn_down": "F16",
+}
+
+
+def permute(weight, heads):
+    """Rows of q and k as llama GGUF files hold them: the two halves of each head interleaved."""
+    rows, width = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
+
+
+def write_gguf(model, tok):
+    """`model` with a type of block for each kind of weight, and what transformers computes from that file."""
+    os.makedirs(os.path.join(OUT, "tiny-gguf"))
+    path = os.path.join(OUT, "tiny-gguf", "tiny.gguf")
+    config, document = model.config, json.loads(tok.backend_tokenizer.to_str())
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    vocab = sorted(document["model"]["vocab"], key=document["model"]["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(vocab)
+    writer.add_token_types([3 if i < 4 else 1 for i in range(len(vocab))])
+    writer.add_token_merges([" ".join(m) for m in document["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(3)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        data = tensor.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            data = permute(data, config.num_attention_heads)
+        short = names.get_name(name, try_suffixes=(".weight",))
+        kind = gguf.GGMLQuantizationType[GGUF_TYPES.get(short.split(".")[-2], "F32")]
+        writer.add_tensor(short, gguf.quants.quantize(np.ascontiguousarray(data), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = LlamaForCausalLM.from_pretrained(os.path.dirname(path), gguf_file="tiny.gguf", dtype=torch.float32).eval()
+    # the file keeps the order of the checkpoint: what transformers undoes has to be what was done
+    q = "model.layers.0.self_attn.q_proj.weight"
+    assert (read.state_dict()[q] - model.state_dict()[q]).abs().max() < 0.02
+    expect(read, "tiny-gguf")
 
 
 def smollm2(gguf):

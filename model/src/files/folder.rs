@@ -1,0 +1,162 @@
+//! A Hugging Face folder: `config.json`, safetensors in one file or in shards, and the tokenizer's files.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    ModelFiles,
+    bytes::{read_text, read_text_if_there},
+    config_json, family, fault,
+    fingerprint::fingerprint,
+    safetensors::{Limits, SafetensorsFile},
+};
+use crate::{HostTensor, ModelConfig, ModelError, TensorSource, tokenizer::Tokenizer};
+
+const CONFIG_LIMIT: u64 = 1 << 20;
+const INDEX_LIMIT: u64 = 64 << 20;
+
+pub(crate) fn open(folder: &Path) -> Result<ModelFiles, ModelError> {
+    let config_path = folder.join("config.json");
+    if !config_path.exists() {
+        let adapter = folder.join("adapter_config.json").exists();
+        let what = if adapter {
+            "config.json (this folder is an adapter: name it as one, beside its base model)"
+        } else {
+            "config.json"
+        };
+        return Err(fault::missing(folder.display(), what));
+    }
+    let config = read_text(&config_path, CONFIG_LIMIT)?;
+    let generation_path = folder.join("generation_config.json");
+    let generation = read_text_if_there(&generation_path, CONFIG_LIMIT)?;
+    let generation_name = generation_path.display().to_string();
+    let generation = generation.as_deref().map(|text| (generation_name.as_str(), text));
+    let config = config_json::parse(&config_path.display().to_string(), &config, generation)?;
+    let shards = Shards::open(folder)?;
+    let tokenizer = Arc::new(Tokenizer::from_folder(folder)?);
+    shards.into_model(config, tokenizer, folder.display().to_string())
+}
+
+/// One or more safetensors files read as one.
+pub(crate) struct Shards {
+    files: Vec<SafetensorsFile>,
+    index: BTreeMap<String, usize>,
+    place: String,
+}
+
+impl Shards {
+    /// All tensors of one file.
+    pub(crate) fn single(file: SafetensorsFile) -> Self {
+        let index = file.names().into_iter().map(|name| (name, 0)).collect();
+        Self { place: file.name().to_owned(), files: vec![file], index }
+    }
+
+    fn open(folder: &Path) -> Result<Self, ModelError> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        if single.exists() {
+            return SafetensorsFile::open(&single, Limits::WEIGHTS).map(Self::single);
+        }
+        if index.exists() {
+            return Self::sharded(folder, &index);
+        }
+        let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt"];
+        match pickle.iter().find(|name| folder.join(name).exists()) {
+            Some(name) => Err(super::refuse_pickle(&folder.join(name))),
+            None => Err(fault::missing(folder.display(), "model.safetensors (or model.safetensors.index.json)")),
+        }
+    }
+
+    fn sharded(folder: &Path, path: &Path) -> Result<Self, ModelError> {
+        let place = path.display().to_string();
+        let index = config_json::parse_object(&place, &read_text(path, INDEX_LIMIT)?)?;
+        let map =
+            index.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault::missing(&place, "weight_map"))?;
+        let mut names: Vec<&str> = Vec::new();
+        let mut files = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for (tensor, file) in map {
+            let wrong = || fault::invalid(&place, format!("file of {tensor}"), "a file name without a folder", file);
+            let name = file.as_str().filter(|name| is_plain(name)).ok_or_else(wrong)?;
+            let number = match names.iter().position(|known| *known == name) {
+                Some(number) => number,
+                None => {
+                    let shard = folder.join(name);
+                    if !shard.exists() {
+                        return Err(fault::missing(&place, format!("shard {name}")));
+                    }
+                    files.push(SafetensorsFile::open(&shard, Limits::WEIGHTS)?);
+                    names.push(name);
+                    names.len() - 1
+                }
+            };
+            if files[number].shape(tensor).is_none() {
+                return Err(fault::missing(
+                    files[number].name(),
+                    format!("tensor {tensor}, which the index places there,"),
+                ));
+            }
+            tensors.insert(tensor.clone(), number);
+        }
+        Ok(Self { files, index: tensors, place })
+    }
+
+    /// Checks the weights against `config` and puts the model together.
+    pub(crate) fn into_model(
+        self,
+        mut config: ModelConfig,
+        tokenizer: Arc<Tokenizer>,
+        origin: String,
+    ) -> Result<ModelFiles, ModelError> {
+        super::check_vocabulary(&origin, &config, &tokenizer)?;
+        family::check(&self.place, &config, &self)?;
+        let names = family::expected(&config).into_iter().map(|(name, _)| name);
+        let sorted = names.collect::<std::collections::BTreeSet<_>>();
+        let parts = sorted.into_iter().filter_map(|name| {
+            let part = self.files[*self.index.get(&name)?].part(&name)?;
+            Some((name, part))
+        });
+        let digest = fingerprint(&config, parts)?;
+        super::merge_end_ids(&mut config, &tokenizer);
+        Ok(ModelFiles { config, tensors: Box::new(self), tokenizer, origin, digest })
+    }
+}
+
+/// True for one ordinary path component: an index must not lead out of its folder.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
+}
+
+impl TensorSource for Shards {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let number = self.index.get(name).ok_or_else(|| fault::missing(&self.place, format!("tensor {name}")))?;
+        self.files[*number].tensor(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.files[*self.index.get(name)?].shape(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.index.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shard_names_stay_in_the_folder() {
+        assert!(is_plain("model-00001-of-00002.safetensors"));
+        for bad in ["../x", "/etc/passwd", "a/b", "..", ".", "", "a/"] {
+            assert!(!is_plain(bad), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Safetensors files: a checked header, tensors read one at a time; and writing, aside and renamed.
+//!
+//! The header of a stranger's file is checked before anything is allocated for it: its length against the file's and a
+//! limit, then (by the `safetensors` crate) shapes against offsets, no gaps, no overlaps, and here the end of the data
+//! against the end of the file.
+
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+use half::f16;
+use safetensors::tensor::{Dtype, Metadata};
+use serde_json::{Map, Value, json};
+
+use super::{atomic::write_atomic, bytes::Bytes, fault, fingerprint::Part};
+use crate::{HostData, HostTensor, ModelError, TensorSource, Tensors};
+
+/// How much header a reader takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    header_bytes: u64,
+    tensors: usize,
+}
+
+impl Limits {
+    /// For a model's weights, the limit of the format itself.
+    pub(crate) const WEIGHTS: Self = Self { header_bytes: 100_000_000, tensors: 1_000_000 };
+    /// For an adapter, which may come from a peer.
+    pub(crate) const ADAPTER: Self = Self { header_bytes: 1 << 20, tensors: 4096 };
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct SafetensorsFile {
+    bytes: Bytes,
+    header: Metadata,
+    data_start: u64,
+}
+
+impl SafetensorsFile {
+    pub(crate) fn open(path: &Path, limits: Limits) -> Result<Self, ModelError> {
+        Self::new(Bytes::open(path)?, limits)
+    }
+
+    pub(crate) fn memory(name: &str, bytes: Cow<'static, [u8]>, limits: Limits) -> Result<Self, ModelError> {
+        Self::new(Bytes::memory(name, bytes), limits)
+    }
+
+    fn new(bytes: Bytes, limits: Limits) -> Result<Self, ModelError> {
+        let place = bytes.name.clone();
+        if bytes.len < 8 {
+            return Err(fault::invalid(place, "size", "a safetensors file of at least 8 bytes", bytes.len));
+        }
+        let mut length = [0; 8];
+        length.copy_from_slice(&bytes.read_at(0, 8)?);
+        let length = u64::from_le_bytes(length);
+        let most = limits.header_bytes.min(bytes.len - 8);
+        if length > most {
+            return Err(fault::invalid(place, "length of the header", format!("at most {most} bytes"), length));
+        }
+        let text = bytes.read_at(8, length as usize)?;
+        let header: Metadata = serde_json::from_slice(&text)
+            .map_err(|e| fault::invalid(&place, "header", "a valid safetensors header", e))?;
+        let count = header.offset_keys().len();
+        if count > limits.tensors {
+            return Err(fault::invalid(place, "number of tensors", format!("at most {}", limits.tensors), count));
+        }
+        let data_start = 8 + length;
+        let data_len = header.data_len() as u64;
+        if data_len != bytes.len - data_start {
+            let got = bytes.len - data_start;
+            return Err(fault::invalid(place, "bytes of data", format!("{data_len}, as the header says"), got));
+        }
+        Ok(Self { bytes, header, data_start })
+    }
+
+    /// Path or name.
+    pub(crate) fn name(&self) -> &str {
+        &self.bytes.name
+    }
+
+    /// The free texts of the header.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Reads every tensor.
+    pub(crate) fn read_all(&self) -> Result<Tensors, ModelError> {
+        self.names().into_iter().map(|name| self.tensor(&name).map(|tensor| (name, tensor))).collect()
+    }
+
+    /// What identifies the tensor `name`.
+    pub(crate) fn part(&self, name: &str) -> Option<Part<'_>> {
+        let info = self.header.info(name)?;
+        let (start, end) = info.data_offsets;
+        let kind = format!("{:?}", info.dtype);
+        Some(Part {
+            kind,
+            shape: info.shape.clone(),
+            bytes: &self.bytes,
+            start: self.data_start + start as u64,
+            len: end - start,
+        })
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let info = self.header.info(name).ok_or_else(|| fault::missing(self.name(), format!("tensor {name}")))?;
+        let data = |read: Vec<u8>| match info.dtype {
+            Dtype::F32 => Some(HostData::F32(le_chunks(&read, f32::from_le_bytes))),
+            Dtype::BF16 => Some(HostData::Bf16(le_chunks(&read, u16::from_le_bytes))),
+            Dtype::F16 => Some(HostData::F32(le_chunks(&read, |b| f16::from_le_bytes(b).to_f32()))),
+            _ => None,
+        };
+        let (start, end) = info.data_offsets;
+        let read = self.bytes.read_at(self.data_start + start as u64, end - start)?;
+        let refused = || {
+            let what = format!("tensor {name} of type {:?}", info.dtype);
+            fault::unsupported(self.name(), what, "weights have to be F32, BF16 or F16")
+        };
+        Ok(HostTensor { shape: info.shape.clone(), data: data(read).ok_or_else(refused)? })
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.header.info(name).map(|info| info.shape.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort();
+        names
+    }
+}
+
+/// Splits little-endian bytes into numbers.
+pub(crate) fn le_chunks<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
+}
+
+/// Encodes `tensors` with the texts of `metadata` in the header. Equal input gives equal bytes: f32 before bf16, then by name.
+pub fn to_bytes(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let width = |tensor: &HostTensor| match tensor.data {
+        HostData::F32(_) => 4,
+        HostData::Bf16(_) => 2,
+    };
+    let mut order: Vec<(&String, &HostTensor)> = tensors.iter().collect();
+    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(width(tensor)), *name));
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(metadata));
+    let mut end = 0;
+    for (name, tensor) in &order {
+        let start = end;
+        end += tensor.shape.iter().product::<usize>() * width(tensor);
+        let dtype = if width(tensor) == 4 { "F32" } else { "BF16" };
+        header.insert((*name).clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}));
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut out = Vec::with_capacity(8 + text.len() + end);
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text);
+    for (_, tensor) in order {
+        match &tensor.data {
+            HostData::F32(values) => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+            HostData::Bf16(bits) => out.extend(bits.iter().flat_map(|v| v.to_le_bytes())),
+        }
+    }
+    out
+}
+
+/// Writes `tensors` to `path`, whole or not at all, with the metadata that torch's readers look for.
+pub fn write(path: &Path, tensors: &Tensors) -> Result<(), ModelError> {
+    write_atomic(path, &to_bytes(tensors, &BTreeMap::from([("format".into(), "pt".into())])))
+}
+
+/// Reads a safetensors file whole.
+pub fn read(path: &Path) -> Result<Tensors, ModelError> {
+    SafetensorsFile::open(path, Limits::WEIGHTS)?.read_all()
+}
+
+/// Decodes a safetensors file held in memory; `name` is for errors.
+pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Tensors, ModelError> {
+    SafetensorsFile::memory(name, bytes.into(), Limits::WEIGHTS)?.read_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Tensors {
+        let bf16 = HostTensor { shape: vec![3], data: HostData::Bf16(vec![0x3f80, 0x4000, 0xbf80]) };
+        [("b.half".to_owned(), bf16), ("a".into(), HostTensor::f32([2, 2], vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE]))]
+            .into_iter()
+            .chain([("z.empty".to_owned(), HostTensor::f32([0, 4], vec![]))])
+            .collect()
+    }
+
+    fn bytes_of(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read_by_us_and_by_the_reference() {
+        let bytes = to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())]));
+        assert_eq!(from_bytes("x", bytes.clone()).unwrap(), sample());
+        let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(reference.tensor("b.half").unwrap().dtype(), Dtype::BF16);
+        assert_eq!(bytes, to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())])));
+    }
+
+    #[test]
+    fn f16_is_widened_and_integers_are_refused_by_name() {
+        let header = r#"{"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"i":{"dtype":"I32","shape":[1],"data_offsets":[4,8]}}"#;
+        let mut bytes = bytes_of(header, 8);
+        let at = bytes.len() - 8;
+        bytes[at..at + 4].copy_from_slice(&[0x00, 0x3c, 0x00, 0xc1]);
+        let file = SafetensorsFile::memory("w", bytes.into(), Limits::WEIGHTS).unwrap();
+        assert_eq!(file.tensor("h").unwrap(), HostTensor::f32([2], vec![1.0, -2.5]));
+        let error = file.tensor("i").unwrap_err().to_string();
+        assert!(error.contains("tensor i of type I32"), "{error}");
+    }
+
+    #[test]
+    fn lying_headers_are_refused() {
+        let one =
+            |range: &str, shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{range}}}}}"#);
+        let cases = [
+            (vec![1, 0, 0], "size"),
+            ([u64::MAX.to_le_bytes().as_slice(), b"{}"].concat(), "length of the header"),
+            (bytes_of(&one("[0,8]", "[1]"), 8), "header"),
+            (bytes_of(&one("[4,8]", "[1]"), 8), "header"),
+            (bytes_of(&one("[0,4]", "[4611686018427387905]"), 4), "header"),
+            (bytes_of(&one("[0,4]", "[1]"), 5), "bytes of data"),
+            (bytes_of(&one("[0,4]", "[1]"), 3), "bytes of data"),
+            (bytes_of("not json", 0), "header"),
+        ];
+        for (bytes, what) in cases {
+            let error = SafetensorsFile::memory("w", bytes.into(), Limits::WEIGHTS).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("w: {what}")), "{error}");
+        }
+        let wide = |len: usize| bytes_of(&("{}".to_owned() + &" ".repeat(len - 2)), 0);
+        assert!(SafetensorsFile::memory("w", wide(1 << 20).into(), Limits::ADAPTER).is_ok());
+        assert!(SafetensorsFile::memory("w", wide((1 << 20) + 1).into(), Limits::ADAPTER).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_never_panic(at in 0usize..200, value: u8, cut in 0usize..300) {
+            let mut bytes = to_bytes(&sample(), &BTreeMap::new());
+            let at = at % bytes.len();
+            bytes[at] = value;
+            bytes.truncate(cut.max(1));
+            let _ = from_bytes("w", bytes);
+        }
+    }
+}

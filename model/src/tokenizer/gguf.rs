@@ -1,0 +1,224 @@
+//! A tokenizer from the metadata of a GGUF file, as the `tokenizer.json` that the model was published with.
+//!
+//! `tokenizer.ggml.model = gpt2` is byte-level BPE; `tokenizer.ggml.pre` names the pre-tokenizer. candle's reader takes every
+//! unknown name for GPT-2's with a prefix space, and so encodes SmolLM2 wrongly without a word: here an unknown name is an
+//! error. `tokenizer.ggml.model = llama` is sentencepiece BPE: pieces with scores, from which the merges are derived.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::{SpecialTokens, Tokenizer};
+use crate::{ModelError, files::fault, files::gguf::Header};
+
+/// Kinds in `tokenizer.ggml.token_type`.
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+impl Tokenizer {
+    pub(crate) fn from_gguf(header: &Header) -> Result<Self, ModelError> {
+        let place = &header.place;
+        let vocabulary = Vocabulary::read(header)?;
+        let model =
+            header.text("tokenizer.ggml.model")?.ok_or_else(|| fault::missing(place, "tokenizer.ggml.model"))?;
+        let mut json = match model {
+            "gpt2" => byte_level(header, &vocabulary)?,
+            "llama" => sentencepiece(header, &vocabulary)?,
+            other => {
+                let hint = "served are gpt2 and llama; use the model's Hugging Face folder";
+                return Err(fault::unsupported(place, format!("tokenizer.ggml.model {other:?}"), hint));
+            }
+        };
+        json["added_tokens"] = vocabulary.added_tokens();
+        let special = vocabulary.special(header)?;
+        let adds_bos = header.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(model == "llama" || is_llama3(header)?);
+        if let (true, Some(bos)) = (adds_bos, &special.bos) {
+            let id = vocabulary.tokens.iter().position(|token| token == bos);
+            json["post_processor"] = begin_with(bos, id.unwrap_or(0));
+        }
+        Self::build(place, json, special)
+    }
+}
+
+fn is_llama3(header: &Header) -> Result<bool, ModelError> {
+    Ok(matches!(header.text("tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3")))
+}
+
+struct Vocabulary<'a> {
+    tokens: &'a [String],
+    kinds: Vec<i64>,
+}
+
+impl<'a> Vocabulary<'a> {
+    fn read(header: &'a Header) -> Result<Self, ModelError> {
+        let (place, key) = (&header.place, "tokenizer.ggml.tokens");
+        let tokens = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?;
+        let kinds = header.integers("tokenizer.ggml.token_type")?.map_or(vec![1; tokens.len()], <[i64]>::to_vec);
+        if kinds.len() != tokens.len() {
+            let expected = format!("{} entries, one a token", tokens.len());
+            return Err(fault::invalid(place, "tokenizer.ggml.token_type", expected, kinds.len()));
+        }
+        let mut seen = HashMap::with_capacity(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            if let Some(first) = seen.insert(token, id) {
+                return Err(fault::invalid(
+                    place,
+                    key,
+                    "every token once",
+                    format!("{token:?} as ids {first} and {id}"),
+                ));
+            }
+        }
+        Ok(Self { tokens, kinds })
+    }
+
+    fn map(&self) -> Value {
+        self.tokens
+            .iter()
+            .enumerate()
+            .map(|(id, token)| (token.clone(), json!(id)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    fn added_tokens(&self) -> Value {
+        let added = |(id, kind): (usize, &i64)| {
+            let special = matches!(*kind, CONTROL | UNKNOWN);
+            let token = || {
+                json!({"id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": special})
+            };
+            (special || *kind == USER_DEFINED).then(token)
+        };
+        self.kinds.iter().enumerate().filter_map(added).collect::<Vec<_>>().into()
+    }
+
+    fn special(&self, header: &Header) -> Result<SpecialTokens, ModelError> {
+        let token = |name: &str| -> Result<Option<String>, ModelError> {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            let Some(id) = header.unsigned(&key)? else { return Ok(None) };
+            let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
+            let wrong = || fault::invalid(&header.place, &key, format!("an id below {}", self.tokens.len()), id);
+            token.cloned().map(Some).ok_or_else(wrong)
+        };
+        let mut eos: Vec<String> = Vec::new();
+        for name in ["eos", "eot", "eom"] {
+            eos.extend(token(name)?.filter(|token| !eos.contains(token)));
+        }
+        Ok(SpecialTokens {
+            bos: token("bos")?,
+            eos,
+            unk: token("unknown")?,
+            pad: token("padding")?,
+            chat_template: header.text("tokenizer.chat_template")?.map(str::to_owned),
+        })
+    }
+}
+
+/// A document with everything but the model's own parts.
+fn document(model: Value, normalizer: Value, pre_tokenizer: Value, decoder: Value) -> Value {
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model})
+}
+
+/// The post-processor that puts `bos` before a text.
+fn begin_with(bos: &str, id: usize) -> Value {
+    let token = json!({"SpecialToken": {"id": bos, "type_id": 0}});
+    let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
+    json!({"type": "TemplateProcessing", "single": [token, text("A", 0)], "pair": [token, text("A", 0), text("B", 1)],
+        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
+}
+
+fn byte_level(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelError> {
+    let (place, key) = (&header.place, "tokenizer.ggml.merges");
+    let merges = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?;
+    let level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let sequence = |parts: Vec<Value>| json!({"type": "Sequence", "pretokenizers": parts});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let pre = header.text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let (normalizer, pre_tokenizer) = match pre {
+        "smollm" => (Value::Null, sequence(vec![digits, level(true)])),
+        "gpt-2" | "gpt2" => (Value::Null, level(true)),
+        "llama-bpe" | "llama3" | "llama-v3" => (Value::Null, sequence(vec![split(LLAMA3), level(false)])),
+        "qwen2" => (json!({"type": "NFC"}), sequence(vec![split(QWEN2), level(false)])),
+        // what llama.cpp does for a file that names none
+        "default" => {
+            let parts = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"].map(split);
+            (Value::Null, sequence(parts.into_iter().chain([level(false)]).collect()))
+        }
+        other => {
+            let hint = "served are smollm, gpt-2, llama-bpe, qwen2 and default; use the model's Hugging Face folder";
+            return Err(fault::unsupported(place, format!("tokenizer.ggml.pre {other:?}"), hint));
+        }
+    };
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": is_llama3(header)?,
+        "vocab": vocabulary.map(), "merges": merges});
+    let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    Ok(document(model, normalizer, pre_tokenizer, decoder))
+}
+
+/// Sentencepiece BPE. Two pieces merge when their join is a piece, the better score first: the order that Hugging Face's
+/// converter gives the merges.
+fn sentencepiece(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelError> {
+    let (place, key) = (&header.place, "tokenizer.ggml.scores");
+    let scores = header.floats(key)?.ok_or_else(|| fault::missing(place, key))?;
+    if scores.len() != vocabulary.tokens.len() {
+        let expected = format!("{} entries, one a token", vocabulary.tokens.len());
+        return Err(fault::invalid(place, key, expected, scores.len()));
+    }
+    let unknown = vocabulary.kinds.iter().position(|kind| *kind == UNKNOWN).map(|id| vocabulary.tokens[id].as_str());
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+        "vocab": vocabulary.map(), "merges": merges_by_score(vocabulary.tokens, scores)});
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let prefix = header.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let prepend = prefix.then(|| json!({"type": "Prepend", "prepend": "▁"}));
+    let normalizers: Vec<Value> = prepend.into_iter().chain([replace(" ", "▁")]).collect();
+    let strip = prefix.then(|| json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    let decoders: Vec<Value> = [replace("▁", " "), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})]
+        .into_iter()
+        .chain(strip)
+        .collect();
+    let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
+    Ok(document(model, normalizer, Value::Null, json!({"type": "Sequence", "decoders": decoders})))
+}
+
+fn merges_by_score(tokens: &[String], scores: &[f32]) -> Vec<Value> {
+    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut merges = Vec::new();
+    for (token, score) in tokens.iter().zip(scores) {
+        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let mut pairs: Vec<(&str, &str)> =
+            cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right)).collect();
+        pairs.sort_by_key(|(left, right)| (ids[left], ids[right]));
+        merges.extend(pairs.into_iter().map(|(left, right)| (*score, left, right)));
+    }
+    let length = |text: &str| text.chars().count();
+    merges.sort_by(|a, b| {
+        let (one, other) = ((length(a.1), length(a.2)), (length(b.1), length(b.2)));
+        b.0.total_cmp(&a.0).then(other.cmp(&one))
+    });
+    merges.into_iter().map(|(_, left, right)| json!([left, right])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_come_by_score_then_by_length() {
+        let tokens: Vec<String> = ["a", "b", "ab", "aba", "ba"].map(String::from).to_vec();
+        let merges = merges_by_score(&tokens, &[0.0, 0.0, -2.0, -3.0, -1.0]);
+        assert_eq!(merges, [json!(["b", "a"]), json!(["a", "b"]), json!(["ab", "a"]), json!(["a", "ba"])]);
+    }
+}
