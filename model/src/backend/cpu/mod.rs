@@ -38,22 +38,23 @@ const PIECE: usize = 4096;
 /// The CPU backend.
 pub struct Cpu {
     isa: Checked,
-    team: Team,
+    team: Arc<Team>,
     buffers: Arc<BufferPool>,
 }
 
 impl Cpu {
-    /// The best instruction set (see [`Isa::best`]) on rayon's global pool.
+    /// The best instruction set (see [`Isa::best`]) on the team of threads that all such
+    /// backends share, one per core.
     pub fn new() -> Self {
-        Self { isa: Checked::new(Isa::best()), team: Team::Global, buffers: Arc::default() }
+        Self { isa: Checked::new(Isa::best()), team: Team::global(), buffers: Arc::default() }
     }
 
-    /// The best instruction set on a pool of its own with `threads` threads (at least one).
+    /// The best instruction set on a team of its own with `threads` threads (at least one, the calling one).
     pub fn with_threads(threads: usize) -> Self {
-        Self { team: Team::own(threads), ..Self::new() }
+        Self { team: Arc::new(Team::new(threads)), ..Self::new() }
     }
 
-    /// The instruction set `isa`, or the best below it that the processor has, on rayon's global pool.
+    /// The instruction set `isa`, or the best below it that the processor has, on the shared team.
     pub fn with_isa(isa: Isa) -> Self {
         Self { isa: Checked::new(isa), ..Self::new() }
     }

@@ -1,43 +1,181 @@
 //! Splitting an operation over threads. How it is split never changes a bit, so it may depend on anything.
+//!
+//! A layer is a dozen operations of some tens of microseconds each, so handing out work must cost about one: the calling
+//! thread works too, helpers watch for the next job a moment before they sleep, and a helper that comes too late is not
+//! waited for.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{
+    any::Any,
+    marker::PhantomData,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
 
-use rayon::prelude::*;
+/// Work in nanoseconds of one core below which an operation stays on the calling thread.
+const SERIAL_BELOW: usize = 8_000;
+/// Times a helper looks for the next job before it sleeps: some 40 microseconds.
+const LOOKS: usize = 2_000;
 
-/// Work in nanoseconds of one core below which an operation stays on the calling thread: waking others costs microseconds.
-const SERIAL_BELOW: usize = 20_000;
+/// What the helpers of a job run: pulls tasks until there are none.
+#[derive(Clone, Copy)]
+struct Job(*const (dyn Fn() + Sync));
 
-/// The threads of a backend.
-pub(crate) enum Team {
-    /// Rayon's global pool.
-    Global,
-    /// A pool of its own.
-    Own(rayon::ThreadPool),
+// SAFETY: the closure is Sync, and `Team::run` keeps it alive until no helper is in it.
+unsafe impl Send for Job {}
+
+#[derive(Default)]
+struct Open {
+    job: Option<Job>,
+    /// Helpers that may still join the job.
+    room: usize,
+    sleeping: usize,
+    stop: bool,
+    /// What a helper's task panicked with.
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    open: Mutex<Open>,
+    wake: Condvar,
+    /// Jobs opened so far: what idle helpers watch. Changes only under `open`.
+    opened: AtomicU64,
+    /// Helpers inside the job. Rises only under `open`.
+    running: AtomicUsize,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a helper.
+    fn help(&self) {
+        let mut seen = 0;
+        loop {
+            let mut looks = 0;
+            while self.opened.load(Ordering::Relaxed) == seen && looks < LOOKS {
+                std::hint::spin_loop();
+                looks += 1;
+            }
+            let mut open = self.lock();
+            while self.opened.load(Ordering::Relaxed) == seen && !open.stop {
+                open.sleeping += 1;
+                open = self.wake.wait(open).unwrap_or_else(PoisonError::into_inner);
+                open.sleeping -= 1;
+            }
+            if open.stop {
+                return;
+            }
+            seen = self.opened.load(Ordering::Relaxed);
+            let Some(job) = open.job.filter(|_| open.room > 0) else { continue };
+            open.room -= 1;
+            self.running.fetch_add(1, Ordering::Relaxed);
+            drop(open);
+            // SAFETY: the job was open under the lock, so its caller waits until `running` has fallen again.
+            let end = catch_unwind(AssertUnwindSafe(|| unsafe { (*job.0)() }));
+            if let Err(panic) = end {
+                self.lock().panic = Some(panic);
+            }
+            self.running.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// Closes the job and waits for the helpers inside it, also when the caller's own task panics.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().job = None;
+        let mut looks = 0;
+        while self.0.running.load(Ordering::Acquire) > 0 {
+            looks += 1;
+            if looks < LOOKS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// The threads of a backend: the one that calls, and helpers.
+pub(crate) struct Team {
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+    /// Held by the caller whose job is open.
+    calling: Mutex<()>,
 }
 
 impl Team {
-    /// A pool of `threads` (at least 1), or the global one where the system refuses to start threads.
-    pub(crate) fn own(threads: usize) -> Self {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-        pool.map_or(Self::Global, Self::Own)
+    /// A team of `threads` (at least 1) with the caller, or of as many as the system lets start.
+    pub(crate) fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let start = |i: usize| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(format!("kernels-{i}")).spawn(move || shared.help()).ok()
+        };
+        let helpers = (1..threads).map_while(start).collect();
+        Self { shared, helpers, calling: Mutex::new(()) }
+    }
+
+    /// The team that all backends share unless they ask for their own: one thread per core.
+    pub(crate) fn global() -> Arc<Self> {
+        static GLOBAL: OnceLock<Arc<Team>> = OnceLock::new();
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        Arc::clone(GLOBAL.get_or_init(|| Arc::new(Self::new(cores()))))
     }
 
     pub(crate) fn threads(&self) -> usize {
-        match self {
-            Self::Global => rayon::current_num_threads(),
-            Self::Own(pool) => pool.current_num_threads(),
-        }
+        self.helpers.len() + 1
     }
 
-    /// Runs `task(0)` to `task(tasks - 1)` in any order; `work` is a guess of the whole in nanoseconds of one core.
+    /// Runs `task(0)` to `task(tasks - 1)` in any order; `work` is a guess of the whole in nanoseconds of one core. A call
+    /// from within a task, or while another thread's job is open, runs on its own thread alone.
     pub(crate) fn run(&self, tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
-        if tasks < 2 || work < SERIAL_BELOW || self.threads() == 1 {
+        if tasks < 2 || work < SERIAL_BELOW || self.helpers.is_empty() {
             return (0..tasks).for_each(task);
         }
-        let spread = || (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
-        match self {
-            Self::Global => spread(),
-            Self::Own(pool) => pool.install(spread),
+        let _calling = match self.calling.try_lock() {
+            Ok(guard) => guard,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return (0..tasks).for_each(task),
+        };
+        let next = AtomicUsize::new(0);
+        let pull = || {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= tasks {
+                    break;
+                }
+                task(i);
+            }
+        };
+        let job: *const (dyn Fn() + Sync + '_) = &pull;
+        // SAFETY: only the lifetime changes; `Closing` ends all use of the job before `pull` goes.
+        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync)>(job) });
+        {
+            let mut open = self.shared.lock();
+            open.job = Some(job);
+            open.room = tasks - 1;
+            self.shared.opened.fetch_add(1, Ordering::Relaxed);
+            if open.sleeping > 0 {
+                self.shared.wake.notify_all();
+            }
+        }
+        {
+            let _closing = Closing(&self.shared);
+            pull();
+        }
+        let panic = self.shared.lock().panic.take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 
@@ -49,6 +187,15 @@ impl Team {
             let at = |i: usize| (grains * i / pieces * grain).min(items);
             task(at(i)..at(i + 1));
         });
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_all();
+        // a helper's own panic was given to the caller of its job
+        self.helpers.drain(..).for_each(|helper| drop(helper.join()));
     }
 }
 
@@ -93,5 +240,76 @@ impl<'a, T> Parts<'a, T> {
         assert!(index <= self.len);
         // SAFETY: within the slice or its end.
         unsafe { self.start.add(index) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_whoever_calls() {
+        let team = Arc::new(Team::new(3));
+        let callers: Vec<_> = (0..3)
+            .map(|caller: usize| {
+                let team = Arc::clone(&team);
+                std::thread::spawn(move || {
+                    for round in 0..3000 {
+                        let tasks = 2 + (round * 7 + caller) % 40;
+                        let mut done = vec![0u8; tasks];
+                        let parts = Parts::new(&mut done);
+                        // SAFETY: a number belongs to one task.
+                        team.run(tasks, usize::MAX, |i| unsafe { parts.part(i..i + 1)[0] += 1 });
+                        assert!(done.iter().all(|d| *d == 1), "{done:?}");
+                        if round % 500 == 0 {
+                            // long enough for helpers to fall asleep
+                            std::thread::sleep(std::time::Duration::from_millis(1));
+                        }
+                    }
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|c| c.join().unwrap());
+    }
+
+    #[test]
+    fn a_task_may_call_the_team_again() {
+        let team = Team::new(2);
+        let count = AtomicUsize::new(0);
+        team.run(8, usize::MAX, |_| {
+            team.run(8, usize::MAX, |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(count.into_inner(), 64);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_goes_on() {
+        let team = Team::new(2);
+        for round in 0..50 {
+            let end = catch_unwind(AssertUnwindSafe(|| team.run(16, usize::MAX, |i| assert_ne!(i, round % 16))));
+            assert!(end.is_err());
+            let count = AtomicUsize::new(0);
+            team.run(16, usize::MAX, |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(count.into_inner(), 16);
+        }
+    }
+
+    #[test]
+    fn pieces_cover_all_items_once() {
+        let team = Team::new(2);
+        for (items, grain) in [(1, 1), (10, 3), (100, 16), (5, 100), (0, 4)] {
+            let mut done = vec![0u8; items];
+            let parts = Parts::new(&mut done);
+            // SAFETY: pieces do not overlap.
+            team.split(items, grain, usize::MAX, |range| unsafe {
+                assert!(range.start.is_multiple_of(grain));
+                parts.part(range).iter_mut().for_each(|d| *d += 1);
+            });
+            assert!(done.iter().all(|d| *d == 1));
+        }
     }
 }
