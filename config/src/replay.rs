@@ -23,7 +23,7 @@ pub struct ReplaySection {
     pub max_draws: u32,
     /// Seats that may wait for a trajectory at once; at least one group is always open.
     pub max_open_seats: u32,
-    /// Seconds after which a seat that was handed out and has not come in is handed out again.
+    /// Seconds after which a seat that was handed out is handed out again, if no sample at all came in for as long.
     pub reissue_after_s: u32,
     /// How often a seat is handed out before the draw counts as failed.
     pub max_issues: u32,
@@ -38,7 +38,7 @@ impl Default for ReplaySection {
         Self {
             max_draws: 3,
             max_open_seats: 4096,
-            reissue_after_s: 300,
+            reissue_after_s: 600,
             max_issues: 5,
             retention_steps: 0,
             on_empty_batch: OnEmptyBatch::Stop,

@@ -32,6 +32,14 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
+    /// The caller could not write its own files.
+    #[error("{path}: {source}")]
+    Fill {
+        /// The folder that it was given.
+        path: PathBuf,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The caller gave a file that has no place in a checkpoint.
     #[error("checkpoint file {name:?}: {reason}")]
     File {
@@ -54,7 +62,18 @@ impl CheckpointError {
     /// True if the disk was full: the run may go on without this save.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        let mut cause: Option<&dyn std::error::Error> = match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Fill { source, .. } => Some(&**source),
+            _ => None,
+        };
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 }
 
@@ -132,15 +151,15 @@ impl CheckpointStore {
     /// Saves `files` (by path inside the checkpoint) as the checkpoint of `meta.step`. A checkpoint of that step that is
     /// there already is replaced if it is whole, and moved aside if it is damaged.
     pub fn save(&mut self, meta: &CheckpointMeta, files: &[(&str, &[u8])]) -> Result<PathBuf, CheckpointError> {
-        self.save_with(meta, files, |_| Ok(()))
+        self.save_with(meta, files, |_| Ok::<(), io::Error>(()))
     }
 
     /// As [`CheckpointStore::save`]; `fill` first writes files of its own into the folder that it is given.
-    pub fn save_with(
+    pub fn save_with<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         &mut self,
         meta: &CheckpointMeta,
         files: &[(&str, &[u8])],
-        fill: impl FnOnce(&Path) -> io::Result<()>,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<PathBuf, CheckpointError> {
         let place = self.place(meta.step);
         let aside = self.unused(meta.step, TMP);
@@ -160,16 +179,16 @@ impl CheckpointStore {
         }
     }
 
-    fn write(
+    fn write<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         &self,
         aside: &Path,
         meta: &CheckpointMeta,
         files: &[(&str, &[u8])],
-        fill: impl FnOnce(&Path) -> io::Result<()>,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), CheckpointError> {
         self.make_dir()?;
         self.disk.create_dir(aside).map_err(told(aside, "make the folder"))?;
-        fill(aside).map_err(told(aside, "write the adapter"))?;
+        fill(aside).map_err(|e| CheckpointError::Fill { path: aside.to_owned(), source: e.into() })?;
         for (name, bytes) in files {
             if !is_plain(name) || *name == MANIFEST {
                 let reason = "expected a path inside the checkpoint other than the manifest".to_owned();

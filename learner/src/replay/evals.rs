@@ -12,7 +12,8 @@ use folgore_protocol::{
 use super::{
     events::ReplayEvent,
     ingest::{Ingested, Refusal, check_content, policies, same_weights},
-    ledger::{Ledger, note_issue},
+    issue::Clock,
+    ledger::Ledger,
 };
 use crate::record::{Write, rows::EvalRow};
 
@@ -104,7 +105,7 @@ impl Ledger {
             }
             let (first, last) = group_ids(row);
             self.change.writes.push(Write::RemoveEvalItems(first, last));
-            self.issued.retain(|seat, _| !(first..=last).contains(&seat.group));
+            self.issues.settle_groups(|group| (first..=last).contains(&group));
         }
         let draws = vec![0; (tasks.end - tasks.start) as usize * samples as usize];
         let row = EvalRow { ordinal: self.counters.next_eval, policy, greedy, samples, tasks, draws };
@@ -124,7 +125,7 @@ impl Ledger {
     }
 
     /// Seats of evaluations go first: whoever asked waits for them.
-    pub(super) fn eval_jobs(&mut self, now_ms: u64, max: usize) -> Vec<RolloutJob> {
+    pub(super) fn eval_jobs(&mut self, clock: &Clock, max: usize) -> Vec<RolloutJob> {
         let mut jobs = Vec::new();
         for (label, eval) in &self.evals {
             for place in eval.open() {
@@ -132,7 +133,7 @@ impl Ledger {
                 if jobs.len() == max {
                     return jobs;
                 }
-                if self.issued.get(&seat).is_some_and(|issue| issue.due_ms > now_ms) {
+                if !self.issues.hand_out(seat, clock) {
                     continue;
                 }
                 let task = eval.row.tasks.start + (place / eval.row.samples as usize) as u64;
@@ -148,7 +149,6 @@ impl Ledger {
                     environment: self.settings.environment.clone(),
                     sampling: SamplingParams { temperature, ..own.clone() },
                 });
-                note_issue(&mut self.issued, seat, now_ms + self.settings.reissue_after_ms);
             }
         }
         jobs
@@ -201,7 +201,7 @@ impl Ledger {
 
     /// The next draw; after the last one, `item` is what the evaluation shows: failed, and never a score of 0.
     fn redraw_eval(&mut self, label: &str, place: usize, item: EvalItem) {
-        self.issued.remove(&item.seat);
+        self.issues.settle(&item.seat);
         let Some(eval) = self.evals.get_mut(label) else { return };
         if eval.row.draws[place] + 1 >= self.settings.max_draws {
             self.fill_eval(label, place, item);
@@ -234,7 +234,7 @@ impl Ledger {
     }
 
     fn fill_eval(&mut self, label: &str, place: usize, item: EvalItem) {
-        self.issued.remove(&item.seat);
+        self.issues.settle(&item.seat);
         let Some(eval) = self.evals.get_mut(label) else { return };
         eval.done.insert(place);
         self.change.events.push(ReplayEvent::SeatClosed { seat: item.seat, reward: item.outcome.total() });

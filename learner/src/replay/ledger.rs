@@ -11,17 +11,18 @@
 //! Replacing a group at once instead of at the end of a generation round reaches the same `k`, sooner.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use folgore_config::replay::OnEmptyBatch;
-use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, RolloutJob, SeatKey, Trajectory, seed};
+use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
 
 use super::{
     evals::{Evaluation, is_eval},
     events::ReplayEvent,
     ingest::{Ingested, Refusal, check_content, policies, same_weights},
+    issue::Issues,
     settings::ReplaySettings,
     tasks::{TaskSource, task_index},
 };
@@ -39,13 +40,6 @@ pub struct Change {
     pub events: Vec<ReplayEvent>,
 }
 
-/// When a seat that was handed out is due again, and how often it was handed out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Issue {
-    pub(super) due_ms: u64,
-    pub(super) times: u32,
-}
-
 /// Seats, groups, steps and evaluations of one run.
 pub struct Ledger {
     pub(super) settings: ReplaySettings,
@@ -54,11 +48,10 @@ pub struct Ledger {
     pub(super) counters: Counters,
     steps: BTreeMap<u64, StepRow>,
     /// Groups of steps that have no batch.
-    groups: BTreeMap<GroupId, GroupRow>,
+    pub(super) groups: BTreeMap<GroupId, GroupRow>,
     policies: BTreeMap<u64, PolicyId>,
     pub(super) evals: BTreeMap<String, Evaluation>,
-    /// Not durable: after a restart every open seat may be handed out again.
-    pub(super) issued: HashMap<SeatKey, Issue>,
+    pub(super) issues: Issues,
     pub(super) change: Change,
     dirty_groups: BTreeSet<GroupId>,
     dirty_steps: BTreeSet<u64>,
@@ -91,7 +84,7 @@ impl Ledger {
             groups: snapshot.groups,
             policies: snapshot.policies,
             evals: evals.collect(),
-            issued: HashMap::new(),
+            issues: Issues::default(),
             change: Change::default(),
             dirty_groups: BTreeSet::new(),
             dirty_steps: BTreeSet::new(),
@@ -152,42 +145,10 @@ impl Ledger {
         Ok((self.counters.epoch, recorded.unwrap_or(step).max(step)))
     }
 
-    /// Jobs for up to `max` seats that wait: never handed out, or due again at `now_ms` on any clock that only grows.
-    pub fn open_seats(&mut self, now_ms: u64, max: usize, reissue: bool) -> Vec<RolloutJob> {
-        if reissue {
-            self.issued.clear();
-        }
-        self.give_up_unanswered(now_ms);
-        let mut jobs = self.eval_jobs(now_ms, max);
-        let free = |issued: &HashMap<SeatKey, Issue>, seat| issued.get(&seat).is_none_or(|i| i.due_ms <= now_ms);
-        // After a resume, groups of a later step may lie open: their policy is still to be made again.
-        let last = self.last_open_step();
-        for (id, group) in self.groups.iter().filter(|(_, group)| group.step <= last) {
-            for (sample, seat) in group.seats.iter().enumerate().filter(|(_, seat)| seat.filled.is_none()) {
-                let key = SeatKey { group: *id, sample: sample as u32, draw: seat.draw };
-                if jobs.len() == max {
-                    return jobs;
-                }
-                if free(&self.issued, key) {
-                    jobs.push(RolloutJob {
-                        seat: key,
-                        task: group.task.clone(),
-                        seed: seed::seat(self.settings.run_seed, key),
-                        purpose: Purpose::Train,
-                        min_policy_step: self.settings.oldest_policy(group.step),
-                        environment: self.settings.environment.clone(),
-                        sampling: self.settings.sampling.clone(),
-                    });
-                    note_issue(&mut self.issued, key, now_ms + self.settings.reissue_after_ms);
-                }
-            }
-        }
-        jobs
-    }
-
     /// Takes a trajectory in, whatever has become of its seat.
     pub fn ingest(&mut self, trajectory: Trajectory) -> Ingested {
         let (seat, worker) = (trajectory.seat, trajectory.worker.clone());
+        self.issues.heard();
         let result = if is_eval(seat.group) { self.ingest_eval(trajectory) } else { self.ingest_train(trajectory) };
         match &result {
             Ingested::Taken => self.counters.trajectories += 1,
@@ -255,7 +216,7 @@ impl Ledger {
     }
 
     fn fill(&mut self, key: SeatKey, filled: Filled, trajectory: Trajectory) {
-        self.issued.remove(&key);
+        self.issues.settle(&key);
         self.change.events.push(ReplayEvent::SeatClosed { seat: key, reward: Some(filled.total) });
         self.change.writes.push(Write::Trajectory(Box::new(trajectory)));
         self.dirty_groups.insert(key.group);
@@ -280,7 +241,7 @@ impl Ledger {
 
     /// The draw of `key` did not do: awaits the next one, or drops the group whole.
     pub(super) fn redraw(&mut self, key: SeatKey, reason: &str) {
-        self.issued.remove(&key);
+        self.issues.settle(&key);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
         let seat = &mut group.seats[key.sample as usize];
         if seat.draw + 1 >= self.settings.max_draws {
@@ -297,7 +258,7 @@ impl Ledger {
 
     fn drop_group(&mut self, id: GroupId, label: &str, reason: String) {
         let Some(group) = self.groups.remove(&id) else { return };
-        self.issued.retain(|seat, _| seat.group != id);
+        self.issues.settle_groups(|group| group == id);
         self.change.writes.push(Write::RemoveGroup(id));
         *self.counters.dropped_groups.entry(label.to_owned()).or_default() += 1;
         let row = self.step_mut(group.step);
@@ -307,7 +268,7 @@ impl Ledger {
     }
 
     /// Opens what may be open and forms the batches that are complete.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         let next = self.counters.committed_step + 1;
         for step in next..=self.last_open_step() {
             if self.steps.get(&step).is_none_or(|row| row.batch.is_none()) {
@@ -500,21 +461,8 @@ impl Ledger {
         }
     }
 
-    /// A seat handed out again and again without any answer counts as a failed draw, lest it holds its step for ever.
-    fn give_up_unanswered(&mut self, now_ms: u64) {
-        let limit = self.settings.max_issues;
-        let tired = self.issued.iter().filter(|(_, i)| i.due_ms <= now_ms && i.times >= limit).map(|(seat, _)| *seat);
-        let mut tired: Vec<SeatKey> = tired.collect();
-        tired.sort_unstable();
-        for seat in tired {
-            let reason = format!("handed out {limit} times, and nothing came back");
-            if is_eval(seat.group) { self.redraw_eval_unanswered(seat, &reason) } else { self.redraw(seat, &reason) }
-        }
-        self.advance();
-    }
-
     /// The furthest step that may be gathered now.
-    fn last_open_step(&self) -> u64 {
+    pub(super) fn last_open_step(&self) -> u64 {
         self.counters.committed_step + 1 + u64::from(self.settings.max_staleness)
     }
 
@@ -540,11 +488,6 @@ impl Ledger {
     fn count_refused(&mut self, label: &str) {
         *self.counters.refused.entry(label.to_owned()).or_default() += 1;
     }
-}
-
-pub(super) fn note_issue(issued: &mut HashMap<SeatKey, Issue>, seat: SeatKey, due_ms: u64) {
-    let times = issued.get(&seat).map_or(0, |issue| issue.times) + 1;
-    issued.insert(seat, Issue { due_ms, times });
 }
 
 fn rewards(group: &GroupRow) -> Vec<f64> {

@@ -8,6 +8,7 @@ pub mod evals;
 pub mod events;
 pub mod identity;
 pub mod ingest;
+mod issue;
 pub mod ledger;
 pub mod service;
 pub mod settings;

@@ -18,7 +18,7 @@ pub struct ReplaySettings {
     pub max_open_seats: u32,
     /// Draws of one seat before its group is dropped whole.
     pub max_draws: u32,
-    /// Milliseconds after which a seat that was handed out is handed out again.
+    /// Milliseconds without any trajectory after which a seat that was handed out is handed out again.
     pub reissue_after_ms: u64,
     /// How often a seat is handed out before the draw counts as failed.
     pub max_issues: u32,

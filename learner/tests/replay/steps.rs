@@ -174,6 +174,19 @@ fn open_seats_are_bounded_and_a_silent_seat_is_given_up() {
 }
 
 #[test]
+fn a_long_queue_is_not_made_longer_while_samples_come_in() {
+    let mut store = open(settings(), &MemoryDisk::default());
+    let jobs = change(&mut store, |l| l.open_seats(0, 100, false));
+    for (i, job) in jobs[..3].iter().enumerate() {
+        change(&mut store, |l| l.ingest(play(job, policy_for(job), CALM)));
+        let now_ms = 900 * (i as u64 + 1);
+        assert!(change(&mut store, |l| l.open_seats(now_ms, 100, false)).is_empty(), "at {now_ms}");
+    }
+    assert_eq!(change(&mut store, |l| l.open_seats(3699, 100, false)).len(), 0);
+    assert_eq!(change(&mut store, |l| l.open_seats(3700, 100, false)).len(), 3, "a second after the last sample");
+}
+
+#[test]
 fn a_lower_epoch_cannot_commit_and_a_repeated_commit_is_fine() {
     let mut store = open(settings(), &MemoryDisk::default());
     let (epoch, _) = change(&mut store, |l| l.resume(0, None, 0)).unwrap();
