@@ -46,8 +46,8 @@ struct Ahead {
     step: usize,
 }
 
-/// Steps ahead of its own use that a panel is asked for when few rows make the product a matter of reading.
-const NEAR: usize = 24;
+/// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
+const NEAR: usize = 96;
 
 /// One register tile: `R` rows by `P` panels. The last panel has `lanes` columns.
 #[inline(always)]
@@ -114,7 +114,10 @@ unsafe fn column<S: Simd>(s: S, m: usize, k: usize, a: Left, b: Right, c: Target
     for t in 0..tiles {
         let rows = height + usize::from(t < taller);
         // While this panel is used, the next is fetched, spread evenly over the tiles.
-        let ahead = Ahead { at: b.at.wrapping_add(b.panel + t * k * b.step / tiles), step: b.step / tiles };
+        let ahead = match tiles {
+            1 => Ahead { at: b.at.wrapping_add(NEAR * b.step), step: b.step },
+            _ => Ahead { at: b.at.wrapping_add(b.panel + t * k * b.step / tiles), step: b.step / tiles },
+        };
         // SAFETY: rows r..r + rows lie in A and C.
         unsafe {
             for next in r + rows..(r + rows + height).min(m) {
@@ -156,7 +159,7 @@ unsafe fn multiply_in<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Left, b: R
         unsafe {
             let b = Right { at: b.at.add(p * b.panel), ..b };
             let c = Target { at: c.at.add(p * LANES), ..c };
-            let ahead = Ahead { at: b.at.wrapping_add(NEAR * b.step), step: b.step };
+            let ahead = Ahead { at: b.at.wrapping_add(NEAR / group * b.step), step: b.step };
             match (m, group) {
                 (1, 4) => tile::<S, 1, 4>(s, k, a, b, c, lanes, ahead),
                 (2, 2) => tile::<S, 2, 2>(s, k, a, b, c, lanes, ahead),

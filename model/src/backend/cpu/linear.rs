@@ -16,6 +16,9 @@ const GRADIENT_ROWS: usize = 256;
 /// Outputs whose gradients a task turns at once.
 const GRADIENT_OUTPUTS: usize = 192;
 
+/// Rows up to which a product is a matter of reading the matrix.
+const FEW_ROWS: usize = 12;
+
 /// Rows of a buffer: row `r` begins at `r * row`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -123,7 +126,9 @@ impl Cpu {
     /// # Safety
     /// As [`gemm::multiply`].
     unsafe fn multiply_blocked(&self, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
-        let depth = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
+        // few rows: reading the panels is all that matters, and it goes best from end to end
+        let blocks = if m <= FEW_ROWS { 1 } else { k.div_ceil(KC).max(1) };
+        let depth = k.div_ceil(blocks).max(1);
         let mut packed = self.pack_room(m.min(MC), n, depth);
         for r in (0..m).step_by(MC) {
             let rows = MC.min(m - r);
@@ -147,7 +152,7 @@ impl Cpu {
 
     /// Room for a copy of a block of A, where it is read often enough to pay.
     fn pack_room(&self, rows: usize, columns: usize, depth: usize) -> Option<CpuBuf> {
-        (rows > 12 && columns >= 8 * LANES).then(|| self.buffers.alloc(rows * scratch_row(depth)))
+        (rows > FEW_ROWS && columns >= 8 * LANES).then(|| self.buffers.alloc(rows * scratch_row(depth)))
     }
 
     /// `dx[r, i] (+)= Σ_j dy[r, j] W[j, i]` over the outputs `j` of `panels`; column 0 of `dy` is the first of them.
