@@ -41,15 +41,17 @@ pub enum OnBadRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Arithmetic {
-    /// Digits of each operand; both have exactly as many.
+    /// Digits of the operands, exactly.
     pub digits: u32,
+    /// Digits of the second operand, where it has another number of them.
+    pub second_digits: Option<u32>,
     /// Any of `+`, `-`, `*`, drawn evenly.
     pub operations: String,
 }
 
 impl Default for Arithmetic {
     fn default() -> Self {
-        Self { digits: 3, operations: "+".into() }
+        Self { digits: 3, second_digits: None, operations: "+".into() }
     }
 }
 
@@ -165,6 +167,7 @@ impl DataSection {
         }
         let a = &self.arithmetic;
         p.range("arithmetic.digits", 1.0, 9.0, a.digits.into());
+        p.range("arithmetic.second_digits", 1.0, 9.0, a.second_digits.unwrap_or(a.digits).into());
         let operations = !a.operations.is_empty() && a.operations.chars().all(|c| "+-*".contains(c));
         p.expect(operations, "arithmetic.operations", "one or more of + - *", format!("{:?}", a.operations));
         let c = &self.countdown;

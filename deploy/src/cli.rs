@@ -207,6 +207,7 @@ pub struct GenerateArgs {
 
 /// `bench`
 #[derive(Debug, Args)]
+#[command(after_help = BENCH_HELP)]
 pub struct BenchArgs {
     /// Model folder, GGUF file, `embedded`, or `random:smollm2` for random weights of that shape
     #[arg(long, default_value = "random:smollm2")]
@@ -220,7 +221,22 @@ pub struct BenchArgs {
     /// Only these: ceilings, decode, prefill, train, step
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Prints one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
+
+/// How the figures of `bench` are to be read.
+const BENCH_HELP: &str = "\
+Ceilings, best of five: a product of two 2048 x 2048 matrices in f32 with our kernels, and reading 512 MiB. A share is the \
+time that the ceilings allow at the least, divided by the time taken, where every call of the model takes the larger of \
+operations / product ceiling and bytes / reading ceiling.
+
+Operations, nothing computed again being counted, with P weights of the layers' linear maps, A of the adapter, V = \
+vocabulary x hidden size, L layers and q = heads x head size:
+  forward   2 (P + A) + 4 L q keys  a token, and 2 V for each that is scored
+  backward  2 P + 4 A + 8 L q keys  a token, and 2 V for each that is scored
+Bytes: the weights of layers and head once a call, and the keys and values of every sequence.";
 
 /// `make-base`
 #[derive(Debug, Args)]

@@ -131,7 +131,7 @@ impl House {
             .supervisor
             .spawn("rollout-0", move || {
                 let encoder: Arc<dyn PromptEncoder> = text.clone();
-                Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::default()))
+                Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::builtin()))
             })
             .await?;
         house.supervisor.spawn("coordinator", || Box::new(Coordinator::new(CoordinatorConfig::default()))).await?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use folgore_learner::learner::{Evaluated, Witness};
+use folgore_learner::{ask::Evaluated, learner::Witness};
 use folgore_model::tokenizer::Tokenizer;
 use folgore_protocol::{Batch, Trajectory, replay::EvalSummary};
 use serde_json::{Map, Value};

@@ -7,7 +7,11 @@ mod compose;
 mod console;
 mod embedded;
 mod policy;
+mod report;
 mod run_dir;
+mod samples;
+mod stream;
+mod summary;
 
 use std::process::ExitCode;
 
@@ -20,6 +24,12 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::MakeBase(args) => commands::make_base::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Doctor => commands::doctor::run(),
+        Command::Tokenize(args) => commands::tokenize::run(args),
+        Command::Score(args) => commands::score::run(args),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Loss(args) => commands::loss::run(args),
         _ => Ok(()),
     };
     match result {

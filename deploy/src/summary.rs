@@ -9,7 +9,7 @@ pub mod hardware;
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use folgore_learner::learner::Evaluated;
+use folgore_learner::ask::Evaluated;
 use folgore_model::files::atomic::write_atomic;
 use folgore_protocol::EvalSummary;
 use serde::{Deserialize, Serialize};

@@ -21,14 +21,14 @@ use folgore_model::{
     },
 };
 use folgore_protocol::{
-    Batch, Digest, PolicyId, PolicyPublished,
-    replay::{EvalSummary, ReplayReply, ReplayRequest},
-    subjects,
+    Batch, Digest, PolicyId,
+    replay::{ReplayReply, ReplayRequest},
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
+    ask::{Evaluated, Waited, ask_replay, evaluate, publish, unexpected},
     checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
     schedule::{NonFiniteGuard, Schedule},
     step::{StepReport, StepSettings, train_step},
@@ -63,19 +63,6 @@ pub struct Standing {
     pub step: u64,
     /// Sums over the run, by name.
     pub counters: BTreeMap<String, f64>,
-}
-
-/// One evaluation, as it is written to `metrics.jsonl` and the summary.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    /// `before`, `step-<n>` or `after`.
-    pub when: String,
-    /// The step whose policy it is.
-    pub step: u64,
-    /// Greedy answers.
-    pub greedy: Option<EvalSummary>,
-    /// Answers sampled as in training.
-    pub sampled: Option<EvalSummary>,
 }
 
 /// Who is told how the run goes. Called between steps, on the runtime: quick, and never failing.
@@ -151,23 +138,12 @@ fn total_updates(step: &StepSettings) -> u64 {
     step.optim.max_steps * step.algo.updates_per_batch()
 }
 
-/// Longest that one ask to replay may take; a batch that is not there by then is asked for again.
-const ASK_DEADLINE: Duration = Duration::from_secs(30);
-/// Between two looks at an evaluation that is under way.
-const EVAL_POLL: Duration = Duration::from_millis(20);
-
 struct Run {
     context: Context,
     plan: LearnerPlan,
     gate: Option<Arc<Semaphore>>,
     witness: Arc<dyn Witness>,
     schedule: Schedule,
-}
-
-/// What a wait ended with.
-enum Waited<T> {
-    Got(T),
-    Stopping,
 }
 
 impl Run {
@@ -284,18 +260,7 @@ impl Run {
     async fn publish<B: Backend>(&self, trainee: &Trainee<B>, step: u64) -> Result<PolicyId, ServiceError> {
         let bytes = self.adapter_file(trainee).to_bytes();
         let policy = self.policy_id(step, &bytes);
-        let size = bytes.len() as u64;
-        let blob = self.context.links.blob.put(bytes.into()).await?;
-        let published = PolicyPublished { policy, blob: Some(blob.hex()), bytes: size };
-        let before = self.context.links.get_state::<PolicyPublished>(subjects::POLICY).await?;
-        let revision = before.as_ref().map_or(0, |b| b.revision);
-        self.context.links.put_state_if(subjects::POLICY, revision, &published).await?;
-        // what nobody will begin with any more; a reader in flight still gets whole bytes
-        if let Some(old) = before.and_then(|b| b.value.blob).filter(|old| *old != blob.hex()) {
-            if let Ok(digest) = Digest::try_from(old) {
-                self.context.links.blob.delete(digest).await?;
-            }
-        }
+        publish(&self.context.links, policy, Some(bytes)).await?;
         self.context.status.set(json!({ "step": step, "policy": policy.to_string() }));
         Ok(policy)
     }
@@ -313,43 +278,17 @@ impl Run {
         }
     }
 
-    /// Evaluates `policy` on the held-out tasks, on the same path as training.
     async fn evaluate(&self, when: &str, step: u64, policy: PolicyId) -> Result<(), ServiceError> {
-        let items = u64::from(self.plan.eval.eval_items).min(self.plan.held_out);
-        let plan = &self.plan.eval;
-        if items == 0 {
-            return Ok(());
+        let (links, shutdown) = (&self.context.links, &self.context.shutdown);
+        let asked = evaluate(links, shutdown, &self.plan.eval, self.plan.held_out, when, step, policy);
+        if let Some(evaluated) = asked.await? {
+            self.witness.evaluated(&evaluated);
         }
-        let mut evaluated = Evaluated { when: when.to_owned(), step, greedy: None, sampled: None };
-        for (greedy, samples) in [(true, u32::from(plan.greedy)), (false, plan.sampled)] {
-            if samples == 0 {
-                continue;
-            }
-            let label = format!("{when}/{}", if greedy { "greedy" } else { "sampled" });
-            let open = ReplayRequest::OpenEval { label: label.clone(), policy, greedy, samples, tasks: 0..items };
-            self.ask(open, format!("open-{label}")).await?;
-            let Waited::Got(summary) = self.eval_result(&label).await? else { return Ok(()) };
-            *(if greedy { &mut evaluated.greedy } else { &mut evaluated.sampled }) = Some(summary);
-        }
-        self.witness.evaluated(&evaluated);
         Ok(())
     }
 
-    async fn eval_result(&self, label: &str) -> Result<Waited<EvalSummary>, ServiceError> {
-        loop {
-            let ask = self.ask(ReplayRequest::EvalResult { label: label.to_owned() }, format!("eval-{label}"));
-            match self.context.shutdown.unless_stopping(ask).await {
-                None => return Ok(Waited::Stopping),
-                Some(Ok(ReplayReply::Eval(summary))) if summary.complete() => return Ok(Waited::Got(summary)),
-                Some(Ok(ReplayReply::Eval(_) | ReplayReply::NotYet { .. })) => tokio::time::sleep(EVAL_POLL).await,
-                Some(Ok(other)) => return Err(unexpected("EvalResult", &other)),
-                Some(Err(error)) => return Err(error.into()),
-            }
-        }
-    }
-
     async fn ask(&self, request: ReplayRequest, key: String) -> Result<ReplayReply, CallError> {
-        self.context.links.call_when_served(subjects::REPLAY, &request, &key, ASK_DEADLINE).await
+        ask_replay(&self.context.links, request, &key).await
     }
 
     fn show_wait(&self, reason: &str) {
@@ -386,8 +325,4 @@ fn line(standing: &mut Standing, batch: &Batch, report: &StepReport, generated: 
     line.insert("time/train".into(), json!(whole - generated));
     line.insert("perf/tokens_per_s".into(), json!(total as f64 / whole.max(1e-9)));
     line
-}
-
-fn unexpected(asked: &str, got: &ReplayReply) -> ServiceError {
-    format!("replay answered {asked} with {got:.200?}").into()
 }

@@ -4,7 +4,7 @@
 pub const JOBS: &str = "jobs";
 /// Queue of trajectories, rollout workers to replay.
 pub const TRAJECTORIES: &str = "trajectories";
-/// Ask: scores of `ScoreRequest`; the reward's name is appended.
+/// Ask: the scores for a `ScoreRequest`.
 pub const REWARD: &str = "reward";
 /// Ask: passages for a `Search`.
 pub const SEARCH: &str = "search";

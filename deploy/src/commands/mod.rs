@@ -1,5 +1,11 @@
 //! One file for each command.
 
+pub mod doctor;
 pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod loss;
 pub mod make_base;
+pub mod score;
+pub mod tokenize;
 pub mod train;

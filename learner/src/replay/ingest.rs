@@ -55,15 +55,11 @@ pub enum Ingested {
     Refused(Refusal, String),
 }
 
-/// Checks what does not depend on the seat: rows and numbers.
+/// Checks what does not depend on the seat, of a scored trajectory: rows and numbers. One without a score is drawn again
+/// whatever its rows are; an episode that could not be played has none.
 pub(super) fn check_content(trajectory: &Trajectory, vocab_size: u32) -> Result<(), (Refusal, String)> {
     if trajectory.rows.is_empty() {
-        // a seat that could not be played at all comes without rows and says why
-        let why = match &trajectory.outcome {
-            Outcome::Unscorable { reason } | Outcome::Error { reason } => reason.clone(),
-            Outcome::Scored { .. } => "expected at least one row, got none".into(),
-        };
-        return Err((Refusal::Rows, why));
+        return Err((Refusal::Rows, "expected at least one row, got none".into()));
     }
     for (i, row) in trajectory.rows.iter().enumerate() {
         row.validate(vocab_size).map_err(|e| (Refusal::Rows, format!("row {i}: {e}")))?;

@@ -1,0 +1,111 @@
+//! What the machine could do: multiply-adds in a large product with our own kernels, and reading from memory.
+
+use std::{hint::black_box, sync::Barrier, thread, time::Instant};
+
+use folgore_model::backend::{Backend as _, Cpu, MatrixData};
+use serde::Serialize;
+
+/// Side of the product's square matrices.
+const SIDE: usize = 2048;
+/// Bytes that are read: far more than any cache holds.
+const READ_BYTES: usize = 512 << 20;
+/// Measurements; the best counts.
+const TRIALS: usize = 5;
+
+/// Best of five, with all threads and with one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ceilings {
+    /// Product of two matrices of 2048 by 2048 in f32, all threads.
+    pub gemm_gflops: f64,
+    /// The same, one thread.
+    pub gemm_gflops_1_thread: f64,
+    /// Reading 512 MiB, all threads.
+    pub read_gbps: f64,
+    /// The same, one thread.
+    pub read_gbps_1_thread: f64,
+}
+
+impl Ceilings {
+    /// Measures them with `threads` threads.
+    pub fn measure(threads: usize) -> Self {
+        // written, so that the pages are there
+        let memory = vec![1u32; READ_BYTES / size_of::<u32>()];
+        Self {
+            gemm_gflops: gemm(threads),
+            gemm_gflops_1_thread: gemm(1),
+            read_gbps: read(&memory, threads),
+            read_gbps_1_thread: read(&memory, 1),
+        }
+    }
+
+    /// The better of two measurements, number by number.
+    pub fn best(self, other: Self) -> Self {
+        Self {
+            gemm_gflops: self.gemm_gflops.max(other.gemm_gflops),
+            gemm_gflops_1_thread: self.gemm_gflops_1_thread.max(other.gemm_gflops_1_thread),
+            read_gbps: self.read_gbps.max(other.read_gbps),
+            read_gbps_1_thread: self.read_gbps_1_thread.max(other.read_gbps_1_thread),
+        }
+    }
+}
+
+/// Seconds of the fastest of five runs, after one that is not counted.
+fn fastest(mut run: impl FnMut() -> f64) -> f64 {
+    run();
+    (0..TRIALS).map(|_| run()).fold(f64::INFINITY, f64::min)
+}
+
+fn gemm(threads: usize) -> f64 {
+    let backend = Cpu::with_threads(threads);
+    let values: Vec<f32> = (0..SIDE * SIDE).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
+    let (x, w) = (backend.upload(&values), backend.matrix(MatrixData::F32(&values), SIDE, SIDE));
+    let mut out = backend.alloc(SIDE * SIDE);
+    let seconds = fastest(|| {
+        let begin = Instant::now();
+        backend.linear(&x, &w, &mut out, 0..SIDE, false);
+        begin.elapsed().as_secs_f64()
+    });
+    2.0 * (SIDE as f64).powi(3) / seconds / 1e9
+}
+
+fn read(memory: &[u32], threads: usize) -> f64 {
+    let seconds = fastest(|| {
+        let (ready, part) = (Barrier::new(threads + 1), memory.len() / threads);
+        thread::scope(|scope| {
+            for i in 0..threads {
+                let (ready, part) = (&ready, &memory[i * part..(i + 1) * part]);
+                scope.spawn(move || {
+                    ready.wait();
+                    black_box(sum(part));
+                });
+            }
+            ready.wait();
+            Instant::now()
+        })
+        .elapsed()
+        .as_secs_f64()
+    });
+    (memory.len() / threads * threads * size_of::<u32>()) as f64 / seconds / 1e9
+}
+
+/// A sum in many lanes, so that reading is what takes the time.
+fn sum(values: &[u32]) -> u32 {
+    let mut lanes = [0u32; 64];
+    for chunk in values.as_chunks::<64>().0 {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.wrapping_add(*value);
+        }
+    }
+    lanes.into_iter().fold(0, u32::wrapping_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_reads_everything() {
+        assert_eq!(sum(&[3; 640]), 3 * 640);
+        assert!(read(&[1; 6400], 3) > 0.0);
+    }
+}
