@@ -181,22 +181,17 @@ impl Ledger {
             let reason = format!("seat {key}: evaluates policy {policy}, made by {other}");
             return Ingested::Refused(Refusal::Policy, reason);
         }
+        if let Outcome::Unscorable { reason } | Outcome::Error { reason } = &trajectory.outcome {
+            self.redraw_eval(&label, place, item_of(&trajectory, trajectory.outcome.clone()));
+            return Ingested::Redrawn(reason.clone());
+        }
         if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
             let item = item_of(&trajectory, Outcome::Error { reason: reason.clone() });
             self.redraw_eval(&label, place, item);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
         }
-        let item = item_of(&trajectory, trajectory.outcome.clone());
-        match &trajectory.outcome {
-            Outcome::Scored { .. } => {
-                self.fill_eval(&label, place, item);
-                Ingested::Taken
-            }
-            Outcome::Unscorable { reason } | Outcome::Error { reason } => {
-                self.redraw_eval(&label, place, item);
-                Ingested::Redrawn(reason.clone())
-            }
-        }
+        self.fill_eval(&label, place, item_of(&trajectory, trajectory.outcome.clone()));
+        Ingested::Taken
     }
 
     /// The next draw; after the last one, `item` is what the evaluation shows: failed, and never a score of 0.

@@ -197,22 +197,20 @@ impl Ledger {
         if let Err(reason) = self.acceptable(step, &made_by) {
             return Ingested::Refused(Refusal::Policy, format!("seat {key}: {reason}"));
         }
+        let total = match &trajectory.outcome {
+            Outcome::Scored { total, .. } => *total,
+            Outcome::Unscorable { reason } | Outcome::Error { reason } => {
+                let reason = reason.clone();
+                self.redraw(key, &reason);
+                return Ingested::Redrawn(reason);
+            }
+        };
         if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
             self.redraw(key, &reason);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
         }
-        match &trajectory.outcome {
-            Outcome::Scored { total, .. } => {
-                let filled = Filled { total: *total, policies: made_by };
-                self.fill(key, filled, trajectory);
-                Ingested::Taken
-            }
-            Outcome::Unscorable { reason } | Outcome::Error { reason } => {
-                let reason = reason.clone();
-                self.redraw(key, &reason);
-                Ingested::Redrawn(reason)
-            }
-        }
+        self.fill(key, Filled { total, policies: made_by }, trajectory);
+        Ingested::Taken
     }
 
     fn fill(&mut self, key: SeatKey, filled: Filled, trajectory: Trajectory) {

@@ -87,3 +87,15 @@ fn a_negative_reward_is_a_reward() {
     reward(&mut penalised, -0.5);
     assert_eq!(change(&mut store, |l| l.ingest(penalised)), Ingested::Taken);
 }
+
+#[test]
+fn an_episode_that_could_not_be_played_comes_without_rows_and_is_drawn_again() {
+    let mut store = open(settings(), &MemoryDisk::default());
+    let jobs = change(&mut store, |l| l.open_seats(0, 1, false));
+    let mut unplayed = play(&jobs[0], policy(0), CALM);
+    unplayed.rows.clear();
+    unplayed.outcome = Outcome::Error { reason: "the prompt is longer than the context".into() };
+    let redrawn = change(&mut store, |l| l.ingest(unplayed));
+    assert!(matches!(&redrawn, Ingested::Redrawn(reason) if reason.contains("longer than the context")), "{redrawn:?}");
+    assert_eq!(change(&mut store, |l| l.open_seats(0, 1, false))[0].seat.draw, 1);
+}
