@@ -86,6 +86,7 @@ impl<M: Model + 'static> Generator<M> {
         drop(served);
         match end {
             None => compute.ended().await,
+            Some(Ok(())) if shutdown.is_stopping() => Ok(()),
             Some(Ok(())) => Err(format!("{name}: ended without being asked to").into()),
             Some(error) => error,
         }
