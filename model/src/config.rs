@@ -34,3 +34,25 @@ pub struct ModelConfig {
     /// Id that begins a sequence, where the family has one.
     pub bos_token_id: Option<u32>,
 }
+
+impl ModelConfig {
+    /// The shape of SmolLM2-135M: the yardstick of the benchmarks.
+    pub fn smollm2_135m() -> Self {
+        Self {
+            model_type: "llama".into(),
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1_536,
+            num_hidden_layers: 30,
+            num_attention_heads: 9,
+            num_key_value_heads: 3,
+            head_dim: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 100_000.0,
+            tie_word_embeddings: true,
+            max_position_embeddings: 8_192,
+            eos_token_ids: vec![2],
+            bos_token_id: Some(1),
+        }
+    }
+}

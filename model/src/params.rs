@@ -1,6 +1,7 @@
 //! What trains: master values in f32 with their gradients and the optimiser's moments, either an adapter or all weights.
 
 use folgore_protocol::seed;
+use rayon::prelude::*;
 
 use crate::{
     HostTensor, ModelConfig, ModelError, TensorSource, Tensors,
@@ -277,27 +278,55 @@ fn init_a(init: LoraInit, r: usize, inner: usize, rows: usize, seed: u64) -> Vec
     }
 }
 
-/// Random weights for a model of shape `config` (normal, deviation 0.02, norms 1): where training from nothing begins, and tests.
-pub fn random_weights(config: &ModelConfig, seed: u64) -> Tensors {
-    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    let shape_of = |name: &str| -> Vec<usize> {
-        let linear = Linear::ALL.into_iter().find(|l| name.contains(l.path()));
-        match linear {
-            Some(l) => <[usize; 2]>::from(l.shape(config)).to_vec(),
-            None if name.contains("norm") => vec![hidden],
-            None => vec![vocab, hidden],
+/// Random weights for a model of a shape (normal, deviation 0.02, norms 1), each drawn when it is asked for: where training
+/// from nothing begins, and benchmarks, which need not hold a second copy of a large model.
+#[derive(Clone, Debug)]
+pub struct RandomWeights {
+    config: ModelConfig,
+    seed: u64,
+}
+
+impl RandomWeights {
+    /// Weights for a model of shape `config` from stream `seed`.
+    pub fn new(config: ModelConfig, seed: u64) -> Self {
+        Self { config, seed }
+    }
+
+    fn shape_of(&self, name: &str) -> Vec<usize> {
+        let c = &self.config;
+        match Linear::ALL.into_iter().find(|l| name.contains(l.path())) {
+            Some(l) => <[usize; 2]>::from(l.shape(c)).to_vec(),
+            None if name.contains("norm") => vec![c.hidden_size],
+            None => vec![c.vocab_size, c.hidden_size],
         }
-    };
-    let tensor = |(i, name): (usize, String)| {
-        let shape = shape_of(&name);
-        let stream = seed::mix(&[seed, i as u64]);
-        let count = shape.iter().product::<usize>() as u64;
-        let values = if shape.len() == 1 {
-            vec![1.0; count as usize]
-        } else {
-            (0..count).map(|j| 0.02 * seed::normal(stream, j)).collect()
+    }
+}
+
+impl TensorSource for RandomWeights {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let missing = || ModelError::Missing { what: format!("tensor {name}"), place: "random weights".into() };
+        let place = full_names(&self.config).iter().position(|n| n == name).ok_or_else(missing)?;
+        let shape = self.shape_of(name);
+        let stream = seed::mix(&[self.seed, place as u64]);
+        let count = shape.iter().product::<usize>();
+        let values = match shape.len() {
+            1 => vec![1.0; count],
+            _ => (0..count).into_par_iter().map(|j| 0.02 * seed::normal(stream, j as u64)).collect(),
         };
-        (name, HostTensor::f32(shape, values))
-    };
-    full_names(config).into_iter().enumerate().map(tensor).collect()
+        Ok(HostTensor::f32(shape, values))
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        full_names(&self.config).iter().any(|n| n == name).then(|| self.shape_of(name))
+    }
+
+    fn names(&self) -> Vec<String> {
+        full_names(&self.config)
+    }
+}
+
+/// All of [`RandomWeights`] at once.
+pub fn random_weights(config: &ModelConfig, seed: u64) -> Tensors {
+    let source = RandomWeights::new(config.clone(), seed);
+    source.names().into_iter().filter_map(|name| Some((name.clone(), source.tensor(&name).ok()?))).collect()
 }
