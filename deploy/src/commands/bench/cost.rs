@@ -70,7 +70,8 @@ impl Costs {
     /// A forward of `tokens` tokens that see `seen` keys together, in sequences that hold `held` keys; `scored` of them
     /// go through the head.
     pub fn forward(&self, tokens: f64, seen: f64, held: f64, scored: f64) -> Call {
-        let flops = 2.0 * tokens * (self.layers + self.adapter) + 4.0 * self.attention * seen + 2.0 * scored * self.head;
+        let flops =
+            2.0 * tokens * (self.layers + self.adapter) + 4.0 * self.attention * seen + 2.0 * scored * self.head;
         Call { flops, bytes: self.weight_bytes + 4.0 * self.adapter + held * self.key_bytes }
     }
 
@@ -113,13 +114,20 @@ mod tests {
         let (plain, with) = (Costs::of(&config, None, 0), Costs::of(&config, Some(&shape), 0));
         // the number that PEFT prints for this adapter
         assert_eq!(with.adapter, 4_884_480.0);
-        assert_eq!(with.forward(1.0, 0.0, 0.0, 0.0).flops - plain.forward(1.0, 0.0, 0.0, 0.0).flops, 2.0 * with.adapter);
-        assert_eq!(with.backward(1.0, 0.0, 0.0, 0.0).flops - plain.backward(1.0, 0.0, 0.0, 0.0).flops, 4.0 * with.adapter);
+        assert_eq!(
+            with.forward(1.0, 0.0, 0.0, 0.0).flops - plain.forward(1.0, 0.0, 0.0, 0.0).flops,
+            2.0 * with.adapter
+        );
+        assert_eq!(
+            with.backward(1.0, 0.0, 0.0, 0.0).flops - plain.backward(1.0, 0.0, 0.0, 0.0).flops,
+            4.0 * with.adapter
+        );
     }
 
     #[test]
     fn the_slower_of_the_two_ceilings_binds() {
-        let ceilings = Ceilings { gemm_gflops: 100.0, gemm_gflops_1_thread: 50.0, read_gbps: 10.0, read_gbps_1_thread: 8.0 };
+        let ceilings =
+            Ceilings { gemm_gflops: 100.0, gemm_gflops_1_thread: 50.0, read_gbps: 10.0, read_gbps_1_thread: 8.0 };
         let call = Call { flops: 2e9, bytes: 1e9 };
         assert_eq!((call.seconds(&ceilings), call.is_arithmetic(&ceilings)), (0.1, false));
         let call = Call { flops: 2e10, bytes: 1e9 };

@@ -3,12 +3,20 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::{Result, bail};
-use folgore_model::{backend::{BLOCK, Cpu}, lora::Adapter};
+use folgore_model::{
+    backend::{BLOCK, Cpu},
+    lora::Adapter,
+};
 use folgore_protocol::{Digest, Generate, Generated, PolicyId, SamplingParams};
 use folgore_rollout::{DecoderModel, Engine, EngineConfig, TextPiece};
 use serde_json::json;
 
-use super::{cost::{Call, seen}, meter::Meter, result::Measured, subject::Subject};
+use super::{
+    cost::{Call, seen},
+    meter::Meter,
+    result::Measured,
+    subject::Subject,
+};
 
 /// Tokens of a prompt when decoding is measured.
 pub const PROMPT: usize = 64;
@@ -57,7 +65,10 @@ pub fn drain(engine: &mut BenchEngine) -> Result<Vec<(folgore_rollout::engine::S
         ended.extend(engine.step());
     }
     if engine.stats().preemptions > 0 {
-        bail!("the cache is too small: sequences were preempted after {} tokens", engine.stats().decode_tokens - before);
+        bail!(
+            "the cache is too small: sequences were preempted after {} tokens",
+            engine.stats().decode_tokens - before
+        );
     }
     Ok(ended)
 }
@@ -67,7 +78,8 @@ pub fn decode(subject: &Subject, batch: usize, repeat: usize) -> Result<Measured
     let prompt = subject.at_most(PROMPT, NEW);
     let mut engine = engine(subject, batch, prompt + NEW);
     let meter = Meter::start();
-    let mut result = Measured::new(format!("decode, batch {batch}"), json!({"batch": batch, "prompt": prompt, "new": NEW}));
+    let mut result =
+        Measured::new(format!("decode, batch {batch}"), json!({"batch": batch, "prompt": prompt, "new": NEW}));
     let mut fast = f64::INFINITY;
     for round in 0..repeat as u64 {
         // another policy each time, so that no prompt is known yet

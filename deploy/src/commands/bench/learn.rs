@@ -15,8 +15,8 @@ use folgore_model::{
     lora::Adapter,
 };
 use folgore_protocol::{
-    Batch, Generated, GroupId, GroupRecord, Outcome, Prompt, Purpose, Row, RunLength, SeatKey, Segment, SegmentKind, Source, Task,
-    Trajectory, seed,
+    Batch, Generated, GroupId, GroupRecord, Outcome, Prompt, Purpose, Row, RunLength, SeatKey, Segment, SegmentKind,
+    Source, Task, Trajectory, seed,
 };
 use serde_json::json;
 
@@ -51,7 +51,8 @@ pub fn train(subject: &Subject, repeat: usize) -> Result<Measured> {
     let (mut trainee, optim) = (trainee(subject)?, OptimSection::default());
 
     let meter = Meter::start();
-    let mut result = Measured::new("LoRA training", json!({"sequences": SEQUENCES, "tokens": length, "rank": shape().r}));
+    let mut result =
+        Measured::new("LoRA training", json!({"sequences": SEQUENCES, "tokens": length, "rank": shape().r}));
     result.tokens = (SEQUENCES * length) as f64;
     let (mut forward, mut backward) = (f64::INFINITY, f64::INFINITY);
     for round in 0..=repeat {
@@ -147,16 +148,19 @@ impl Run {
         let end = Instant::now();
         let (generate, learn) = ((rolled - begin).as_secs_f64(), (trained - rolled).as_secs_f64());
         let samples = (PROMPTS * SAMPLES) as f64;
-        Ok(((end - begin).as_secs_f64(), vec![
-            ("generate_s", generate),
-            ("learn_s", learn),
-            ("publish_s", (end - trained).as_secs_f64()),
-            ("generate_tok_s", samples * NEW as f64 / generate),
-            ("learn_tok_s", samples * (self.prompt + NEW) as f64 / learn),
-            ("tokens_trained", tokens_trained as f64),
-            ("grad_norm", metrics["grad_norm"]),
-            ("mismatch/logp_abs_max", metrics["mismatch/logp_abs_max"]),
-        ]))
+        Ok((
+            (end - begin).as_secs_f64(),
+            vec![
+                ("generate_s", generate),
+                ("learn_s", learn),
+                ("publish_s", (end - trained).as_secs_f64()),
+                ("generate_tok_s", samples * NEW as f64 / generate),
+                ("learn_tok_s", samples * (self.prompt + NEW) as f64 / learn),
+                ("tokens_trained", tokens_trained as f64),
+                ("grad_norm", metrics["grad_norm"]),
+                ("mismatch/logp_abs_max", metrics["mismatch/logp_abs_max"]),
+            ],
+        ))
     }
 
     fn rollout(&mut self, subject: &Subject, step: u64, prompts: &[Vec<u32>]) -> Result<Batch> {
@@ -181,7 +185,8 @@ impl Run {
     fn work(&self, subject: &Subject) -> Vec<super::cost::Call> {
         let costs = subject.costs(true);
         let (groups, samples, prompt) = (PROMPTS as f64, (PROMPTS * SAMPLES) as f64, self.prompt);
-        let mut calls = vec![costs.forward(groups * prompt as f64, groups * seen(0, prompt), groups * prompt as f64, samples)];
+        let mut calls =
+            vec![costs.forward(groups * prompt as f64, groups * seen(0, prompt), groups * prompt as f64, samples)];
         calls.extend((0..NEW - 1).map(|i| step_cost(&costs, PROMPTS * SAMPLES, prompt + i)));
         let tokens = groups * prompt as f64 + samples * (NEW - 1) as f64;
         let keys = groups * seen(0, prompt) + samples * seen(prompt, prompt + NEW - 1);

@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn shares_are_of_the_time_that_the_ceilings_allow() {
-        let ceilings = Ceilings { gemm_gflops: 100.0, gemm_gflops_1_thread: 50.0, read_gbps: 10.0, read_gbps_1_thread: 8.0 };
+        let ceilings =
+            Ceilings { gemm_gflops: 100.0, gemm_gflops_1_thread: 50.0, read_gbps: 10.0, read_gbps_1_thread: 8.0 };
         let mut measured = Measured::new("decode", Value::Null);
         measured.tokens = 30.0;
         measured.seconds = vec![1.0, 0.5];
