@@ -1,6 +1,6 @@
 //! Puts the actors of one process together: this file is the system on one page.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use folgore_actors::{ChildPolicy, Links, LocalConfig, RestartPolicy, Shutdown, Supervisor, SupervisorHandle, local};
@@ -11,25 +11,35 @@ use folgore_learner::{
     replay::{ReplayService, ReplaySettings, ReplaySetup, RunIdentity, TaskSource},
     step::StepSettings,
 };
-use folgore_model::{backend::Cpu, files::peft::{AdapterFile, LoraConfig}, lora::Adapter, tokenizer::Tokenizer};
-use folgore_protocol::{Digest, Prompt, Task};
+use folgore_model::{
+    backend::Cpu,
+    files::peft::{AdapterFile, LoraConfig},
+    lora::Adapter,
+};
+use folgore_protocol::{Digest, Task};
 use folgore_reward::{Reward, RewardWorker};
 use folgore_rollout::{
-    Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator, GeneratorConfig, PolicyLoader,
-    PromptEncoder, RolloutWorker, TextPiece, WorkerConfig,
+    Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator, GeneratorConfig,
+    ModelEncoder, PolicyLoader, PromptEncoder, RolloutWorker, TextPiece, WorkerConfig, cache_blocks,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use crate::{
-    capacity,
-    policy::{Policy, decode},
-};
+use crate::policy::Policy;
 
 /// Names a section of the configuration.
 fn digest(section: &impl Serialize) -> String {
     Digest::of(&serde_json::to_vec(section).unwrap_or_default()).short()
+}
+
+/// Settings of memory and speed, which change no number: a run may go on with others.
+const FREE: [&str; 2] = ["rollout.max_concurrent_sequences", "rollout.kv_tokens"];
+
+/// Adds each setting of a section by its own name, so that a difference can be shown.
+fn each_setting(identity: RunIdentity, section: &str, settings: &impl Serialize) -> RunIdentity {
+    let settings = serde_json::to_value(settings).unwrap_or_default();
+    let settings = settings.as_object().into_iter().flatten().map(|(key, value)| (format!("{section}.{key}"), value));
+    settings.filter(|(name, _)| !FREE.contains(&name.as_str())).fold(identity, |identity, (name, value)| identity.with(&name, value))
 }
 
 /// What a run is made of, checked and loaded.
@@ -50,17 +60,15 @@ impl Ingredients {
     /// What may not change while the run lives.
     pub fn identity(&self) -> RunIdentity {
         let c = &self.config;
-        RunIdentity::new()
+        let identity = RunIdentity::new()
             .with("base model", self.policy.digest.short())
             .with("tokenizer", self.policy.tokenizer.digest().short())
             .with("dataset", self.dataset.digest.short())
             .with("run.seed", c.run.seed)
-            .with("rollout.num_prompts", c.rollout.num_prompts)
-            .with("rollout.num_generations", c.rollout.num_generations)
-            .with("rollout", digest(&c.rollout))
             .with("reward", digest(&c.reward))
-            .with("algo", digest(&c.algo))
-            .with("lora", digest(&self.lora))
+            .with("lora", digest(&self.lora));
+        let identity = each_setting(identity, "rollout", &c.rollout);
+        each_setting(identity, "algo", &c.algo)
     }
 
     /// The numbers of one step.
@@ -112,21 +120,27 @@ impl House {
         let reward = what.reward.clone();
         house.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
 
-        let limits = capacity::engine(c, what.policy.config());
+        let blocks = cache_blocks(&c.rollout, what.policy.config().max_position_embeddings);
+        let engine = EngineConfig::from(&c.rollout);
         let (policy, gate) = (what.policy.clone(), house.gate.clone());
-        let text = Arc::new(Text::of(&what.policy, &c.rollout.chat_template_kwargs));
+        let variables = c.rollout.chat_template_kwargs.clone();
+        let text = Arc::new(ModelEncoder::new(what.policy.tokenizer.clone(), what.policy.config(), variables));
         let (piece, loader) = (text.clone(), loader(what.policy.clone()));
         house
             .supervisor
             .spawn("generator", move || {
-                let model = DecoderModel::new(policy.decoder.clone(), limits.blocks);
-                let config = GeneratorConfig { engine: limits.engine, ..GeneratorConfig::default() };
+                let model = DecoderModel::new(policy.decoder.clone(), blocks);
+                let config = GeneratorConfig { engine, ..GeneratorConfig::default() };
                 let text: Arc<dyn TextPiece> = piece.clone();
                 Box::new(Generator::new(model, text, loader.clone(), gate.clone(), config))
             })
             .await?;
 
-        let worker = worker_config(c, &limits.engine);
+        let worker = WorkerConfig {
+            concurrency: engine.max_concurrent_sequences,
+            episode: EpisodeLimits::from(&c.rollout),
+            ..WorkerConfig::default()
+        };
         house
             .supervisor
             .spawn("rollout-0", move || {
@@ -181,16 +195,6 @@ pub fn plan(what: &Ingredients) -> LearnerPlan {
         base_model: what.policy.name.clone(),
         lora: what.lora.clone(),
         identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
-        epoch: 0,
-    }
-}
-
-fn worker_config(c: &Config, engine: &EngineConfig) -> WorkerConfig {
-    WorkerConfig {
-        concurrency: engine.max_concurrent_sequences,
-        episode: EpisodeLimits { max_prompt_length: c.rollout.max_prompt_length as usize, ..EpisodeLimits::default() },
-        score_deadline: Duration::from_secs(60),
-        ..WorkerConfig::default()
     }
 }
 
@@ -214,54 +218,5 @@ impl TaskSource for Questions {
 
     fn task(&self, index: u64) -> Task {
         self.0.task(index)
-    }
-}
-
-/// The tokenizer as engine and episodes use it.
-pub struct Text {
-    tokenizer: Arc<Tokenizer>,
-    variables: Map<String, Value>,
-    vocab_size: usize,
-    context: usize,
-}
-
-impl Text {
-    /// Text of `policy`, with the chat template's `variables`.
-    pub fn of(policy: &Policy, variables: &Map<String, Value>) -> Self {
-        let config = policy.config();
-        Self {
-            tokenizer: policy.tokenizer.clone(),
-            variables: variables.clone(),
-            vocab_size: config.vocab_size,
-            context: config.max_position_embeddings,
-        }
-    }
-}
-
-impl TextPiece for Text {
-    fn piece(&self, ids: &[u32]) -> String {
-        decode(&self.tokenizer, ids)
-    }
-}
-
-impl PromptEncoder for Text {
-    fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
-        self.tokenizer.encode_prompt(prompt, &self.variables).map_err(|e| e.to_string())
-    }
-
-    fn text(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.tokenizer.encode_untrusted(text).map_err(|e| e.to_string())
-    }
-
-    fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        self.tokenizer.decode(ids, true).map_err(|e| e.to_string())
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn context(&self) -> usize {
-        self.context
     }
 }

@@ -1,48 +1,84 @@
-//! What the user sees while a run goes on.
+//! What the user sees while a run goes on, and what is left to look at afterwards.
 
 use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
     io::IsTerminal as _,
-    path::Path,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use folgore_learner::{ask::Evaluated, learner::Witness};
-use folgore_model::tokenizer::Tokenizer;
-use folgore_protocol::{Batch, Trajectory, replay::EvalSummary};
+use folgore_model::{backend::Backend as _, tokenizer::Tokenizer};
+use folgore_protocol::{Batch, Prompt};
 use serde_json::{Map, Value};
 
-use crate::{compose::Ingredients, policy::decode, run_dir::RunDir};
+use crate::{
+    compose::Ingredients,
+    embedded, report,
+    run_dir::RunDir,
+    samples::{Sample, Samples},
+    summary::{Hardware, Measured, Summary, read_metrics},
+};
 
-/// Shows a run on the terminal.
+/// Samples of a step that are kept.
+const SAMPLES_KEPT: usize = 8;
+
+/// Shows a run on the terminal and keeps its samples and its summary.
 pub struct Console {
-    tokenizer: std::sync::Arc<Tokenizer>,
+    run: PathBuf,
+    tokenizer: Arc<Tokenizer>,
+    held_out: BTreeMap<String, Prompt>,
     max_steps: u64,
     logging_steps: u64,
-    show_every: Option<u64>,
+    samples_every: Option<u64>,
+    report: bool,
     begin: Instant,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    summary: Summary,
+    /// The first step of this launch and when it began, for the time left.
     first: Option<(u64, Instant)>,
-    evaluations: Vec<Evaluated>,
-    waiting: Option<(String, Instant)>,
+    waiting: Option<String>,
 }
 
 impl Console {
-    /// A console for one launch of a run.
-    pub fn new(what: &Ingredients, _dir: &RunDir, _attempt: u32, begin: Instant) -> Result<Self> {
-        let log = &what.config.log;
+    /// A console for one launch of a run that goes on from `step`.
+    pub fn new(what: &Ingredients, dir: &RunDir, step: u64, begin: Instant) -> Result<Self> {
+        let c = &what.config;
+        let yaml = c.resolved_yaml()?;
+        let mut summary = Summary {
+            run: dir.name.clone(),
+            learning_rate: c.optim.learning_rate,
+            seed: c.run.seed,
+            model: what.policy.name.clone(),
+            model_digest: what.policy.digest.short(),
+            config_digest: folgore_protocol::Digest::of(yaml.as_bytes()).short(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            hardware: Hardware::gather(),
+            attempts: 1,
+            ..Summary::default()
+        };
+        if step > 0 {
+            summary.take_over(&dir.path, step)?;
+        }
+        let asked = u64::from(c.eval.eval_items).min(what.dataset.eval.len());
+        let held_out = (0..asked).map(|i| what.dataset.eval.task(i)).map(|task| (task.id, task.prompt)).collect();
         Ok(Self {
+            run: dir.path.clone(),
             tokenizer: what.policy.tokenizer.clone(),
-            max_steps: what.config.optim.max_steps,
-            logging_steps: u64::from(log.logging_steps.max(1)),
-            show_every: log.log_completions.then_some(u64::from(log.log_completions_steps.max(1))),
+            held_out,
+            max_steps: c.optim.max_steps,
+            logging_steps: u64::from(c.log.logging_steps.max(1)),
+            samples_every: c.log.log_completions.then_some(u64::from(c.log.log_completions_steps.max(1))),
+            report: c.log.report,
             begin,
-            state: Mutex::default(),
+            state: Mutex::new(State { summary, ..State::default() }),
         })
     }
 
@@ -51,24 +87,41 @@ impl Console {
         println!("{line}");
     }
 
-    /// What is about to happen.
-    pub fn begin(&self, what: &Ingredients) {
-        println!("{}", arithmetic(what));
-    }
-
-    /// What came of it.
-    pub fn end(&self, _what: &Ingredients) -> Result<()> {
-        println!("{:.1} s", self.begin.elapsed().as_secs_f64());
+    /// Writes summary and report, and says what came of the run.
+    pub fn end(&self) -> Result<()> {
+        let metrics = read_metrics(&self.run.join("metrics.jsonl"))?;
+        let mut state = self.state();
+        let summary = &mut state.summary;
+        summary.measure(&metrics, self.begin.elapsed());
+        summary.complete = summary.steps >= self.max_steps;
+        summary.write(&self.run)?;
+        if let (Some(before), Some(after)) = (summary.evaluation("before"), summary.evaluation("after")) {
+            for (name, before, after) in [("greedy", &before.greedy, &after.greedy), ("sampled", &before.sampled, &after.sampled)] {
+                if let (Some(before), Some(after)) = (before, after) {
+                    println!("held-out accuracy, {name:<8} {} -> {}   ({} questions)", accuracy(before), accuracy(after), after.questions);
+                }
+            }
+        }
+        if summary.model == embedded::NAME && summary.complete {
+            println!("{}", report::DEMONSTRATION);
+        }
+        let speed = summary.tokens_per_s.map_or(String::new(), |s| format!(", {s:.0} tokens/s"));
+        println!("{} steps in {:.1} s{speed}; everything is in {}", summary.steps, summary.wall_s, self.run.display());
+        drop(state);
+        if self.report {
+            let path = self.run.join(report::FILE);
+            report::write(&path, &report::from_run_dir(&self.run)?)?;
+            println!("report: {}", path.display());
+        }
         Ok(())
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sample(&self, trajectory: &Trajectory) -> String {
-        let ids: Vec<u32> = trajectory.rows.iter().flat_map(|r| r.ids()).collect();
-        decode(&self.tokenizer, &ids)
+    fn samples(&self) -> Samples<'_> {
+        Samples::new(&self.run, &self.tokenizer)
     }
 }
 
@@ -76,35 +129,49 @@ impl Witness for Console {
     fn stepped(&self, step: u64, line: &Map<String, Value>, batch: &Batch) {
         let mut state = self.state();
         state.waiting = None;
-        let (from, since) = *state.first.get_or_insert((step - 1, self.begin));
-        let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
-        let left = Duration::from_secs_f64(per_step * (self.max_steps - step) as f64);
+        let now = Instant::now();
+        let step_time = number(line, "step_time");
+        let (from, since) = *state.first.get_or_insert((step - 1, now - Duration::from_secs_f64(step_time)));
         drop(state);
+        let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
         if step % self.logging_steps == 0 || step == self.max_steps {
-            let number = |key: &str| line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
             println!(
-                "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  mismatch {:.0e}  {:>6.0} tokens/s  {:.0} s left",
+                "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s  {} left",
                 self.max_steps,
-                number("reward"),
-                number("completions/mean_length"),
-                number("loss"),
-                number("grad_norm"),
-                number("mismatch/logp_abs_max"),
-                number("perf/tokens_per_s"),
-                left.as_secs_f64(),
+                number(line, "reward"),
+                number(line, "completions/mean_length"),
+                number(line, "loss"),
+                number(line, "grad_norm"),
+                number(line, "perf/tokens_per_s"),
+                duration(per_step * self.max_steps.saturating_sub(step) as f64),
             );
         }
-        if self.show_every.is_some_and(|every| step % every == 0) {
-            if let Some(member) = batch.groups.first().and_then(|g| g.members.first()) {
-                println!("      sample  {}  -> {:?}", self.sample(member).replace('\n', "\\n"), member.outcome.total());
+        if self.samples_every.is_some_and(|every| step % every == 0 || step == 1) {
+            match self.samples().step(batch, SAMPLES_KEPT) {
+                Ok(samples) => samples.first().into_iter().for_each(|s| println!("      {}", one_line(s))),
+                Err(error) => eprintln!("warning: samples of step {step} not kept: {error:#}"),
             }
         }
     }
 
     fn evaluated(&self, evaluated: &Evaluated) {
-        let share = |s: &Option<EvalSummary>| s.as_ref().and_then(|s| s.share_reaching(1.0)).map_or("-".into(), |x| format!("{x:.3}"));
-        println!("eval {:<8}  greedy {}  sampled {}", evaluated.when, share(&evaluated.greedy), share(&evaluated.sampled));
-        self.state().evaluations.push(evaluated.clone());
+        let mut state = self.state();
+        state.summary.note(evaluated);
+        let mut text = format!("eval {:<8}", evaluated.when);
+        if let Some(evaluation) = state.summary.evaluation(&evaluated.when) {
+            for (name, measured) in [("greedy", &evaluation.greedy), ("sampled", &evaluation.sampled)] {
+                if let Some(m) = measured {
+                    let _ = write!(text, "  {name} {} (reward {:.3})", accuracy(m), m.mean_reward.unwrap_or(f64::NAN));
+                }
+            }
+        }
+        println!("{text}");
+        let kept = state.summary.write(&self.run).and_then(|()| {
+            self.samples().evaluation(evaluated, |id| self.held_out.get(id).cloned())
+        });
+        if let Err(error) = kept {
+            eprintln!("warning: evaluation {} not kept: {error:#}", evaluated.when);
+        }
     }
 
     fn saved(&self, step: u64, path: &Path) {
@@ -113,28 +180,54 @@ impl Witness for Console {
 
     fn waiting(&self, reason: &str) {
         let mut state = self.state();
-        if state.waiting.as_ref().is_none_or(|(said, _)| said != reason) && std::io::stderr().is_terminal() {
+        if state.waiting.as_deref() != Some(reason) && std::io::stderr().is_terminal() {
             eprintln!("waiting: {reason}");
         }
-        state.waiting = Some((reason.to_owned(), Instant::now()));
+        state.waiting = Some(reason.to_owned());
     }
 }
 
 /// What the run is, in a few lines.
 pub fn arithmetic(what: &Ingredients) -> String {
     let c = &what.config;
-    let trained = what.lora.shape().parameters(what.policy.config());
+    let (trained, base) = (what.lora.shape().parameters(what.policy.config()), what.policy.bytes);
     format!(
-        "model {} on {}: {} weights train (r {})\n{}\nstep: {} prompts x {} samples = {} rollouts, up to {} new tokens; {} steps",
+        "model {} on {}: {:.1} MB of weights, {trained} in the adapter (r {})\n{}\nstep: {} prompts x {} samples = {} rollouts of up to \
+         {} new tokens, {} optimiser update(s); {} steps",
         what.policy.name,
-        folgore_model::backend::Backend::name(&**what.policy.decoder.backend()),
-        trained,
+        what.policy.decoder.backend().name(),
+        base as f64 / 1e6,
         what.lora.r,
         what.dataset.report,
         c.rollout.num_prompts,
         c.rollout.num_generations,
         c.rollout.samples_per_step(),
         c.rollout.max_completion_length,
+        c.algo.updates_per_batch(),
         c.optim.max_steps,
     )
+}
+
+fn number(line: &Map<String, Value>, key: &str) -> f64 {
+    line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN)
+}
+
+fn accuracy(measured: &Measured) -> String {
+    let error = measured.accuracy_se.map_or(String::new(), |se| format!(" ± {se:.3}"));
+    measured.accuracy.map_or("-".into(), |a| format!("{a:.3}{error}"))
+}
+
+fn one_line(sample: &Sample) -> String {
+    let reward = sample.reward.map_or("unscored".into(), |r| format!("reward {r}"));
+    let text = format!("{} {}", sample.prompt.as_deref().unwrap_or_default(), sample.completion).replace('\n', " ");
+    let cut: String = text.chars().take(150).collect();
+    format!("{cut}  [{reward}]")
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds.round() as u64 {
+        s if s < 100 => format!("{s} s"),
+        s if s < 6000 => format!("{} min", s / 60),
+        s => format!("{:.1} h", s as f64 / 3600.0),
+    }
 }

@@ -7,6 +7,7 @@ mod compose;
 mod console;
 mod embedded;
 mod policy;
+mod prompts;
 mod report;
 mod run_dir;
 mod samples;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         Command::Score(args) => commands::score::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Loss(args) => commands::loss::run(args),
-        _ => Ok(()),
+        Command::Bench(args) => commands::bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

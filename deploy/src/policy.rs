@@ -100,14 +100,6 @@ impl Policy {
     }
 }
 
-/// Text of sampled ids, special tokens left out.
-pub fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-    tokenizer.decode(ids, true).unwrap_or_else(|error| {
-        tracing::error!(%error, "ids not decodable");
-        String::new()
-    })
-}
-
 /// The adapter's shape as the section says.
 pub fn shape(section: &LoraSection) -> Result<LoraShape> {
     let names = section.lora_target_modules.resolve().map_err(|name| anyhow::anyhow!("lora.lora_target_modules: {name:?} is no linear"))?;

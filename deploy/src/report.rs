@@ -21,6 +21,9 @@ use crate::{
 
 /// Name of the file in a run's folder.
 pub const FILE: &str = "report.html";
+/// What a run on the embedded policy shows, in one sentence for the terminal.
+pub const DEMONSTRATION: &str = "What this shows: the loop works end to end, and a careful habit that was planted in the base now outweighs \
+     two careless ones. What it does not show: a model discovering arithmetic.";
 
 /// Everything that is shown.
 #[derive(Clone, Debug, Default)]

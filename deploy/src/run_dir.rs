@@ -23,11 +23,8 @@ impl RunDir {
             None => free_name(output_dir),
         };
         let name = RunName::new(name).map_err(anyhow::Error::msg).context("run.name")?;
-        let path = output_dir.join(name.as_str());
-        if path.join(RECORD).exists() || path.join("config.yaml").exists() {
-            bail!("{}: a run of this name is there; go on with it by --resume {name}, or choose another --run-name", path.display());
-        }
-        Self::hold(path, name.as_str())
+        expect_free(output_dir, Some(name.as_str()))?;
+        Self::hold(output_dir.join(name.as_str()), name.as_str())
     }
 
     /// Goes on with the run `name`; an empty name means the one touched last.
@@ -63,17 +60,27 @@ impl RunDir {
         Ok((store, newest))
     }
 
-    /// Number of this launch of the run, and the folder of its logs.
-    pub fn next_attempt(&self) -> Result<(u32, PathBuf)> {
+    /// The folder for the logs of this launch.
+    pub fn next_attempt(&self) -> Result<PathBuf> {
         let logs = self.file("logs");
         let attempt = (1..).find(|n| !logs.join(format!("attempt-{n}")).exists()).unwrap_or(1);
         let path = logs.join(format!("attempt-{attempt}"));
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok((attempt, path))
+        Ok(path)
     }
 }
 
 const RECORD: &str = "record.redb";
+
+/// Checks that there is no run `name`; no name means one that will be free.
+pub fn expect_free(output_dir: &Path, name: Option<&str>) -> Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    let path = output_dir.join(name);
+    if path.join(RECORD).exists() || path.join("config.yaml").exists() {
+        bail!("{}: a run of this name is there; go on with it by --resume {name}, or choose another --run-name", path.display());
+    }
+    Ok(())
+}
 
 /// The folder of the run `name` (a name or a path); with an empty name, of the run touched last.
 pub fn find(output_dir: &Path, name: &str) -> Result<PathBuf> {

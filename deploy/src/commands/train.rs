@@ -1,13 +1,20 @@
 //! `folgore train`: from a configuration to a trained adapter, all actors in this process.
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::{Level, on_ctrl_c};
 use folgore_config::{Config, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, cut_back, state},
-    learner::{LearnerParts, Standing},
+    learner::{FIRST_FREE_GROUP, LearnerParts, Standing},
     trainee::Trainee,
 };
 use folgore_model::{backend::Cpu, files::{peft::AdapterFile, safetensors}};
@@ -16,13 +23,16 @@ use crate::{
     capacity,
     cli::{ConfigArgs, TrainArgs},
     compose::{self, House, Ingredients, Place},
-    console::Console,
+    console::{Console, arithmetic},
     policy::{Policy, shape},
+    prompts,
     run_dir::{self, RunDir},
 };
 
 /// The preset of a run without arguments.
 const DEFAULT: &str = "demo";
+/// Exit code after Ctrl-C, as shells know it: 128 and the number of the signal.
+const INTERRUPTED: i32 = 130;
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
@@ -31,21 +41,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
     if args.dry_run {
         return dry_run(config);
     }
-    let dir = match &args.resume {
-        Some(name) => RunDir::resume(&config.run.output_dir, name)?,
-        None => RunDir::begin(&config.run.output_dir, config.run.name.as_deref())?,
+    let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
+        Some(name) => Launch::again(config, name)?,
+        None => Launch::first(config)?,
     };
-    let (attempt, logs) = dir.next_attempt()?;
-    log_to(&logs)?;
-    let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
-    let from = match (&newest, &config.model.adapter) {
-        (Some(checkpoint), _) => Some(checkpoint.path.clone()),
-        (None, adapter) => adapter.clone(),
-    };
-    let (what, adapter) = ingredients(config, from.as_deref())?;
-    let console = Arc::new(Console::new(&what, &dir, attempt, begin)?);
-    console.begin(&what);
+    log_to(&dir.next_attempt()?)?;
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
+    let console = Arc::new(Console::new(&what, &dir, standing.step, begin)?);
+    console.say(&arithmetic(&what));
     if args.resume.is_some() {
         console.say(&format!("resumed from step {}", standing.step));
     } else {
@@ -55,28 +58,74 @@ pub fn run(args: TrainArgs) -> Result<()> {
     }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let interrupted = Arc::new(AtomicBool::new(false));
     let outcome = runtime.block_on(async {
         let place = Place { record: dir.record(), blobs: dir.file("blobs") };
         let house = House::start(&dir.name, &place, &what, args.force).await?;
-        let speaker = console.clone();
+        let (speaker, interrupted) = (console.clone(), interrupted.clone());
         on_ctrl_c(house.shutdown(), move |level| {
+            interrupted.store(true, Ordering::Relaxed);
             speaker.say(match level {
                 Level::Now => "stopping now; --resume goes on from the last checkpoint",
                 _ => "saving and stopping after this step; Ctrl-C again stops now",
             });
             if level == Level::Now {
-                std::process::exit(130);
+                std::process::exit(INTERRUPTED);
             }
         })?;
-        let stopping = house.shutdown();
         house.learn(parts, compose::plan(&what), standing, console.clone()).await?;
-        let ended = house.end().await;
-        ended.map(|()| stopping)
+        house.end().await
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    console.end(&what)?;
-    outcome?;
+    let told = console.end();
+    outcome.map_err(|error| with_way_out(error, &dir.name))?;
+    told?;
+    if interrupted.load(Ordering::Relaxed) {
+        console.say(&format!("stopped; go on with --resume {}", dir.name));
+        drop(dir);
+        std::process::exit(INTERRUPTED);
+    }
     Ok(())
+}
+
+/// What is loaded and found before the first step.
+struct Launch {
+    dir: RunDir,
+    checkpoints: CheckpointStore,
+    newest: Option<Checkpoint>,
+    what: Ingredients,
+    adapter: Option<AdapterFile>,
+}
+
+impl Launch {
+    /// A new run. What cannot be loaded is found before the run has a folder.
+    fn first(config: Config) -> Result<Self> {
+        let (output_dir, name, keep) =
+            (config.run.output_dir.clone(), config.run.name.clone(), config.checkpoint.save_total_limit);
+        run_dir::expect_free(&output_dir, name.as_deref())?;
+        let from = config.model.adapter.clone();
+        let (what, adapter) = ingredients(config, from.as_deref())?;
+        let dir = RunDir::begin(&output_dir, name.as_deref())?;
+        let (checkpoints, _) = dir.checkpoints(keep, |line| eprintln!("{line}"))?;
+        Ok(Self { dir, checkpoints, newest: None, what, adapter })
+    }
+
+    /// The run `name` again, from its newest checkpoint, or from where it began if there is none.
+    fn again(config: Config, name: &str) -> Result<Self> {
+        let dir = RunDir::resume(&config.run.output_dir, name)?;
+        let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
+        let from = newest.as_ref().map(|checkpoint| checkpoint.path.clone()).or_else(|| config.model.adapter.clone());
+        let (what, adapter) = ingredients(config, from.as_deref())?;
+        Ok(Self { dir, checkpoints, newest, what, adapter })
+    }
+}
+
+/// Says what to do about a full disk. Errors of services arrive as text, so the system's numbers are looked for: no space, over
+/// the quota, file too large.
+fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
+    let said = format!("{error:#}");
+    let full = [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})"))) || said.contains("disk is full");
+    if full { anyhow!("{said}: free some space, then go on with --resume {run}") } else { error }
 }
 
 /// The configuration that the arguments ask for; on resume, the one that the run began with.
@@ -117,10 +166,11 @@ pub fn load_config(args: &ConfigArgs) -> Result<Config> {
 
 /// Loads and checks everything that a run is made of; `from` is the adapter to go on from.
 pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
-    let dataset = folgore_dataset::load(&config.data)?;
+    let mut dataset = folgore_dataset::load(&config.data)?;
     let reward = folgore_reward::build(&config.reward)?;
     config.settle_steps(dataset.train.len());
     let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
+    prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let adapter = from.map(|folder| policy.read_adapter(folder)).transpose()?;
     let lora = match &adapter {
         Some(file) => file.config.clone(),
@@ -153,7 +203,8 @@ fn parts(
         let moments = safetensors::from_bytes(state::OPTIMIZER, checkpoint.read(state::OPTIMIZER)?)?;
         let updates = trainer.schedule["updates"].as_u64().context("state/trainer.json: schedule.updates is missing")?;
         trainee.restore(&moments, updates)?;
-        standing = Standing { step: trainer.step, counters: trainer.counters };
+        let first_free_group = trainer.cursors.get(FIRST_FREE_GROUP).copied().unwrap_or(0);
+        standing = Standing { step: trainer.step, first_free_group, counters: trainer.counters };
     }
     let path = dir.file("metrics.jsonl");
     cut_back(&path, standing.step)?;
@@ -167,7 +218,7 @@ fn dry_run(config: Config) -> Result<()> {
     let (c, model) = (&what.config, what.policy.config());
     print!("{}", c.resolved_yaml()?);
     println!("---");
-    println!("{}", crate::console::arithmetic(&what));
+    println!("{}", arithmetic(&what));
     let memory = capacity::memory(c, model, &what.lora.shape(), what.policy.bytes as u64);
     println!("predicted peak memory");
     for (name, bytes, key) in &memory.parts {
