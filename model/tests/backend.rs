@@ -1,5 +1,6 @@
 //! Every operation of the CPU backend against the reference: forward bit for bit, backward within 1e-5, whatever the
 //! threads and the instruction set.
+#![allow(clippy::single_range_in_vec_init, reason = "a prefix is a list of ranges, often of one")]
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
 //! The reference backend against mathematics: definitions in f64, finite differences, hand-computed cases and counts.
+#![allow(clippy::single_range_in_vec_init, reason = "a prefix is a list of ranges, often of one")]
 
 use folgore_model::backend::{AdamW, AttnSpan, BLOCK, Backend, GradSpan, Heads, MatrixData, Naive, SampleSpec};
 use folgore_protocol::seed;

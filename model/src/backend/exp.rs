@@ -1,29 +1,37 @@
 //! One exponential for all backends.
 
+/// 1 / ln 2.
+pub(super) const LOG2E: f32 = std::f32::consts::LOG2_E;
+/// ln 2 in two parts, the first with so few digits that a small integer times it is exact.
+pub(super) const LN2_HI: f32 = 355.0 / 512.0;
+pub(super) const LN2_LO: f32 = -2.121_944_4e-4;
+/// Coefficients of r⁶ to r² of e^r, highest first.
+pub(super) const POWERS: [f32; 5] = [1.388_888_9e-3, 8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5];
+/// Above it e^x is infinite.
+pub(super) const HIGHEST: f32 = 88.722_83;
+/// Below it e^x is taken to be 0.
+pub(super) const LOWEST: f32 = -87.336_54;
+
 /// e^x in f32, written with `mul_add` alone so that every instruction set gives the same bits: range reduction by ln 2 in
 /// two parts, a degree-6 polynomial, exponent by bits. Relative error below 2 units in the last place for x in [-87, 88];
 /// 0 below -87.33, infinity above 88.72, NaN for NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LOG2E: f32 = std::f32::consts::LOG2_E;
-    const LN2_HI: f32 = 0.693_359_375;
-    const LN2_LO: f32 = -2.121_944_4e-4;
     if x.is_nan() {
         return x;
     }
-    if x > 88.722_83 {
+    if x > HIGHEST {
         return f32::INFINITY;
     }
-    if x < -87.336_54 {
+    if x < LOWEST {
         return 0.0;
     }
     let n = (x * LOG2E).round_ties_even();
     let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, x));
-    let mut p = 1.388_888_9e-3f32;
-    p = p.mul_add(r, 8.333_334e-3);
-    p = p.mul_add(r, 4.166_666_6e-2);
-    p = p.mul_add(r, 1.666_666_7e-1);
-    p = p.mul_add(r, 0.5);
+    let mut p = POWERS[0];
+    for coefficient in &POWERS[1..] {
+        p = p.mul_add(r, *coefficient);
+    }
     let e = (r * r).mul_add(p, r) + 1.0;
     // 2^n in two factors, so that n = 128 does not overflow the exponent field
     let half = (n as i32) >> 1;

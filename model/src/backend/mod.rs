@@ -5,8 +5,10 @@
 //!   output number of a forward operation is one fixed sequence of f32 operations. The definitions that make it so:
 //!   - *dot of length k* ([`Backend::linear`], scores, log-probs): one chain `acc = fma(x[i], w[i], acc)` for i ascending,
 //!     starting from 0, or from the output where the operation accumulates;
-//!   - *sum over a row* (norm, soft-max denominator): 16 lanes, element i into lane `i % 16` in ascending order, then the
-//!     lanes folded as 8, 4, 2, 1 (`lane[j] += lane[j + 8]`, ...);
+//!   - *sum over a row* (norm, soft-max denominator): 16 lanes, element i into lane `i % 16` in ascending order (products by
+//!     fma), then the lanes folded as 8, 4, 2, 1 (`lane[j] += lane[j + 8]`, ...);
+//!   - *log-sum-exp over the vocabulary*: maximum and sum of `exp(z - maximum)` of every 2048 columns, the chunks then merged
+//!     in ascending order (`Stats::merge` in `choice.rs`); sampler and learner both report what it gives;
 //!   - *exp* ([`crate::backend::exp`]): one polynomial, written once in scalar form with `f32::mul_add`.
 //!
 //!   Then the sampler's log-probs equal the learner's bit for bit, whatever shares their batch.

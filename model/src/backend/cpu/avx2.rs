@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::simd::Simd;
-use crate::backend::lanes::LANES;
+use crate::backend::{
+    exp::{HIGHEST, LN2_HI, LN2_LO, LOG2E, LOWEST, POWERS},
+    lanes::LANES,
+};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -32,16 +35,12 @@ pub(crate) struct Pair(__m256, __m256);
 #[target_feature(enable = "avx2,fma")]
 unsafe fn exp8(x: __m256) -> __m256 {
     let set = |v: f32| _mm256_set1_ps(v);
-    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
-        x,
-        set(std::f32::consts::LOG2_E),
-    ));
-    let r = _mm256_fmadd_ps(n, set(2.121_944_4e-4), _mm256_fmadd_ps(n, set(-0.693_359_375), x));
-    let mut p = set(1.388_888_9e-3);
-    p = _mm256_fmadd_ps(p, r, set(8.333_334e-3));
-    p = _mm256_fmadd_ps(p, r, set(4.166_666_6e-2));
-    p = _mm256_fmadd_ps(p, r, set(1.666_666_7e-1));
-    p = _mm256_fmadd_ps(p, r, set(0.5));
+    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(x, set(LOG2E)));
+    let r = _mm256_fmadd_ps(n, set(-LN2_LO), _mm256_fmadd_ps(n, set(-LN2_HI), x));
+    let mut p = set(POWERS[0]);
+    for coefficient in &POWERS[1..] {
+        p = _mm256_fmadd_ps(p, r, set(*coefficient));
+    }
     let e = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(r, r), p, r), set(1.0));
     let n = _mm256_cvtps_epi32(n);
     let half = _mm256_srai_epi32::<1>(n);
@@ -49,8 +48,8 @@ unsafe fn exp8(x: __m256) -> __m256 {
     let low = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
     let high = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias)));
     let e = _mm256_mul_ps(_mm256_mul_ps(e, low), high);
-    let overflow = _mm256_cmp_ps::<_CMP_GT_OQ>(x, set(88.722_83));
-    let underflow = _mm256_cmp_ps::<_CMP_LT_OQ>(x, set(-87.336_54));
+    let overflow = _mm256_cmp_ps::<_CMP_GT_OQ>(x, set(HIGHEST));
+    let underflow = _mm256_cmp_ps::<_CMP_LT_OQ>(x, set(LOWEST));
     _mm256_andnot_ps(underflow, _mm256_blendv_ps(e, set(f32::INFINITY), overflow))
 }
 
