@@ -52,8 +52,6 @@ pub struct LearnerPlan {
     pub lora: LoraConfig,
     /// What the run is, for the manifest of a checkpoint.
     pub identity: BTreeMap<String, String>,
-    /// The writer's epoch.
-    pub epoch: u32,
 }
 
 /// Where a run stands: nothing done, or what a checkpoint says.
@@ -61,6 +59,8 @@ pub struct LearnerPlan {
 pub struct Standing {
     /// Steps done.
     pub step: u64,
+    /// Ids of groups below this one are used up.
+    pub first_free_group: u64,
     /// Sums over the run, by name.
     pub counters: BTreeMap<String, f64>,
 }
@@ -76,6 +76,9 @@ pub trait Witness: Send + Sync {
     /// Something that is waited for, in words.
     fn waiting(&self, reason: &str);
 }
+
+/// Name of [`Standing::first_free_group`] among the cursors of a checkpoint.
+pub const FIRST_FREE_GROUP: &str = "first_free_group";
 
 /// Everything that the learner owns. It is moved into the one service that runs.
 pub struct LearnerParts<B: Backend> {
@@ -128,7 +131,7 @@ impl<B: Backend> Service for Learner<B> {
         Box::pin(async move {
             let parts = parts.ok_or("the learner's weights are gone: go on with --resume")?;
             let schedule = Schedule::new(&self.plan.step.optim, total_updates(&self.plan.step));
-            let run = Run { context, plan: self.plan, gate: self.gate, witness: self.witness, schedule };
+            let run = Run { context, plan: self.plan, gate: self.gate, witness: self.witness, schedule, epoch: 0 };
             run.run(parts, self.standing).await
         })
     }
@@ -144,10 +147,13 @@ struct Run {
     gate: Option<Arc<Semaphore>>,
     witness: Arc<dyn Witness>,
     schedule: Schedule,
+    /// Fences this learner's policies from those of one that held the run before.
+    epoch: u32,
 }
 
 impl Run {
-    async fn run<B: Backend>(self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
+    async fn run<B: Backend>(mut self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
+        self.epoch = self.take_over(&parts.trainee, &standing).await?;
         let max_steps = self.plan.step.optim.max_steps;
         let mut guard = NonFiniteGuard::default();
         let mut saved = standing.step;
@@ -166,6 +172,8 @@ impl Run {
             let line = line(&mut standing, &batch, &report, generated, begin.elapsed());
             parts.metrics.append(&line).map_err(|e| format!("{}: {e}", parts.metrics.path().display()))?;
             standing.step = step;
+            let newest = batch.groups.iter().map(|g| g.id.0 + 1).max();
+            standing.first_free_group = standing.first_free_group.max(newest.unwrap_or(0));
             if step % self.plan.save_steps == 0 || step == max_steps {
                 parts = self.save(parts, &standing).await?;
                 saved = step;
@@ -185,6 +193,17 @@ impl Run {
             self.evaluate("after", standing.step, policy).await?;
         }
         Ok(())
+    }
+
+    /// Tells replay where this learner stands; gives the epoch of its policies.
+    async fn take_over<B: Backend>(&self, trainee: &Trainee<B>, standing: &Standing) -> Result<u32, ServiceError> {
+        let policy = self.policy_id(standing.step, &self.adapter_file(trainee).to_bytes());
+        let Standing { step, first_free_group, .. } = *standing;
+        let resume = ReplayRequest::Resume { step, policy: Some(policy), first_free_group };
+        match self.ask(resume, format!("resume-{step}")).await? {
+            ReplayReply::Resumed { epoch, .. } => Ok(epoch),
+            other => Err(unexpected("Resume", &other)),
+        }
     }
 
     /// The batch of `step`, however long it takes; the reason of the wait is shown.
@@ -232,26 +251,29 @@ impl Run {
         let file = self.adapter_file(&parts.trainee);
         let meta = CheckpointMeta {
             step: standing.step,
-            epoch: self.plan.epoch,
+            epoch: self.epoch,
             policy: Some(self.policy_id(standing.step, &file.to_bytes())),
             identity: self.plan.identity.clone(),
         };
         let trainer = TrainerState {
             step: standing.step,
-            epoch: self.plan.epoch,
+            epoch: self.epoch,
             schedule: json!({ "updates": parts.trainee.updates() }),
             counters: standing.counters.clone(),
-            ..TrainerState::default()
+            cursors: [(FIRST_FREE_GROUP.to_owned(), standing.first_free_group)].into(),
         };
-        let work = move || -> Result<(PathBuf, LearnerParts<B>), ServiceError> {
+        let work = move || -> Result<(PathBuf, Vec<u64>, LearnerParts<B>), ServiceError> {
             parts.metrics.sync()?;
             let optimizer = safetensors::to_bytes(&parts.trainee.moments(), &BTreeMap::new());
             let files = [(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, &trainer.to_bytes()?)];
             let path = parts.checkpoints.save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;
-            parts.checkpoints.prune()?;
-            Ok((path, parts))
+            let kept = parts.checkpoints.prune()?;
+            Ok((path, kept, parts))
         };
-        let (path, parts) = tokio::task::spawn_blocking(work).await??;
+        let (path, kept, parts) = tokio::task::spawn_blocking(work).await??;
+        if let Some(step) = kept.first().filter(|_| !self.context.shutdown.is_stopping()) {
+            self.ask(ReplayRequest::Forget { step: *step }, format!("forget-{step}")).await?;
+        }
         self.witness.saved(standing.step, &path);
         Ok(parts)
     }
@@ -266,15 +288,16 @@ impl Run {
     }
 
     async fn commit(&self, step: u64, policy: PolicyId) -> Result<(), ServiceError> {
-        match self.ask(ReplayRequest::Commit { step, policy }, format!("commit-{step}")).await {
-            Ok(ReplayReply::Done {}) => Ok(()),
-            Ok(other) => Err(unexpected("Commit", &other)),
-            // the checkpoint is what a resume goes by; a commit that the shutdown overtook is made up for there
-            Err(error) if self.context.shutdown.is_stopping() => {
-                tracing::info!(%error, step, "commit overtaken by the shutdown");
+        let commit = self.ask(ReplayRequest::Commit { step, policy }, format!("commit-{step}"));
+        match self.context.shutdown.unless_stopping(commit).await {
+            Some(Ok(ReplayReply::Done {})) => Ok(()),
+            Some(Ok(other)) => Err(unexpected("Commit", &other)),
+            Some(Err(error)) if !self.context.shutdown.is_stopping() => Err(error.into()),
+            // replay may be gone already; the checkpoint is what a resume goes by, and the commit is made up for there
+            _ => {
+                tracing::info!(step, "commit overtaken by the shutdown");
                 Ok(())
             }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -301,7 +324,7 @@ impl Run {
     }
 
     fn policy_id(&self, step: u64, bytes: &[u8]) -> PolicyId {
-        PolicyId { epoch: self.plan.epoch, step, digest: Digest::of(bytes) }
+        PolicyId { epoch: self.epoch, step, digest: Digest::of(bytes) }
     }
 }
 
