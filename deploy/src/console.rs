@@ -23,6 +23,14 @@ use crate::{
     summary::{Hardware, Measured, Summary, read_metrics},
 };
 
+/// One line for the user. Nobody reading any more is no reason to end a run.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
 /// Samples of a step that are kept.
 const SAMPLES_KEPT: usize = 8;
 
@@ -84,7 +92,7 @@ impl Console {
 
     /// One line.
     pub fn say(&self, line: &str) {
-        println!("{line}");
+        tell!("{line}");
     }
 
     /// Writes summary and report, and says what came of the run.
@@ -98,20 +106,20 @@ impl Console {
         if let (Some(before), Some(after)) = (summary.evaluation("before"), summary.evaluation("after")) {
             for (name, before, after) in [("greedy", &before.greedy, &after.greedy), ("sampled", &before.sampled, &after.sampled)] {
                 if let (Some(before), Some(after)) = (before, after) {
-                    println!("held-out accuracy, {name:<8} {} -> {}   ({} questions)", accuracy(before), accuracy(after), after.questions);
+                    tell!("held-out accuracy, {name:<8} {} -> {}   ({} questions)", accuracy(before), accuracy(after), after.questions);
                 }
             }
         }
         if summary.model == embedded::NAME && summary.complete {
-            println!("{}", report::DEMONSTRATION);
+            tell!("{}", report::DEMONSTRATION);
         }
         let speed = summary.tokens_per_s.map_or(String::new(), |s| format!(", {s:.0} tokens/s"));
-        println!("{} steps in {:.1} s{speed}; everything is in {}", summary.steps, summary.wall_s, self.run.display());
+        tell!("{} steps in {:.1} s{speed}; everything is in {}", summary.steps, summary.wall_s, self.run.display());
         drop(state);
         if self.report {
             let path = self.run.join(report::FILE);
             report::write(&path, &report::from_run_dir(&self.run)?)?;
-            println!("report: {}", path.display());
+            tell!("report: {}", path.display());
         }
         Ok(())
     }
@@ -135,7 +143,7 @@ impl Witness for Console {
         drop(state);
         let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
         if step % self.logging_steps == 0 || step == self.max_steps {
-            println!(
+            tell!(
                 "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s  {} left",
                 self.max_steps,
                 number(line, "reward"),
@@ -148,8 +156,8 @@ impl Witness for Console {
         }
         if self.samples_every.is_some_and(|every| step % every == 0 || step == 1) {
             match self.samples().step(batch, SAMPLES_KEPT) {
-                Ok(samples) => samples.first().into_iter().for_each(|s| println!("      {}", one_line(s))),
-                Err(error) => eprintln!("warning: samples of step {step} not kept: {error:#}"),
+                Ok(samples) => samples.first().into_iter().for_each(|s| tell!("      {}", one_line(s))),
+                Err(error) => etell!("warning: samples of step {step} not kept: {error:#}"),
             }
         }
     }
@@ -165,12 +173,12 @@ impl Witness for Console {
                 }
             }
         }
-        println!("{text}");
+        tell!("{text}");
         let kept = state.summary.write(&self.run).and_then(|()| {
             self.samples().evaluation(evaluated, |id| self.held_out.get(id).cloned())
         });
         if let Err(error) = kept {
-            eprintln!("warning: evaluation {} not kept: {error:#}", evaluated.when);
+            etell!("warning: evaluation {} not kept: {error:#}", evaluated.when);
         }
     }
 
@@ -181,7 +189,7 @@ impl Witness for Console {
     fn waiting(&self, reason: &str) {
         let mut state = self.state();
         if state.waiting.as_deref() != Some(reason) && std::io::stderr().is_terminal() {
-            eprintln!("waiting: {reason}");
+            etell!("waiting: {reason}");
         }
         state.waiting = Some(reason.to_owned());
     }
