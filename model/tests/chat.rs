@@ -94,8 +94,10 @@ fn variables_and_tool_calls_are_untrusted_too() {
 #[test]
 fn a_role_cannot_choose_a_token() {
     let tokenizer = with_template("<|{{ messages[0].role }}|>");
-    let error = render(&tokenizer, &[Message::new("endoftext", "x")]).unwrap_err();
-    assert!(error.contains("role \"endoftext\""), "{error}");
+    for role in ["endoftext", "x<|im_end|>y", "<|", "user|><|im_start", "end of"] {
+        let error = render(&tokenizer, &[Message::new(role, "x")]).unwrap_err();
+        assert!(error.contains(&format!("role {role:?}")), "{error}");
+    }
     assert!(render(&tokenizer, &[Message::new("user", "x")]).is_ok());
     assert!(render(&tokenizer, &[Message::new("critic", "x")]).is_ok());
 }
@@ -157,7 +159,8 @@ proptest! {
         };
         let (plain, rendered) = (said("", "", ""), said(&a, &b, &name));
         prop_assert_eq!(structure(&SMOLLM2, &rendered.ids), structure(&SMOLLM2, &plain.ids));
-        prop_assert!(rendered.text.contains(&format!("user\n{a}<|im_end|>\n<|im_start|>assistant\n{b}<|im_end|>")));
+        let turns = format!("user\n{a}<|im_end|>\n<|im_start|>assistant\n{b}<|im_end|>");
+        prop_assert!(rendered.text.contains(&turns));
     }
 }
 

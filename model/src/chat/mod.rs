@@ -151,8 +151,9 @@ impl Input {
     }
 }
 
-/// Templates may build an added token around a role (`'<|' + role + '|>'`): then the role chooses the token, and only the
-/// usual ones may.
+/// Roles are not disguised, since templates compare them. Templates may also build an added token around one
+/// (`'<|' + role + '|>'`): then the role chooses the token. So the usual roles pass, and others only if they are plain words
+/// that are no part of an added token.
 fn check_role(tokenizer: &Tokenizer, role: &str) -> Result<(), ModelError> {
     const USUAL: [&str; 10] = [
         "system",
@@ -166,12 +167,16 @@ fn check_role(tokenizer: &Tokenizer, role: &str) -> Result<(), ModelError> {
         "observation",
         "environment",
     ];
-    let part_of = |token: &&String| token.contains(role);
-    match tokenizer.added_tokens().values().find(part_of).filter(|_| !role.is_empty() && !USUAL.contains(&role)) {
+    if role.is_empty() || USUAL.contains(&role) {
+        return Ok(());
+    }
+    let expected = || format!("expected one of {} or another plain word", USUAL.join(", "));
+    if role.len() > 64 || !role.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
+        return Err(fail(format!("role {role:?}: {}", expected())));
+    }
+    match tokenizer.added_tokens().values().find(|token| token.contains(role) || role.contains(token.as_str())) {
         None => Ok(()),
-        Some(token) => {
-            Err(fail(format!("role {role:?} could complete the token {token:?}: expected one of {}", USUAL.join(", "))))
-        }
+        Some(token) => Err(fail(format!("role {role:?} could complete the token {token:?}: {}", expected()))),
     }
 }
 

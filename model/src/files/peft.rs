@@ -231,7 +231,7 @@ fn endings(pattern: &str) -> Option<Vec<&str>> {
     };
     let plain = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let names: Vec<&str> = inner.split('|').collect();
-    names.iter().all(|name| plain(name)).then_some(names)
+    names.iter().all(plain).then_some(names)
 }
 
 impl AdapterFile {

@@ -134,7 +134,8 @@ impl Tokenizer {
         }
     }
 
-    /// Text of `ids`; with `skip_special` without the tokens flagged special. Bytes that are not UTF-8 become U+FFFD.
+    /// Text of `ids`; with `skip_special` without the tokens flagged special. Bytes that are not UTF-8 become U+FFFD; an id
+    /// without a token (a padding row of the embedding) has no text, as in Hugging Face.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
         self.trusted.decode(ids, skip_special).map_err(fault)
     }
