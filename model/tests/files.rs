@@ -2,11 +2,13 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
-use common::{copy, fixture, json};
+use common::{copy, fixture, ids, json};
 use folgore_model::{
     HostData, HostTensor, Tensors,
+    backend::Cpu,
+    decoder::{Decoder, Ragged},
     files::{self, ModelFiles, peft::AdapterFile, safetensors},
     lora::LoraInit,
 };
@@ -160,6 +162,20 @@ fn gguf_blocks_names_and_rows_are_those_of_the_checkpoint() {
     assert_eq!(gguf.tokenizer.encode_untrusted(text).unwrap(), folder.tokenizer.encode_untrusted(text).unwrap());
     assert_eq!(gguf.tokenizer.encode_trusted(text).unwrap(), folder.tokenizer.encode_trusted(text).unwrap());
     assert_eq!(gguf.tokenizer.chat_template(), folder.tokenizer.chat_template());
+}
+
+#[test]
+fn logits_of_a_gguf_file_equal_those_of_transformers() {
+    let model = files::open(&fixture("tiny-gguf/tiny.gguf")).unwrap();
+    let decoder = Decoder::load(Arc::new(Cpu::new()), model.config, &*model.tensors).unwrap();
+    let expected = safetensors::read(&fixture("tiny-gguf/logits.safetensors")).unwrap();
+    for (i, row) in json("tiny-gguf/expected.json")["rows"].as_array().unwrap().iter().enumerate() {
+        let got = decoder.logits(&decoder.forward_only(&Ragged::whole(&[&ids(row)]), None));
+        let want = expected[&format!("logits.{i}")].to_f32();
+        assert_eq!(got.len(), want.len());
+        let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "row {i}: largest difference {worst}");
+    }
 }
 
 fn patched(find: &[u8], replace: &[u8]) -> String {
