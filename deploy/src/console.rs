@@ -157,7 +157,7 @@ impl Witness for Console {
         if self.samples_every.is_some_and(|every| step % every == 0 || step == 1) {
             match self.samples().step(batch, SAMPLES_KEPT) {
                 Ok(samples) => samples.first().into_iter().for_each(|s| tell!("      {}", one_line(s))),
-                Err(error) => etell!("warning: samples of step {step} not kept: {error:#}"),
+                Err(error) => eprintln!("warning: samples of step {step} not kept: {error:#}"),
             }
         }
     }
@@ -178,7 +178,7 @@ impl Witness for Console {
             self.samples().evaluation(evaluated, |id| self.held_out.get(id).cloned())
         });
         if let Err(error) = kept {
-            etell!("warning: evaluation {} not kept: {error:#}", evaluated.when);
+            eprintln!("warning: evaluation {} not kept: {error:#}", evaluated.when);
         }
     }
 
@@ -189,7 +189,7 @@ impl Witness for Console {
     fn waiting(&self, reason: &str) {
         let mut state = self.state();
         if state.waiting.as_deref() != Some(reason) && std::io::stderr().is_terminal() {
-            etell!("waiting: {reason}");
+            eprintln!("waiting: {reason}");
         }
         state.waiting = Some(reason.to_owned());
     }

@@ -16,6 +16,11 @@ mod summary;
 
 use std::process::ExitCode;
 
+/// Every step allocates a few hundred buffers of a few megabytes, each a little larger or smaller than the last time; the
+/// system's allocator keeps the holes between them and grows with every step.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::Parser as _;
 use cli::{Cli, Command};
 
