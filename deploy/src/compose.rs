@@ -102,11 +102,19 @@ impl House {
     pub async fn start(run: &str, place: &Place, what: &Ingredients, force: bool) -> Result<Self> {
         let links = local(run, LocalConfig::new(&place.blobs));
         let supervisor = Supervisor::start(links.clone(), RestartPolicy::default()).await?;
+        let gate = (what.config.rollout.max_staleness == 0).then(|| Arc::new(Semaphore::new(1)));
+        let house = Self { links, supervisor, gate };
+        match house.open(place, what, force).await {
+            Ok(()) => Ok(house),
+            // an actor failed before the others were there: its reason is the one to tell
+            Err(error) if house.shutdown().is_stopping() => Err(house.end().await.err().unwrap_or(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn open(&self, place: &Place, what: &Ingredients, force: bool) -> Result<()> {
         let c = &what.config;
         let vocab_size = what.policy.config().vocab_size as u32;
-        let gate = (c.rollout.max_staleness == 0).then(|| Arc::new(Semaphore::new(1)));
-        let house = Self { links, supervisor, gate };
-
         let replay = ReplaySetup {
             open: ReplaySetup::file(&place.record),
             settings: ReplaySettings::from_config(c, vocab_size),
@@ -115,18 +123,18 @@ impl House {
             train: Arc::new(Questions(what.dataset.train.clone())),
             held_out: Arc::new(Questions(what.dataset.eval.clone())),
         };
-        house.supervisor.spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() })).await?;
+        self.supervisor.spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() })).await?;
 
         let reward = what.reward.clone();
-        house.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
+        self.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
 
         let blocks = cache_blocks(&c.rollout, what.policy.config().max_position_embeddings);
         let engine = EngineConfig::from(&c.rollout);
-        let (policy, gate) = (what.policy.clone(), house.gate.clone());
+        let (policy, gate) = (what.policy.clone(), self.gate.clone());
         let variables = c.rollout.chat_template_kwargs.clone();
         let text = Arc::new(ModelEncoder::new(what.policy.tokenizer.clone(), what.policy.config(), variables));
         let (piece, loader) = (text.clone(), loader(what.policy.clone()));
-        house
+        self
             .supervisor
             .spawn("generator", move || {
                 let model = DecoderModel::new(policy.decoder.clone(), blocks);
@@ -141,15 +149,15 @@ impl House {
             episode: EpisodeLimits::from(&c.rollout),
             ..WorkerConfig::default()
         };
-        house
+        self
             .supervisor
             .spawn("rollout-0", move || {
                 let encoder: Arc<dyn PromptEncoder> = text.clone();
                 Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::builtin()))
             })
             .await?;
-        house.supervisor.spawn("coordinator", || Box::new(Coordinator::new(CoordinatorConfig::default()))).await?;
-        Ok(house)
+        self.supervisor.spawn("coordinator", || Box::new(Coordinator::new(CoordinatorConfig::default()))).await?;
+        Ok(())
     }
 
     /// Starts the learner; the run ends with it.

@@ -61,7 +61,9 @@ impl Limits<'_> {
             bail!("question {id} has {tokens} tokens, the model's context holds {context}: shorten it");
         }
         if tokens > max {
-            bail!("question {id} has {tokens} tokens, more than rollout.max_prompt_length {max}: raise that, or shorten it");
+            bail!(
+                "question {id} has {tokens} tokens, more than rollout.max_prompt_length {max}: raise that, or shorten it"
+            );
         }
         Ok(())
     }

@@ -81,7 +81,9 @@ pub async fn evaluate(
         }
         let label = format!("{when}/{}", if greedy { "greedy" } else { "sampled" });
         let open = ReplayRequest::OpenEval { label: label.clone(), policy, greedy, samples, tasks: 0..items };
-        ask_replay(links, open, &format!("open-{label}")).await?;
+        let key = format!("open-{label}");
+        let Some(opened) = shutdown.unless_stopping(ask_replay(links, open, &key)).await else { return Ok(None) };
+        opened?;
         let Waited::Got(summary) = eval_result(links, shutdown, &label).await? else { return Ok(None) };
         *(if greedy { &mut evaluated.greedy } else { &mut evaluated.sampled }) = Some(summary);
     }

@@ -153,7 +153,8 @@ struct Run {
 
 impl Run {
     async fn run<B: Backend>(mut self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
-        self.epoch = self.take_over(&parts.trainee, &standing).await?;
+        let Waited::Got(epoch) = self.take_over(&parts.trainee, &standing).await? else { return Ok(()) };
+        self.epoch = epoch;
         let max_steps = self.plan.step.optim.max_steps;
         let mut guard = NonFiniteGuard::default();
         let mut saved = standing.step;
@@ -196,13 +197,16 @@ impl Run {
     }
 
     /// Tells replay where this learner stands; gives the epoch of its policies.
-    async fn take_over<B: Backend>(&self, trainee: &Trainee<B>, standing: &Standing) -> Result<u32, ServiceError> {
+    async fn take_over<B: Backend>(&self, trainee: &Trainee<B>, standing: &Standing) -> Result<Waited<u32>, ServiceError> {
         let policy = self.policy_id(standing.step, &self.adapter_file(trainee).to_bytes());
         let Standing { step, first_free_group, .. } = *standing;
         let resume = ReplayRequest::Resume { step, policy: Some(policy), first_free_group };
-        match self.ask(resume, format!("resume-{step}")).await? {
-            ReplayReply::Resumed { epoch, .. } => Ok(epoch),
-            other => Err(unexpected("Resume", &other)),
+        let ask = self.ask(resume, format!("resume-{step}"));
+        match self.context.shutdown.unless_stopping(ask).await {
+            None => Ok(Waited::Stopping),
+            Some(Ok(ReplayReply::Resumed { epoch, .. })) => Ok(Waited::Got(epoch)),
+            Some(Ok(other)) => Err(unexpected("Resume", &other)),
+            Some(Err(error)) => Err(error.into()),
         }
     }
 

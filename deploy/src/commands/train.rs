@@ -73,13 +73,16 @@ pub fn run(args: TrainArgs) -> Result<()> {
                 std::process::exit(INTERRUPTED);
             }
         })?;
-        house.learn(parts, compose::plan(&what), standing, console.clone()).await?;
-        house.end().await
+        let learning = house.learn(parts, compose::plan(&what), standing, console.clone()).await;
+        if learning.is_err() {
+            house.shutdown().request(Level::Stopping);
+        }
+        // an actor that failed before the learner was there has the reason to tell
+        house.end().await.and(learning)
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    let told = console.end();
     outcome.map_err(|error| with_way_out(error, &dir.name))?;
-    told?;
+    console.end()?;
     if interrupted.load(Ordering::Relaxed) {
         console.say(&format!("stopped; go on with --resume {}", dir.name));
         drop(dir);
@@ -228,11 +231,12 @@ fn dry_run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Infrastructure logs go to a file of this launch; standard output shows training only.
+/// Infrastructure logs go to a file of this launch; standard output shows training only. A log that cannot be written (a full
+/// disk) is not told beside the error that ends the run for the same reason.
 fn log_to(folder: &std::path::Path) -> Result<()> {
     let path = folder.join("folgore.log");
     let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Arc::new(file)).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false).with_writer(Arc::new(file)).init();
     Ok(())
 }

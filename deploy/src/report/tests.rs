@@ -1,3 +1,5 @@
+//! The report of a run that was made up: what it shows, and what it must not.
+
 use folgore_protocol::StopReason;
 use serde_json::json;
 

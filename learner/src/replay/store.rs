@@ -49,7 +49,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The run is another one now.
-    #[error("this run began otherwise ({}): restore that, choose another run name, or force it", list(.0))]
+    #[error("this run began otherwise ({}): restore that, choose another run name, or go on all the same with --force", list(.0))]
     Identity(Vec<Difference>),
     /// The settings allow no batch.
     #[error("{0}")]
