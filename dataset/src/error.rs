@@ -82,7 +82,9 @@ pub enum DatasetError {
         row: BadRow,
     },
     /// No row is left.
-    #[error("{path}: expected at least one usable row, got none of {rows}{first}; fill it, or set data.dataset to another file")]
+    #[error(
+        "{path}: expected at least one usable row, got none of {rows}{first}; fill it, or set data.dataset to another file"
+    )]
     Empty {
         /// The path.
         path: String,

@@ -115,7 +115,10 @@ fn a_file_without_a_usable_row_is_refused() {
     let folder = Folder::new();
     for body in ["", "\n \n", "[]", "\u{feff}"] {
         let error = refused(&folder.section("rows.jsonl", body));
-        assert!(error.contains("rows.jsonl: expected at least one usable row, got none of 0; fill it"), "{body:?}: {error}");
+        assert!(
+            error.contains("rows.jsonl: expected at least one usable row, got none of 0; fill it"),
+            "{body:?}: {error}"
+        );
     }
     let mut section = folder.section("rows.jsonl", "nothing\nat all\n");
     assert!(refused(&section).contains("row 1 (line 1): expected one JSON object on the line"));

@@ -30,7 +30,8 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     let policies = EngineConfig::from(&c.rollout).max_policies_in_flight as u64;
     // values, gradients, two moments; then the device form of the learner's adapter and of those that samplers hold
     let training = shape.parameters(model) as u64 * F32 * (4 + 1 + policies);
-    let per_step = c.rollout.samples_per_step() * u64::from(c.rollout.max_prompt_length + c.rollout.max_completion_length);
+    let per_step =
+        c.rollout.samples_per_step() * u64::from(c.rollout.max_prompt_length + c.rollout.max_completion_length);
     let tokens = per_step.min(u64::from(c.optim.max_tokens_per_micro_batch));
     let (hidden, feed) = (model.hidden_size as u64, model.intermediate_size as u64);
     let q = (model.num_attention_heads * model.head_dim) as u64;

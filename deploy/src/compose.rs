@@ -19,8 +19,8 @@ use folgore_model::{
 use folgore_protocol::{Digest, Task};
 use folgore_reward::{Reward, RewardWorker};
 use folgore_rollout::{
-    Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator, GeneratorConfig,
-    ModelEncoder, PolicyLoader, PromptEncoder, RolloutWorker, TextPiece, WorkerConfig, cache_blocks,
+    Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator,
+    GeneratorConfig, ModelEncoder, PolicyLoader, PromptEncoder, RolloutWorker, TextPiece, WorkerConfig, cache_blocks,
 };
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -39,7 +39,9 @@ const FREE: [&str; 2] = ["rollout.max_concurrent_sequences", "rollout.kv_tokens"
 fn each_setting(identity: RunIdentity, section: &str, settings: &impl Serialize) -> RunIdentity {
     let settings = serde_json::to_value(settings).unwrap_or_default();
     let settings = settings.as_object().into_iter().flatten().map(|(key, value)| (format!("{section}.{key}"), value));
-    settings.filter(|(name, _)| !FREE.contains(&name.as_str())).fold(identity, |identity, (name, value)| identity.with(&name, value))
+    settings
+        .filter(|(name, _)| !FREE.contains(&name.as_str()))
+        .fold(identity, |identity, (name, value)| identity.with(&name, value))
 }
 
 /// What a run is made of, checked and loaded.
@@ -123,7 +125,9 @@ impl House {
             train: Arc::new(Questions(what.dataset.train.clone())),
             held_out: Arc::new(Questions(what.dataset.eval.clone())),
         };
-        self.supervisor.spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() })).await?;
+        self.supervisor
+            .spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() }))
+            .await?;
 
         let reward = what.reward.clone();
         self.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
@@ -134,8 +138,7 @@ impl House {
         let variables = c.rollout.chat_template_kwargs.clone();
         let text = Arc::new(ModelEncoder::new(what.policy.tokenizer.clone(), what.policy.config(), variables));
         let (piece, loader) = (text.clone(), loader(what.policy.clone()));
-        self
-            .supervisor
+        self.supervisor
             .spawn("generator", move || {
                 let model = DecoderModel::new(policy.decoder.clone(), blocks);
                 let config = GeneratorConfig { engine, ..GeneratorConfig::default() };
@@ -149,8 +152,7 @@ impl House {
             episode: EpisodeLimits::from(&c.rollout),
             ..WorkerConfig::default()
         };
-        self
-            .supervisor
+        self.supervisor
             .spawn("rollout-0", move || {
                 let encoder: Arc<dyn PromptEncoder> = text.clone();
                 Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::builtin()))

@@ -104,9 +104,16 @@ impl Console {
         summary.complete = summary.steps >= self.max_steps;
         summary.write(&self.run)?;
         if let (Some(before), Some(after)) = (summary.evaluation("before"), summary.evaluation("after")) {
-            for (name, before, after) in [("greedy", &before.greedy, &after.greedy), ("sampled", &before.sampled, &after.sampled)] {
+            for (name, before, after) in
+                [("greedy", &before.greedy, &after.greedy), ("sampled", &before.sampled, &after.sampled)]
+            {
                 if let (Some(before), Some(after)) = (before, after) {
-                    tell!("held-out accuracy, {name:<8} {} -> {}   ({} questions)", accuracy(before), accuracy(after), after.questions);
+                    tell!(
+                        "held-out accuracy, {name:<8} {} -> {}   ({} questions)",
+                        accuracy(before),
+                        accuracy(after),
+                        after.questions
+                    );
                 }
             }
         }
@@ -174,9 +181,10 @@ impl Witness for Console {
             }
         }
         tell!("{text}");
-        let kept = state.summary.write(&self.run).and_then(|()| {
-            self.samples().evaluation(evaluated, |id| self.held_out.get(id).cloned())
-        });
+        let kept = state
+            .summary
+            .write(&self.run)
+            .and_then(|()| self.samples().evaluation(evaluated, |id| self.held_out.get(id).cloned()));
         if let Err(error) = kept {
             eprintln!("warning: evaluation {} not kept: {error:#}", evaluated.when);
         }

@@ -59,11 +59,23 @@ pub fn make(folder: &Path, settings: &PretrainSettings, mut say: impl FnMut(Stri
     let values = pretrain(Arc::new(Cpu::new()), &config, settings, pair, |p| {
         if p.step % 50 == 0 || p.step == 1 {
             let seconds = begin.elapsed().as_secs_f64();
-            say(format!("step {:>5}/{}  loss {:.4}  grad_norm {:.3}  {:.0} tokens/s", p.step, settings.steps, p.loss, p.grad_norm, p.tokens as f64 / seconds));
+            say(format!(
+                "step {:>5}/{}  loss {:.4}  grad_norm {:.3}  {:.0} tokens/s",
+                p.step,
+                settings.steps,
+                p.loss,
+                p.grad_norm,
+                p.tokens as f64 / seconds
+            ));
         }
     })?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let pretty = |value: &Value| serde_json::to_vec_pretty(value).map(|mut text| { text.push(b'\n'); text });
+    let pretty = |value: &Value| {
+        serde_json::to_vec_pretty(value).map(|mut text| {
+            text.push(b'\n');
+            text
+        })
+    };
     write_atomic(&folder.join("config.json"), &pretty(&config_json(&config))?)?;
     write_atomic(&folder.join("tokenizer.json"), &pretty(&tokenizer_json)?)?;
     write_atomic(&folder.join("tokenizer_config.json"), &pretty(&tokenizer_config)?)?;

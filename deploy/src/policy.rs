@@ -8,7 +8,10 @@ use folgore_model::{
     ModelConfig, TensorSource,
     backend::Cpu,
     decoder::{Decoder, Linear},
-    files::{self, ModelFiles, peft::{AdapterFile, LoraConfig}},
+    files::{
+        self, ModelFiles,
+        peft::{AdapterFile, LoraConfig},
+    },
     lora::{Adapter, LoraInit, LoraShape},
     params::Params,
     tokenizer::Tokenizer,
@@ -37,7 +40,9 @@ pub fn open(name: &str) -> Result<ModelFiles> {
         return embedded::files();
     }
     if !Path::new(name).exists() {
-        bail!("{name}: no such model folder or GGUF file; give a path, or `embedded` (deploy/models/ has a script that obtains one)");
+        bail!(
+            "{name}: no such model folder or GGUF file; give a path, or `embedded` (deploy/models/ has a script that obtains one)"
+        );
     }
     Ok(files::open(Path::new(name))?)
 }
@@ -76,14 +81,21 @@ impl Policy {
     }
 
     /// A fresh adapter as `section` says, or the given one.
-    pub fn params(&self, section: &LoraSection, seed: u64, from: Option<&AdapterFile>) -> Result<(Params<Cpu>, LoraConfig)> {
+    pub fn params(
+        &self,
+        section: &LoraSection,
+        seed: u64,
+        from: Option<&AdapterFile>,
+    ) -> Result<(Params<Cpu>, LoraConfig)> {
         let backend = &**self.decoder.backend();
         if let Some(file) = from {
             let params = Params::lora_from(backend, self.config(), file.config.shape(), &file.tensors)?;
             return Ok((params, file.config.clone()));
         }
         if !section.use_peft {
-            bail!("lora.use_peft: expected true: a policy trained in all its weights cannot be published to samplers yet");
+            bail!(
+                "lora.use_peft: expected true: a policy trained in all its weights cannot be published to samplers yet"
+            );
         }
         let shape = shape(section)?;
         let init = match section.init_lora_weights {
@@ -102,7 +114,10 @@ impl Policy {
 
 /// The adapter's shape as the section says.
 pub fn shape(section: &LoraSection) -> Result<LoraShape> {
-    let names = section.lora_target_modules.resolve().map_err(|name| anyhow::anyhow!("lora.lora_target_modules: {name:?} is no linear"))?;
+    let names = section
+        .lora_target_modules
+        .resolve()
+        .map_err(|name| anyhow::anyhow!("lora.lora_target_modules: {name:?} is no linear"))?;
     Ok(LoraShape {
         r: section.lora_r as usize,
         alpha: section.lora_alpha as f32,

@@ -77,7 +77,10 @@ pub fn expect_free(output_dir: &Path, name: Option<&str>) -> Result<()> {
     let Some(name) = name else { return Ok(()) };
     let path = output_dir.join(name);
     if path.join(RECORD).exists() || path.join("config.yaml").exists() {
-        bail!("{}: a run of this name is there; go on with it by --resume {name}, or choose another --run-name", path.display());
+        bail!(
+            "{}: a run of this name is there; go on with it by --resume {name}, or choose another --run-name",
+            path.display()
+        );
     }
     Ok(())
 }
@@ -85,7 +88,8 @@ pub fn expect_free(output_dir: &Path, name: Option<&str>) -> Result<()> {
 /// The folder of the run `name` (a name or a path); with an empty name, of the run touched last.
 pub fn find(output_dir: &Path, name: &str) -> Result<PathBuf> {
     if name.is_empty() {
-        let runs = std::fs::read_dir(output_dir).with_context(|| format!("{}: no run to go on with", output_dir.display()))?;
+        let runs =
+            std::fs::read_dir(output_dir).with_context(|| format!("{}: no run to go on with", output_dir.display()))?;
         let newest = runs
             .filter_map(Result::ok)
             .filter_map(|entry| Some((entry.path().join(RECORD).metadata().ok()?.modified().ok()?, entry.path())))

@@ -58,7 +58,15 @@ impl<'a> Samples<'a> {
         let longest = batch.groups.iter().map(|g| g.members.len()).max().unwrap_or(0);
         let seats = (0..longest).flat_map(|i| batch.groups.iter().filter_map(move |g| Some((g, g.members.get(i)?))));
         let sample = |(group, member): (&folgore_protocol::GroupRecord, &Trajectory)| {
-            self.sample(batch.step, member.seat.to_string(), &group.task.id, Some(&group.task.prompt), &sampled_ids(member), &member.outcome, member.stop_reason)
+            self.sample(
+                batch.step,
+                member.seat.to_string(),
+                &group.task.id,
+                Some(&group.task.prompt),
+                &sampled_ids(member),
+                &member.outcome,
+                member.stop_reason,
+            )
         };
         let samples = seats.take(most).map(sample).collect::<Result<Vec<_>>>()?;
         self.write(&format!("step-{}.jsonl", batch.step), &samples)?;

@@ -361,7 +361,8 @@ mod tests {
             let error = format!("{:#}", Rows::open(&args).err().unwrap());
             assert!(error.contains(&args.input.unwrap().display().to_string()), "{error}");
         }
-        let error = format!("{:#}", Out::open(&StreamArgs { input: None, output: Some(missing.clone()) }).err().unwrap());
+        let error =
+            format!("{:#}", Out::open(&StreamArgs { input: None, output: Some(missing.clone()) }).err().unwrap());
         assert!(error.contains(&missing.display().to_string()), "{error}");
     }
 }

@@ -260,7 +260,10 @@ mod tests {
     #[test]
     fn an_evaluation_is_measured_over_scored_answers_and_clustered_by_question() {
         let m = Measured::of(&summary("x", &[&[Some(1.0), Some(1.0)], &[Some(0.0), Some(0.2)], &[Some(1.0), None]]));
-        assert_eq!((m.accuracy, m.any_correct, m.questions, m.answers, m.scored), (Some(0.6), Some(2.0 / 3.0), 3, 6, 5));
+        assert_eq!(
+            (m.accuracy, m.any_correct, m.questions, m.answers, m.scored),
+            (Some(0.6), Some(2.0 / 3.0), 3, 6, 5)
+        );
         assert_eq!((m.truncated, m.mean_length), (0.5, 3.0));
         // deviations by question: 0.8, -1.2, 0.4; squares 2.24; times 3/2; root; by 5
         assert!((m.accuracy_se.unwrap() - (2.24f64 * 1.5).sqrt() / 5.0).abs() < 1e-12);
@@ -279,13 +282,22 @@ mod tests {
         summary.note(&evaluated("before", 0, &[&[Some(0.0)], &[Some(1.0)]]));
         summary.note(&evaluated("after", 2, &[&[Some(1.0)], &[Some(1.0)]]));
         let line = |step: u64| {
-            json!({"step": step, "num_tokens": 100 * step, "step_time": 0.5, "mismatch/logp_abs_max": 0.0}).as_object().unwrap().clone()
+            json!({"step": step, "num_tokens": 100 * step, "step_time": 0.5, "mismatch/logp_abs_max": 0.0})
+                .as_object()
+                .unwrap()
+                .clone()
         };
         summary.measure(&[line(1), line(2)], Duration::from_secs(3));
         summary.write(folder.path()).unwrap();
         let value: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE)).unwrap()).unwrap();
-        assert_eq!(value["eval"], json!({"before": {"greedy": 0.5, "sampled": null}, "after": {"greedy": 1.0, "sampled": null}}));
-        assert_eq!((&value["steps"], &value["wall_s"], &value["tokens_per_s"]), (&json!(2), &json!(3.0), &json!(200.0)));
+        assert_eq!(
+            value["eval"],
+            json!({"before": {"greedy": 0.5, "sampled": null}, "after": {"greedy": 1.0, "sampled": null}})
+        );
+        assert_eq!(
+            (&value["steps"], &value["wall_s"], &value["tokens_per_s"]),
+            (&json!(2), &json!(3.0), &json!(200.0))
+        );
         assert_eq!(Summary::read(folder.path()).unwrap().unwrap(), summary);
     }
 

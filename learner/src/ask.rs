@@ -50,7 +50,9 @@ pub async fn publish(links: &Links, policy: PolicyId, bytes: Option<Vec<u8>>) ->
     };
     let before = links.get_state::<PolicyPublished>(subjects::POLICY).await?;
     let revision = before.as_ref().map_or(0, |b| b.revision);
-    links.put_state_if(subjects::POLICY, revision, &PolicyPublished { policy, blob: blob.clone(), bytes: size }).await?;
+    links
+        .put_state_if(subjects::POLICY, revision, &PolicyPublished { policy, blob: blob.clone(), bytes: size })
+        .await?;
     // nobody begins with the one before any more; a reader in flight still gets whole bytes
     let old = before.and_then(|b| b.value.blob).filter(|old| Some(old) != blob.as_ref());
     if let Some(digest) = old.and_then(|name| Digest::try_from(name).ok()) {

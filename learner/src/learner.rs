@@ -197,7 +197,11 @@ impl Run {
     }
 
     /// Tells replay where this learner stands; gives the epoch of its policies.
-    async fn take_over<B: Backend>(&self, trainee: &Trainee<B>, standing: &Standing) -> Result<Waited<u32>, ServiceError> {
+    async fn take_over<B: Backend>(
+        &self,
+        trainee: &Trainee<B>,
+        standing: &Standing,
+    ) -> Result<Waited<u32>, ServiceError> {
         let policy = self.policy_id(standing.step, &self.adapter_file(trainee).to_bytes());
         let Standing { step, first_free_group, .. } = *standing;
         let resume = ReplayRequest::Resume { step, policy: Some(policy), first_free_group };
@@ -219,7 +223,9 @@ impl Run {
                 Some(Ok(ReplayReply::Batch(batch))) => return Ok(Waited::Got(batch)),
                 Some(Ok(ReplayReply::NotYet { reason })) => self.show_wait(&reason),
                 Some(Ok(other)) => return Err(unexpected("NextBatch", &other)),
-                Some(Err(CallError::Link(folgore_actors::LinkError::Deadline { .. }))) => self.show_wait("replay is busy"),
+                Some(Err(CallError::Link(folgore_actors::LinkError::Deadline { .. }))) => {
+                    self.show_wait("replay is busy")
+                }
                 Some(Err(error)) => return Err(error.into()),
             }
         }
@@ -251,7 +257,11 @@ impl Run {
     }
 
     /// Writes a checkpoint; the metrics of its steps are durable first.
-    async fn save<B: Backend>(&self, mut parts: LearnerParts<B>, standing: &Standing) -> Result<LearnerParts<B>, ServiceError> {
+    async fn save<B: Backend>(
+        &self,
+        mut parts: LearnerParts<B>,
+        standing: &Standing,
+    ) -> Result<LearnerParts<B>, ServiceError> {
         let file = self.adapter_file(&parts.trainee);
         let meta = CheckpointMeta {
             step: standing.step,
@@ -270,7 +280,9 @@ impl Run {
             parts.metrics.sync()?;
             let optimizer = safetensors::to_bytes(&parts.trainee.moments(), &BTreeMap::new());
             let files = [(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, &trainer.to_bytes()?)];
-            let path = parts.checkpoints.save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;
+            let path = parts
+                .checkpoints
+                .save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;
             let kept = parts.checkpoints.prune()?;
             Ok((path, kept, parts))
         };
@@ -324,7 +336,11 @@ impl Run {
     }
 
     fn adapter_file<B: Backend>(&self, trainee: &Trainee<B>) -> AdapterFile {
-        AdapterFile { config: self.plan.lora.clone(), base_model: Some(self.plan.base_model.clone()), tensors: trainee.values() }
+        AdapterFile {
+            config: self.plan.lora.clone(),
+            base_model: Some(self.plan.base_model.clone()),
+            tensors: trainee.values(),
+        }
     }
 
     fn policy_id(&self, step: u64, bytes: &[u8]) -> PolicyId {
@@ -334,8 +350,15 @@ impl Run {
 
 /// One line of `metrics.jsonl`. What depends on the clock is under `step_time`, `time/` and `perf/`; all else is the same in
 /// every repetition of the run.
-fn line(standing: &mut Standing, batch: &Batch, report: &StepReport, generated: Duration, whole: Duration) -> Map<String, Value> {
-    let sampled: u64 = batch.groups.iter().flat_map(|g| &g.members).flat_map(|m| &m.rows).map(|r| r.sampled_len() as u64).sum();
+fn line(
+    standing: &mut Standing,
+    batch: &Batch,
+    report: &StepReport,
+    generated: Duration,
+    whole: Duration,
+) -> Map<String, Value> {
+    let sampled: u64 =
+        batch.groups.iter().flat_map(|g| &g.members).flat_map(|m| &m.rows).map(|r| r.sampled_len() as u64).sum();
     let total: u64 = batch.groups.iter().flat_map(|g| &g.members).flat_map(|m| &m.rows).map(|r| r.len() as u64).sum();
     let num_tokens = standing.counters.entry("num_tokens".into()).or_default();
     *num_tokens += total as f64;

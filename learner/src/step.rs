@@ -53,7 +53,9 @@ pub enum StepError {
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
     /// Several updates in a row were unusable.
-    #[error("step {step}: loss {loss}, gradient norm {grad_norm}: {in_a_row} updates in a row were not finite; lower optim.learning_rate")]
+    #[error(
+        "step {step}: loss {loss}, gradient norm {grad_norm}: {in_a_row} updates in a row were not finite; lower optim.learning_rate"
+    )]
     NotFinite {
         /// The step.
         step: u64,
@@ -93,9 +95,9 @@ pub fn train_step<B: Backend>(
     let forwarded: Vec<usize> = parts.iter().flat_map(|part| step.rows(&flat.rows_of(part.clone()))).collect();
     let (mut old, mut reference) = (None, None);
     if algo.updates_per_batch() > 1 {
-        old = Some(step.frozen(&forwarded, |input, targets| {
-            trainee.logprobs(input, targets, settings.temperature).logprobs
-        }));
+        old = Some(
+            step.frozen(&forwarded, |input, targets| trainee.logprobs(input, targets, settings.temperature).logprobs),
+        );
     }
     if objective.needs_reference() {
         reference = Some(step.frozen(&forwarded, |input, targets| {
@@ -222,7 +224,8 @@ impl Step<'_> {
     fn how(&mut self) -> Backprop {
         self.calls += 1;
         let p = self.settings.lora_dropout;
-        let dropout = (p > 0.0).then(|| Dropout { p, seed: seed::mix(&[self.settings.seed, self.batch_step, self.calls]) });
+        let dropout =
+            (p > 0.0).then(|| Dropout { p, seed: seed::mix(&[self.settings.seed, self.batch_step, self.calls]) });
         Backprop { recompute: self.settings.gradient_checkpointing, dropout }
     }
 }
@@ -234,5 +237,10 @@ fn ragged(call: PackedBatch) -> Ragged {
         prefix: s.prefix,
         ..decoder::Span::default()
     };
-    Ragged { tokens: call.tokens, positions: call.positions, spans: call.spans.into_iter().map(span).collect(), wanted: call.wanted }
+    Ragged {
+        tokens: call.tokens,
+        positions: call.positions,
+        spans: call.spans.into_iter().map(span).collect(),
+        wanted: call.wanted,
+    }
 }

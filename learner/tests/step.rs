@@ -2,8 +2,15 @@
 
 use std::sync::Arc;
 
-use folgore_config::{algo::{AlgoSection, LossType}, optim::OptimSection};
-use folgore_learner::{schedule::{NonFiniteGuard, Schedule}, step::{StepSettings, train_step}, trainee::Trainee};
+use folgore_config::{
+    algo::{AlgoSection, LossType},
+    optim::OptimSection,
+};
+use folgore_learner::{
+    schedule::{NonFiniteGuard, Schedule},
+    step::{StepSettings, train_step},
+    trainee::Trainee,
+};
 use folgore_model::{
     ModelConfig,
     backend::Cpu,
@@ -12,8 +19,8 @@ use folgore_model::{
     params::{Params, random_weights},
 };
 use folgore_protocol::{
-    Batch, Digest, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment, SegmentKind, Source,
-    StopReason, Task, Trajectory, seed,
+    Batch, Digest, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
+    SegmentKind, Source, StopReason, Task, Trajectory, seed,
 };
 
 fn config() -> ModelConfig {
@@ -58,14 +65,25 @@ fn batch(trainee: &Trainee<Cpu>, groups: u64) -> Batch {
     let member = |g: u64, m: u32| {
         let stream = seed::mix(&[g, u64::from(m)]);
         let prompt: Vec<u32> = (0..11 + 9 * g).map(|i| seed::below(g, i, 40) as u32).collect();
-        let sampled: Vec<u32> = (0..3 + seed::below(stream, 99, 20)).map(|i| seed::below(stream, i, 40) as u32).collect();
+        let sampled: Vec<u32> =
+            (0..3 + seed::below(stream, 99, 20)).map(|i| seed::below(stream, i, 40) as u32).collect();
         let ids = [prompt.clone(), sampled.clone()].concat();
         let all = trainee.logprobs(&Ragged::whole(&[&ids[..ids.len() - 1]]), &ids[1..], 1.0).logprobs;
         let n = sampled.len() as u32;
         let reward = f64::from(sampled[0] % 3);
         let segments = vec![
-            Segment { kind: SegmentKind::Prompt, ids: prompt.clone(), logprobs: vec![], policies: RunLength::default() },
-            Segment { kind: SegmentKind::Sampled, ids: sampled, logprobs: all[prompt.len() - 1..].to_vec(), policies: RunLength::of(policy, n) },
+            Segment {
+                kind: SegmentKind::Prompt,
+                ids: prompt.clone(),
+                logprobs: vec![],
+                policies: RunLength::default(),
+            },
+            Segment {
+                kind: SegmentKind::Sampled,
+                ids: sampled,
+                logprobs: all[prompt.len() - 1..].to_vec(),
+                policies: RunLength::of(policy, n),
+            },
         ];
         Trajectory {
             seat: SeatKey { group: GroupId(g), sample: m, draw: 0 },
@@ -102,14 +120,16 @@ fn settings(loss_type: LossType, tokens: usize) -> StepSettings {
 
 #[test]
 fn micro_batching_changes_nothing_and_sampler_equals_learner() {
-    for loss_type in [LossType::Dapo, LossType::Grpo, LossType::DrGrpo, LossType::Gspo, LossType::Cispo, LossType::Sapo] {
+    for loss_type in [LossType::Dapo, LossType::Grpo, LossType::DrGrpo, LossType::Gspo, LossType::Cispo, LossType::Sapo]
+    {
         let mut results = Vec::new();
         for tokens in [10_000, 60, 1] {
             let mut trainee = trainee(1);
             let batch = batch(&trainee, 5);
             let settings = settings(loss_type, tokens);
             let schedule = Schedule::new(&settings.optim, 10);
-            let report = train_step(&mut trainee, &batch, &settings, &schedule, &mut NonFiniteGuard::default()).unwrap();
+            let report =
+                train_step(&mut trainee, &batch, &settings, &schedule, &mut NonFiniteGuard::default()).unwrap();
             assert_eq!(report.metrics["mismatch/logp_abs_max"], 0.0, "{loss_type:?}");
             results.push((report.metrics["loss"], report.metrics["grad_norm"]));
         }
@@ -135,7 +155,8 @@ fn updates_move_probability_to_what_was_rewarded() {
                 let ids = member.rows[0].ids();
                 let prompt = member.rows[0].segments[0].ids.len();
                 let logprobs = trainee.logprobs(&Ragged::whole(&[&ids[..ids.len() - 1]]), &ids[1..], 1.0).logprobs;
-                let own: f64 = logprobs[prompt - 1..].iter().map(|l| f64::from(*l)).sum::<f64>() / (ids.len() - prompt) as f64;
+                let own: f64 =
+                    logprobs[prompt - 1..].iter().map(|l| f64::from(*l)).sum::<f64>() / (ids.len() - prompt) as f64;
                 sum += (reward - mean) * own;
             }
         }
@@ -158,6 +179,7 @@ fn learning_rate_zero_changes_no_bit() {
     let mut settings = settings(LossType::Dapo, 500);
     settings.optim.learning_rate = 0.0;
     let before = trainee.values();
-    train_step(&mut trainee, &batch, &settings, &Schedule::new(&settings.optim, 1), &mut NonFiniteGuard::default()).unwrap();
+    train_step(&mut trainee, &batch, &settings, &Schedule::new(&settings.optim, 1), &mut NonFiniteGuard::default())
+        .unwrap();
     assert_eq!(before, trainee.values());
 }

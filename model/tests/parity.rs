@@ -36,12 +36,14 @@ struct Model {
 
 fn load(base: &str, adapter: Option<&str>) -> Model {
     let files = files::open(&fixture(base)).unwrap();
-    let tensors: Tensors = files.tensors.names().into_iter().map(|n| (n.clone(), files.tensors.tensor(&n).unwrap())).collect();
+    let tensors: Tensors =
+        files.tensors.names().into_iter().map(|n| (n.clone(), files.tensors.tensor(&n).unwrap())).collect();
     let decoder = Decoder::load(Arc::new(Cpu::new()), files.config, &tensors).unwrap();
     let adapter = adapter.map(|folder| {
         let file = AdapterFile::read(&fixture(folder)).unwrap();
         file.validate(folder, decoder.config()).unwrap();
-        let device = Adapter::load(&**decoder.backend(), decoder.config(), &file.config.shape(), &file.tensors).unwrap();
+        let device =
+            Adapter::load(&**decoder.backend(), decoder.config(), &file.config.shape(), &file.tensors).unwrap();
         (file, device)
     });
     Model { decoder, tensors, adapter }
@@ -76,7 +78,15 @@ fn assert_greedy(model: &Model, folder: &str) {
                 wanted: vec![n as u32 - 1],
             };
             let hidden = model.decoder.forward(&input, &adapters, &mut cache);
-            let spec = SampleSpec { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seen: vec![], uniform: 0.0 };
+            let spec = SampleSpec {
+                temperature: 0.0,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                repetition_penalty: 1.0,
+                seen: vec![],
+                uniform: 0.0,
+            };
             done = ids.len();
             got.push(model.decoder.sample(&hidden, &[spec])[0].id);
             ids.push(got[got.len() - 1]);
@@ -131,7 +141,9 @@ fn adapters_equal_peft() {
         let model = load(base, Some(folder));
         assert_logits(&model, folder, 1e-4);
         let (file, _) = model.adapter.as_ref().unwrap();
-        let params = Params::lora_from(&**model.decoder.backend(), model.decoder.config(), file.config.shape(), &file.tensors).unwrap();
+        let params =
+            Params::lora_from(&**model.decoder.backend(), model.decoder.config(), file.config.shape(), &file.tensors)
+                .unwrap();
         assert_gradients(&model, folder, params);
     }
 }

@@ -11,7 +11,10 @@ pub(crate) fn question(difficulty: &Arithmetic, stream: u64) -> Question {
     let operations: Vec<char> = difficulty.operations.chars().collect();
     let place = seed::below(stream, 0, operations.len().max(1) as u64) as usize;
     let operation = operations.get(place).copied().unwrap_or('+');
-    let (a, b) = (operand(difficulty.digits, stream, 1), operand(difficulty.second_digits.unwrap_or(difficulty.digits), stream, 2));
+    let (a, b) = (
+        operand(difficulty.digits, stream, 1),
+        operand(difficulty.second_digits.unwrap_or(difficulty.digits), stream, 2),
+    );
     let answer = match operation {
         '-' => a - b,
         '*' => a * b,

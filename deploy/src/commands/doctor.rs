@@ -24,9 +24,17 @@ fn facts() -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     let memory = |bytes: Option<u64>| bytes.map_or_else(unknown, bytes_text);
     let folder = std::env::current_dir().unwrap_or_else(|_| ".".into());
-    let disk = fs4::available_space(&folder).map_or_else(|e| e.to_string(), |bytes| format!("{} free here", bytes_text(bytes)));
+    let disk = fs4::available_space(&folder)
+        .map_or_else(|e| e.to_string(), |bytes| format!("{} free here", bytes_text(bytes)));
     let mut facts = vec![
-        ("folgore", format!("{} ({} build)", env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { "debug" } else { "release" })),
+        (
+            "folgore",
+            format!(
+                "{} ({} build)",
+                env!("CARGO_PKG_VERSION"),
+                if cfg!(debug_assertions) { "debug" } else { "release" }
+            ),
+        ),
         ("system", format!("{} {}", here.os, here.arch)),
         ("processor", here.cpu.clone().unwrap_or_else(unknown)),
         ("threads", here.cores.to_string()),

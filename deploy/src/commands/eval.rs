@@ -47,7 +47,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
         println!("{}", json!({ "items": items, "greedy": greedy, "sampled": sampled, pass_name: pass }));
         return Ok(());
     }
-    let show = |name: &str, value: Option<f64>| println!("{name:<10} {}", value.map_or("-".into(), |v| format!("{v:.3}")));
+    let show =
+        |name: &str, value: Option<f64>| println!("{name:<10} {}", value.map_or("-".into(), |v| format!("{v:.3}")));
     show("greedy", greedy);
     show("sampled", sampled);
     show(&format!("pass@{k}"), pass);

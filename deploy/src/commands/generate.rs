@@ -39,8 +39,18 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut engine = engine(&policy, &sampling);
     engine.publish(PolicyId { epoch: 0, step: 0, digest: Digest::of(&[]) }, adapter);
     let (n, seed) = (args.n, args.seed);
-    let mut session =
-        Session { policy: &policy, engine, sampling, n, seed, rows: 0, made: 0, written: 0, running: HashMap::new(), done: BTreeMap::new() };
+    let mut session = Session {
+        policy: &policy,
+        engine,
+        sampling,
+        n,
+        seed,
+        rows: 0,
+        made: 0,
+        written: 0,
+        running: HashMap::new(),
+        done: BTreeMap::new(),
+    };
     stream::serve(&args.plumbing.stream, |rows, out| session.run(rows, out))
 }
 
@@ -120,7 +130,8 @@ impl Session<'_> {
     /// Keeps the engine busy until the end of the input or a bad row.
     fn read(&mut self, rows: &mut Rows, out: &mut Out) -> Result<()> {
         loop {
-            let next = if self.engine.is_idle() { rows.next()?.map_or(AtHand::End, AtHand::Row) } else { rows.at_hand()? };
+            let next =
+                if self.engine.is_idle() { rows.next()?.map_or(AtHand::End, AtHand::Row) } else { rows.at_hand()? };
             match next {
                 AtHand::Row(row) => self.take(row, out)?,
                 AtHand::Nothing => self.step(out)?,

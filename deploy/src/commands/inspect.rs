@@ -246,7 +246,12 @@ fn number(value: f64) -> String {
 
 /// One line of a text, shortened.
 fn shortened(text: &str) -> String {
-    let line: String = text.chars().flat_map(|c| if c == '\n' { vec!['⏎'] } else { vec![c] }).filter(|c| !c.is_control()).take(TEXT).collect();
+    let line: String = text
+        .chars()
+        .flat_map(|c| if c == '\n' { vec!['⏎'] } else { vec![c] })
+        .filter(|c| !c.is_control())
+        .take(TEXT)
+        .collect();
     if text.chars().count() > TEXT { format!("{line}…") } else { line }
 }
 
@@ -255,7 +260,8 @@ fn sparkline(values: &[f64], width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let n = values.len().min(width).max(1);
     let part = |i: usize| &values[i * values.len() / n..(i + 1) * values.len() / n];
-    let means: Vec<f64> = (0..n).map(part).filter(|p| !p.is_empty()).map(|p| p.iter().sum::<f64>() / p.len() as f64).collect();
+    let means: Vec<f64> =
+        (0..n).map(part).filter(|p| !p.is_empty()).map(|p| p.iter().sum::<f64>() / p.len() as f64).collect();
     let low = means.iter().copied().fold(f64::INFINITY, f64::min);
     let high = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let bar = |x: f64| if high > low { BARS[((x - low) / (high - low) * 7.0).round() as usize] } else { BARS[0] };
@@ -278,7 +284,9 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, want) in [(0.0, "0"), (0.5, "0.5000"), (-12.345, "-12.35"), (1234.5, "1234"), (1e-9, "1.0e-9"), (2e6, "2.0e6")] {
+        for (value, want) in
+            [(0.0, "0"), (0.5, "0.5000"), (-12.345, "-12.35"), (1234.5, "1234"), (1e-9, "1.0e-9"), (2e6, "2.0e6")]
+        {
             assert_eq!(number(value), want);
         }
     }
@@ -298,7 +306,8 @@ mod tests {
             names
         };
         fs::write(run.path().join("config.yaml"), Config::default().resolved_yaml().unwrap()).unwrap();
-        fs::write(run.path().join("metrics.jsonl"), "{\"step\":1,\"reward\":0.25}\n{\"step\":2,\"reward\":0.5}\n").unwrap();
+        fs::write(run.path().join("metrics.jsonl"), "{\"step\":1,\"reward\":0.25}\n{\"step\":2,\"reward\":0.5}\n")
+            .unwrap();
         fs::create_dir_all(run.path().join("checkpoints/checkpoint-2")).unwrap();
         drop(Record::open(&run.path().join("record.redb")).unwrap());
         let (before, bytes) = (files(), fs::read(run.path().join("record.redb")).unwrap());

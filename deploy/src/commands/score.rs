@@ -30,7 +30,11 @@ const LOGIT_ROWS: usize = 64;
 
 /// Runs the command.
 pub fn run(args: ScoreArgs) -> Result<()> {
-    ensure!(args.temperature > 0.0 && args.temperature.is_finite(), "--temperature: expected above 0, got {}", args.temperature);
+    ensure!(
+        args.temperature > 0.0 && args.temperature.is_finite(),
+        "--temperature: expected above 0, got {}",
+        args.temperature
+    );
     let policy = Policy::load(&args.plumbing.model, Cpu::new().into())?;
     let file = args.plumbing.adapter.as_deref().map(|folder| policy.read_adapter(folder)).transpose()?;
     let adapter = file.as_ref().map(|file| policy.device_adapter(file)).transpose()?;
@@ -38,7 +42,8 @@ pub fn run(args: ScoreArgs) -> Result<()> {
         (None, _) => None,
         (Some(_), None) => bail!("--grad: expected --adapter too: the gradient is that of its tensors"),
         (Some(_), Some(file)) => {
-            let params = Params::lora_from(&**policy.decoder.backend(), policy.config(), file.config.shape(), &file.tensors)?;
+            let params =
+                Params::lora_from(&**policy.decoder.backend(), policy.config(), file.config.shape(), &file.tensors)?;
             Some(Gradient { params, loss: 0.0, tokens: 0 })
         }
     };
@@ -167,7 +172,12 @@ impl Scorer<'_> {
             let end = begin + asked.ids.len();
             let logprobs = &head.logprobs[begin..end - 1];
             if let Some(bad) = logprobs.iter().position(|lp| !lp.is_finite()) {
-                bail!("{}: the log-prob of token {} is {}: are the weights damaged?", asked.place, bad + 1, logprobs[bad]);
+                bail!(
+                    "{}: the log-prob of token {} is {}: are the weights damaged?",
+                    asked.place,
+                    bad + 1,
+                    logprobs[bad]
+                );
             }
             let logits = self.logits.then(|| Logits { policy: self.policy, hidden: hidden.get(), begin, end });
             out.write(&Reply { ids: &asked.ids, logprobs, logits })?;

@@ -17,7 +17,10 @@ use folgore_learner::{
     learner::{FIRST_FREE_GROUP, LearnerParts, Standing},
     trainee::Trainee,
 };
-use folgore_model::{backend::Cpu, files::{peft::AdapterFile, safetensors}};
+use folgore_model::{
+    backend::Cpu,
+    files::{peft::AdapterFile, safetensors},
+};
 
 use crate::{
     capacity,
@@ -127,7 +130,8 @@ impl Launch {
 /// the quota, file too large.
 fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
     let said = format!("{error:#}");
-    let full = [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})"))) || said.contains("disk is full");
+    let full =
+        [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})"))) || said.contains("disk is full");
     if full { anyhow!("{said}: free some space, then go on with --resume {run}") } else { error }
 }
 
@@ -136,7 +140,9 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     let mut given = args.config.clone();
     let setting = |key: &str, value: String| format!("{key}={value}");
     given.given.extend(args.run_name.iter().map(|v| setting("run.name", format!("{v:?}"))));
-    given.given.extend(args.output_dir.iter().map(|v| setting("run.output_dir", format!("{:?}", v.display().to_string()))));
+    given
+        .given
+        .extend(args.output_dir.iter().map(|v| setting("run.output_dir", format!("{:?}", v.display().to_string()))));
     given.given.extend(args.max_steps.iter().map(|v| setting("optim.max_steps", v.to_string())));
     match &args.resume {
         None => load_config(&given),
@@ -154,7 +160,8 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
 
 /// Reads sources and settings; notes and warnings go to standard error.
 pub fn load_config(args: &ConfigArgs) -> Result<Config> {
-    let (mut settings, mut sources): (Vec<String>, Vec<String>) = args.given.iter().cloned().partition(|g| g.contains('='));
+    let (mut settings, mut sources): (Vec<String>, Vec<String>) =
+        args.given.iter().cloned().partition(|g| g.contains('='));
     if sources.is_empty() {
         sources.push(DEFAULT.into());
     }
@@ -204,7 +211,8 @@ fn parts(
     if let Some(checkpoint) = newest {
         let trainer = TrainerState::from_bytes(&checkpoint.read(state::TRAINER)?).map_err(anyhow::Error::msg)?;
         let moments = safetensors::from_bytes(state::OPTIMIZER, checkpoint.read(state::OPTIMIZER)?)?;
-        let updates = trainer.schedule["updates"].as_u64().context("state/trainer.json: schedule.updates is missing")?;
+        let updates =
+            trainer.schedule["updates"].as_u64().context("state/trainer.json: schedule.updates is missing")?;
         trainee.restore(&moments, updates)?;
         let first_free_group = trainer.cursors.get(FIRST_FREE_GROUP).copied().unwrap_or(0);
         standing = Standing { step: trainer.step, first_free_group, counters: trainer.counters };
@@ -237,6 +245,11 @@ fn log_to(folder: &std::path::Path) -> Result<()> {
     let path = folder.join("folgore.log");
     let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false).with_writer(Arc::new(file)).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(Arc::new(file))
+        .init();
     Ok(())
 }

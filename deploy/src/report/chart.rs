@@ -115,7 +115,14 @@ impl Chart {
         let mut words = format!("{}, by step.", self.title);
         for (name, first, last) in lines.chain(marks) {
             if let (false, Some(first), Some(last)) = (name.is_empty(), first, last) {
-                let _ = write!(words, " {name}: {} at step {}, {} at step {}.", number(first.1), first.0, number(last.1), last.0);
+                let _ = write!(
+                    words,
+                    " {name}: {} at step {}, {} at step {}.",
+                    number(first.1),
+                    first.0,
+                    number(last.1),
+                    last.0
+                );
             }
         }
         words
@@ -145,7 +152,8 @@ impl Frame {
         if x.1 <= x.0 {
             x = (x.0 - 0.5, x.0 + 0.5);
         }
-        let (low, high) = if high > low { (low, high) } else { (low - low.abs().max(1.0) / 2.0, high + high.abs().max(1.0) / 2.0) };
+        let (low, high) =
+            if high > low { (low, high) } else { (low - low.abs().max(1.0) / 2.0, high + high.abs().max(1.0) / 2.0) };
         let y_step = nice_step((high - low) / 4.0);
         let (bottom, top) = ((low / y_step).floor() * y_step, (high / y_step).ceil() * y_step);
         let count = ((top - bottom) / y_step).round() as usize;
@@ -162,7 +170,11 @@ impl Frame {
     fn axes(&self, svg: &mut String) {
         for tick in &self.y_ticks {
             let (_, y) = self.at((self.x.0, *tick));
-            let _ = writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>", WIDTH - RIGHT);
+            let _ = writeln!(
+                svg,
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+                WIDTH - RIGHT
+            );
             let _ = writeln!(
                 svg,
                 "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
@@ -233,7 +245,10 @@ impl Frame {
             let (_, low) = self.at((mark.x, mark.y - mark.error));
             let (_, high) = self.at((mark.x, mark.y + mark.error));
             let title = format!("{}: {} at step {}", marks.name, number(mark.y), mark.x);
-            let _ = writeln!(svg, "<line class=\"error {class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>");
+            let _ = writeln!(
+                svg,
+                "<line class=\"error {class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>"
+            );
             let _ = writeln!(
                 svg,
                 "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{}</title></circle>",
@@ -246,7 +261,11 @@ impl Frame {
 /// The smallest of 1, 2, 5 times a power of ten that reaches `rough`.
 fn nice_step(rough: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough * (1.0 - 1e-9)).unwrap_or(10.0 * power)
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|m| m * power)
+        .find(|step| *step >= rough * (1.0 - 1e-9))
+        .unwrap_or(10.0 * power)
 }
 
 /// A tick with the decimals that its distance to the next one needs.
@@ -296,16 +315,27 @@ mod tests {
         for (rough, want) in [(0.11, 0.2), (0.2, 0.2), (0.26, 0.5), (7.0, 10.0), (3e-5, 5e-5)] {
             assert!((nice_step(rough) - want).abs() < 1e-12, "{rough}: {}", nice_step(rough));
         }
-        assert_eq!((tick_text(0.30000000000000004, 0.1), tick_text(-1e-17, 0.1), tick_text(-40.0, 20.0)), ("0.3".into(), "0.0".into(), "\u{2212}40".into()));
+        assert_eq!(
+            (tick_text(0.30000000000000004, 0.1), tick_text(-1e-17, 0.1), tick_text(-40.0, 20.0)),
+            ("0.3".into(), "0.0".into(), "\u{2212}40".into())
+        );
     }
 
     #[test]
     fn every_point_lies_inside_the_frame() {
-        for points in [vec![(1.0, 0.2), (2.0, -3.7), (3.0, 9.1)], vec![(5.0, 2.0)], vec![(1.0, 0.0), (2.0, 0.0)], vec![(1.0, 1e-9), (2.0, 2e-9)]] {
+        for points in [
+            vec![(1.0, 0.2), (2.0, -3.7), (3.0, 9.1)],
+            vec![(5.0, 2.0)],
+            vec![(1.0, 0.0), (2.0, 0.0)],
+            vec![(1.0, 1e-9), (2.0, 2e-9)],
+        ] {
             let frame = Frame::around(&line(points.clone()));
             for point in points {
                 let (x, y) = frame.at(point);
-                assert!((LEFT..=WIDTH - RIGHT).contains(&x) && (TOP - 1e-6..=HEIGHT - BOTTOM + 1e-6).contains(&y), "{point:?} at {x}, {y}");
+                assert!(
+                    (LEFT..=WIDTH - RIGHT).contains(&x) && (TOP - 1e-6..=HEIGHT - BOTTOM + 1e-6).contains(&y),
+                    "{point:?} at {x}, {y}"
+                );
             }
         }
     }

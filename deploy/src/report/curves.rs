@@ -12,8 +12,16 @@ const SMOOTH_FROM: usize = 12;
 
 /// The section; empty without a step.
 pub fn section(data: &ReportData) -> String {
-    let charts =
-        [reward(data), accuracy(data), length(data), loss(data), grad_norm(data), entropy(data), kl(data), mismatch(data)];
+    let charts = [
+        reward(data),
+        accuracy(data),
+        length(data),
+        loss(data),
+        grad_norm(data),
+        entropy(data),
+        kl(data),
+        mismatch(data),
+    ];
     let figures: String = charts.iter().filter(|c| !c.is_empty()).map(Chart::figure).collect();
     if figures.is_empty() {
         return String::new();
@@ -47,7 +55,8 @@ fn accuracy(data: &ReportData) -> Chart {
         };
         Marks { name, class, marks: evaluations.iter().filter_map(mark).collect() }
     };
-    let questions = evaluations.iter().filter_map(|e| e.greedy.as_ref().or(e.sampled.as_ref())).map(|m| m.questions).max();
+    let questions =
+        evaluations.iter().filter_map(|e| e.greedy.as_ref().or(e.sampled.as_ref())).map(|m| m.questions).max();
     let note = format!(
         "Share of right answers to {} questions that are never trained on. Bars: one standard error.",
         questions.unwrap_or(0)
@@ -82,7 +91,13 @@ fn loss(data: &ReportData) -> Chart {
 fn grad_norm(data: &ReportData) -> Chart {
     let max = data.config.optim.max_grad_norm;
     let note = format!("Length of the gradient before it is clipped to {}.", html::number(max));
-    Chart { title: "Gradient norm", note, series: line(data.series("grad_norm")), include: vec![0.0], ..Chart::default() }
+    Chart {
+        title: "Gradient norm",
+        note,
+        series: line(data.series("grad_norm")),
+        include: vec![0.0],
+        ..Chart::default()
+    }
 }
 
 fn entropy(data: &ReportData) -> Chart {

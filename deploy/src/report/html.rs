@@ -75,7 +75,8 @@ pub fn section(id: &str, heading: &str, body: &str) -> String {
 
 /// Rows of a table of facts; empty facts are left out. Both cells are text.
 pub fn facts(rows: &[(&str, String)]) -> String {
-    let row = |(name, fact): &(&str, String)| format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(name), escape(fact));
+    let row =
+        |(name, fact): &(&str, String)| format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(name), escape(fact));
     let rows: String = rows.iter().filter(|(_, fact)| !fact.is_empty()).map(row).collect();
     format!("<dl class=\"facts\">\n{rows}</dl>\n")
 }
@@ -86,7 +87,10 @@ mod tests {
 
     #[test]
     fn nothing_of_a_text_can_act() {
-        assert_eq!(escape("<a href=\"x\" onload='y'>&\u{0}\u{1b}"), "&lt;a href=&quot;x&quot; onload=&#39;y&#39;&gt;&amp;␀␛");
+        assert_eq!(
+            escape("<a href=\"x\" onload='y'>&\u{0}\u{1b}"),
+            "&lt;a href=&quot;x&quot; onload=&#39;y&#39;&gt;&amp;␀␛"
+        );
     }
 
     #[test]
@@ -102,8 +106,14 @@ mod tests {
         ] {
             assert_eq!(number(value), want);
         }
-        assert_eq!((grouped(999.0), grouped(-1000.0), grouped(-0.2)), ("999".into(), "\u{2212}1\u{202f}000".into(), "0".into()));
-        assert_eq!((duration(5.04), duration(61.0), duration(7260.0)), ("5.0 s".into(), "1 min 1 s".into(), "2 h 1 min".into()));
+        assert_eq!(
+            (grouped(999.0), grouped(-1000.0), grouped(-0.2)),
+            ("999".into(), "\u{2212}1\u{202f}000".into(), "0".into())
+        );
+        assert_eq!(
+            (duration(5.04), duration(61.0), duration(7260.0)),
+            ("5.0 s".into(), "1 min 1 s".into(), "2 h 1 min".into())
+        );
         assert_eq!(percent(0.8367), "83.7\u{202f}%");
     }
 }

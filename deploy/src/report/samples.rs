@@ -2,7 +2,10 @@
 
 use folgore_protocol::StopReason;
 
-use super::{ReportData, html::{self, escape, number}};
+use super::{
+    ReportData,
+    html::{self, escape, number},
+};
 use crate::samples::Sample;
 
 /// Questions shown.
@@ -16,13 +19,16 @@ pub fn section(data: &ReportData) -> String {
     if !pairs.is_empty() {
         let rows: String = pairs.iter().take(SHOWN).map(|(before, after)| pair(before, after)).collect();
         let how = match pairs[0].0.decoding.as_deref() {
-            Some("greedy") => "Greedy answers to the first held-out questions, taken by their place and not by their score.",
+            Some("greedy") => {
+                "Greedy answers to the first held-out questions, taken by their place and not by their score."
+            }
             _ => "Answers to the first held-out questions, taken by their place and not by their score.",
         };
         return html::section("samples", "Samples before and after", &format!("<p class=\"lead\">{how}</p>\n{rows}"));
     }
     let columns = [("First step", &data.before), ("Last step", &data.after)];
-    let columns: String = columns.into_iter().filter(|(_, samples)| !samples.is_empty()).map(|(name, s)| column(name, s)).collect();
+    let columns: String =
+        columns.into_iter().filter(|(_, samples)| !samples.is_empty()).map(|(name, s)| column(name, s)).collect();
     if columns.is_empty() {
         return String::new();
     }
@@ -35,7 +41,8 @@ fn pairs<'a>(before: &'a [Sample], after: &'a [Sample]) -> Vec<(&'a Sample, &'a 
     let greedy = before.iter().any(|s| s.decoding.as_deref() == Some("greedy"));
     let wanted = |s: &&Sample| !greedy || s.decoding.as_deref() == Some("greedy");
     let same = |s: &'a Sample| {
-        let other = after.iter().find(|o| s.decoding.is_some() && o.task_id == s.task_id && o.decoding == s.decoding)?;
+        let other =
+            after.iter().find(|o| s.decoding.is_some() && o.task_id == s.task_id && o.decoding == s.decoding)?;
         Some((s, other))
     };
     before.iter().filter(wanted).filter_map(same).collect()

@@ -126,7 +126,8 @@ pub fn evaluations(data: &ReportData) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let heads = ["when", "step", "answers", "accuracy", "mean reward", "any of k right", "scored", "cut off", "mean length"];
+    let heads =
+        ["when", "step", "answers", "accuracy", "mean reward", "any of k right", "scored", "cut off", "mean length"];
     let body = format!(
         "<p class=\"lead\">Held-out questions, asked through the same actors as in training. Accuracy is the share of the \
          scored answers whose reward reaches 1; ± is one standard error.</p>\n{}",
@@ -175,7 +176,10 @@ pub fn machine(data: &ReportData) -> String {
         ("Memory", memory),
         ("System", format!("{} {}", h.os, h.arch).trim().to_owned()),
         ("Folgore", s.version.clone()),
-        ("Base model", [data.config.model.model_name_or_path.as_str(), s.model_digest.as_str()].join(" ").trim().to_owned()),
+        (
+            "Base model",
+            [data.config.model.model_name_or_path.as_str(), s.model_digest.as_str()].join(" ").trim().to_owned(),
+        ),
         ("Seed", data.config.run.seed.to_string()),
         ("Configuration", s.config_digest.clone()),
         ("Launches", if s.attempts > 1 { s.attempts.to_string() } else { String::new() }),

@@ -48,7 +48,12 @@ fn data() -> ReportData {
         });
         line.as_object().unwrap().clone()
     };
-    let evaluation = |when: &str, step, a, b| Evaluation { when: when.into(), step, greedy: Some(measured(a)), sampled: Some(measured(b)) };
+    let evaluation = |when: &str, step, a, b| Evaluation {
+        when: when.into(),
+        step,
+        greedy: Some(measured(a)),
+        sampled: Some(measured(b)),
+    };
     let mut config = Config::default();
     config.model.model_name_or_path = embedded::NAME.into();
     config.optim.max_steps = 40;
@@ -66,11 +71,18 @@ fn data() -> ReportData {
             mismatch_logp_abs_max: Some(0.0),
             version: "0.1.0".into(),
             hardware: Hardware { os: "Linux".into(), cpu: Some("Some CPU".into()), cores: 2, ..Hardware::default() },
-            evaluations: vec![evaluation("before", 0, 0.31, 0.33), evaluation("step-20", 20, 0.62, 0.6), evaluation("after", 40, 0.93, 0.9)],
+            evaluations: vec![
+                evaluation("before", 0, 0.31, 0.33),
+                evaluation("step-20", 20, 0.62, 0.6),
+                evaluation("after", 40, 0.93, 0.9),
+            ],
             ..Summary::default()
         },
         before: vec![sample("arithmetic/1", "<answer>931</answer>", 0.0), sample("arithmetic/2", "", 0.0)],
-        after: vec![sample("arithmetic/1", "<think>7+5=12,c1</think><answer>932</answer>", 1.0), sample("arithmetic/2", "</pre>", 1.0)],
+        after: vec![
+            sample("arithmetic/1", "<think>7+5=12,c1</think><answer>932</answer>", 1.0),
+            sample("arithmetic/2", "</pre>", 1.0),
+        ],
     }
 }
 
@@ -105,7 +117,9 @@ fn nothing_is_loaded_from_elsewhere_and_every_element_is_closed() {
     for foreign in ["http:", "https:", "src=", "<script", "@import", "url("] {
         assert!(!page.contains(foreign), "the page holds {foreign}");
     }
-    for element in ["section", "div", "figure", "svg", "table", "tr", "article", "pre", "details", "dl", "p", "span", "main"] {
+    for element in
+        ["section", "div", "figure", "svg", "table", "tr", "article", "pre", "details", "dl", "p", "span", "main"]
+    {
         let count = |text: &str| page.matches(text).count();
         let opened = count(&format!("<{element}>")) + count(&format!("<{element} "));
         assert_eq!(opened, count(&format!("</{element}>")), "<{element}>");
@@ -153,7 +167,8 @@ fn a_run_that_has_only_begun_is_shown_too() {
     fs::create_dir(run.path().join("samples")).unwrap();
     let step = |n: u64, text: &str| {
         let sample = Sample { step: n, decoding: None, ..sample("t", text, 0.0) };
-        fs::write(run.path().join(format!("samples/step-{n}.jsonl")), serde_json::to_string(&sample).unwrap() + "\n").unwrap();
+        fs::write(run.path().join(format!("samples/step-{n}.jsonl")), serde_json::to_string(&sample).unwrap() + "\n")
+            .unwrap();
     };
     step(1, "early words");
     step(10, "late words");

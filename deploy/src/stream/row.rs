@@ -122,13 +122,15 @@ mod tests {
 
     #[test]
     fn fields_come_in_the_form_that_was_asked_for() {
-        let mut r = row(json!({"text": "a", "ids": [1, 2], "messages": [{"role": "user", "content": "q", "name": "n"}]}));
+        let mut r =
+            row(json!({"text": "a", "ids": [1, 2], "messages": [{"role": "user", "content": "q", "name": "n"}]}));
         assert_eq!(r.text("text").unwrap(), "a");
         assert_eq!(r.ids("ids").unwrap(), [1, 2]);
         let messages = r.messages("messages").unwrap();
         assert_eq!((messages[0].content.as_str(), messages[0].extra["name"].as_str()), ("q", Some("n")));
         r.end().unwrap();
-        let parts = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}, {"role": "assistant"}]);
+        let parts =
+            json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}, {"role": "assistant"}]);
         let messages = row(json!({"m": parts})).messages("m").unwrap();
         assert_eq!((messages[0].content.as_str(), messages[1].content.as_str()), ("ab", ""));
     }
@@ -143,7 +145,10 @@ mod tests {
             (say(row(json!({"ids": [4294967296u64]})).ids("ids").map(drop)), "ids[0]"),
             (say(row(json!({"ids": "1"})).ids("ids").map(drop)), "ids: expected a list"),
             (say(row(json!({"m": ["x"]})).messages("m").map(drop)), "m[0]: expected a message"),
-            (say(row(json!({"m": [{"content": ""}]})).messages("m").map(drop)), "m[0].role: expected a text, got no such"),
+            (
+                say(row(json!({"m": [{"content": ""}]})).messages("m").map(drop)),
+                "m[0].role: expected a text, got no such",
+            ),
             (say(row(json!({"m": [{"role": "u", "content": [{}]}]})).messages("m").map(drop)), "m[0].content[0]"),
             (say(row(json!({"idz": 1})).one_of(&["ids", "text"]).map(drop)), "one of the fields ids, text, got idz"),
             (say(row(json!({"ids": 1, "text": 1})).one_of(&["ids", "text"]).map(drop)), "got ids and text"),
