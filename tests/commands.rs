@@ -25,8 +25,7 @@ fn named(name: &str) -> String {
 
 /// Runs a command over `input` on standard streams.
 fn piped(args: &[&str], input: &str) -> Output {
-    let mut child =
-        folgore(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = folgore(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     // a command that refuses its arguments has closed its end before everything is written
@@ -104,7 +103,8 @@ fn score_gives_the_logits_of_transformers_and_their_log_probs() {
             assert_eq!(got.len(), want.len());
             let worst = got.iter().zip(&want).map(|(g, w)| (g - f64::from(*w)).abs()).fold(0.0, f64::max);
             assert!(worst < 1e-4, "{folder}, row {i}: {worst}");
-            let ids: Vec<usize> = reply["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
+            let ids: Vec<usize> =
+                reply["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
             let logprobs = floats(&reply["logprobs"]);
             assert_eq!((&reply["ids"], logprobs.len()), (&rows[i]["ids"], ids.len() - 1));
             for (position, logprob) in logprobs.iter().enumerate() {
@@ -173,7 +173,9 @@ fn generate_is_greedy_as_transformers_is() {
 #[test]
 fn generated_log_probs_are_those_that_score_gives() {
     let args = with_model("generate", "tiny-untied", Some("adapter-untied"));
-    let args = [args, ["--temperature", "0.7", "--max-new-tokens", "30", "--seed", "5", "-n", "3"].map(str::to_owned).into()].concat();
+    let args =
+        [args, ["--temperature", "0.7", "--max-new-tokens", "30", "--seed", "5", "-n", "3"].map(str::to_owned).into()]
+            .concat();
     let rows = rows_of("adapter-untied");
     let made = replies(&strs(&args), &rows);
     assert_eq!(made, replies(&strs(&args), &rows), "the same seed gave something else");
@@ -182,9 +184,14 @@ fn generated_log_probs_are_those_that_score_gives() {
     assert!(made[0]["ids"] != made[1]["ids"] && made[0]["text"].is_string());
 
     let prompt = |i: usize| rows[i / 3]["ids"].as_array().unwrap().clone();
-    let whole = |(i, reply): (usize, &Value)| json!({"ids": [prompt(i), reply["ids"].as_array().unwrap().clone()].concat()});
+    let whole = |(i, reply): (usize, &Value)| {
+        let ids = [prompt(i), reply["ids"].as_array().unwrap().clone()].concat();
+        json!({ "ids": ids })
+    };
     let whole: Vec<Value> = made.iter().enumerate().map(whole).collect();
-    let score = [with_model("score", "tiny-untied", Some("adapter-untied")), vec!["--temperature".into(), "0.7".into()]].concat();
+    let score =
+        [with_model("score", "tiny-untied", Some("adapter-untied")), vec!["--temperature".into(), "0.7".into()]]
+            .concat();
     for (i, (scored, reply)) in replies(&strs(&score), &whole).iter().zip(&made).enumerate() {
         let logprobs = floats(&scored["logprobs"]);
         assert_eq!(logprobs[prompt(i).len() - 1..], floats(&reply["logprobs"]), "completion {i}, bit for bit");
@@ -240,7 +247,8 @@ fn tokenize_needs_only_tokenizer_files_and_keeps_untrusted_text_from_acting() {
     let chat = json!({"messages": [{"role": "user", "content": text}], "add_generation_prompt": true});
     let rows = [json!({ "text": text }), chat, json!({"messages": [{"role": "user", "content": "the cat"}]})];
     let replies_untrusted = replies(&args, &rows);
-    let has = |reply: &Value, id: u64| reply["ids"].as_array().unwrap().iter().filter(|v| v.as_u64() == Some(id)).count();
+    let has =
+        |reply: &Value, id: u64| reply["ids"].as_array().unwrap().iter().filter(|v| v.as_u64() == Some(id)).count();
     assert_eq!((has(&replies_untrusted[0], 2), &replies_untrusted[0]["text"]), (0, &json!(text)));
     let trusted = replies(&[&args[..], &["--trusted"]].concat(), &rows[..1]);
     assert_eq!(has(&trusted[0], 2), 1);
@@ -248,12 +256,16 @@ fn tokenize_needs_only_tokenizer_files_and_keeps_untrusted_text_from_acting() {
     assert!(rendered.contains(text) && rendered.ends_with("<|im_start|>assistant\n"), "{rendered:?}");
     let turns = rendered.matches("<|im_end|>").count() - 1;
     assert_eq!(has(&replies_untrusted[1], 2), turns, "the content ended a turn");
-    assert!(!replies_untrusted[2]["text"].as_str().unwrap().ends_with("assistant\n"), "a generation prompt that nobody asked for");
+    assert!(
+        !replies_untrusted[2]["text"].as_str().unwrap().ends_with("assistant\n"),
+        "a generation prompt that nobody asked for"
+    );
 }
 
 #[test]
 fn loss_answers_with_advantages_loss_and_gradient() {
-    let row = json!({"logprobs": [[-1.0, -2.0], [-0.5, -0.25]], "rewards": [1, 0], "config": {"scale_rewards": "none"}});
+    let row =
+        json!({"logprobs": [[-1.0, -2.0], [-0.5, -0.25]], "rewards": [1, 0], "config": {"scale_rewards": "none"}});
     let reply = replies(&["loss"], &[row.clone(), row]).remove(1);
     assert_eq!(floats(&reply["advantages"]), [0.5, -0.5]);
     let grad: Vec<f64> = reply["grad"].as_array().unwrap().iter().flat_map(floats).collect();
@@ -268,7 +280,9 @@ fn doctor_is_one_block() {
     let output = folgore(&["doctor"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for fact in ["folgore", "processor", "threads", "kernels", "memory", "disk", "embedded", "bubblewrap", "nats-server"] {
+    for fact in
+        ["folgore", "processor", "threads", "kernels", "memory", "disk", "embedded", "bubblewrap", "nats-server"]
+    {
         assert!(text.lines().any(|line| line.starts_with(fact)), "no {fact} in {text}");
     }
 }
@@ -314,7 +328,9 @@ fn bad_input_is_one_line_that_names_the_thing() {
 
 #[test]
 fn rows_before_a_bad_one_are_answered() {
-    for (command, row) in [("generate", "{\"ids\":[7]}\n"), ("score", "{\"ids\":[7,8]}\n"), ("tokenize", "{\"text\":\"a\"}\n")] {
+    for (command, row) in
+        [("generate", "{\"ids\":[7]}\n"), ("score", "{\"ids\":[7,8]}\n"), ("tokenize", "{\"text\":\"a\"}\n")]
+    {
         let model = named("tiny-tied");
         let output = piped(&[command, "--model", &model], &format!("{row}{row}nonsense\n{row}"));
         assert!(!output.status.success());
@@ -344,8 +360,11 @@ fn a_reader_that_leaves_is_no_error() {
 fn replies_come_before_the_next_row_is_asked_for() {
     use std::io::{BufRead, BufReader};
     let model = named("tiny-tied");
-    for (command, row) in [("generate", "{\"ids\":[7]}\n"), ("score", "{\"ids\":[7,8]}\n"), ("tokenize", "{\"text\":\"a\"}\n")] {
-        let mut child = folgore(&[command, "--model", &model]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    for (command, row) in
+        [("generate", "{\"ids\":[7]}\n"), ("score", "{\"ids\":[7,8]}\n"), ("tokenize", "{\"text\":\"a\"}\n")]
+    {
+        let mut child =
+            folgore(&[command, "--model", &model]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         for _ in 0..3 {
             stdin.write_all(row.as_bytes()).unwrap();

@@ -317,7 +317,7 @@ mod tests {
         for (text, want) in [
             ("{\"a\":1}\n{\"a\":\n", "in, line 2: not JSON: EOF while parsing a value at column"),
             ("[1]\n", "in, line 1: expected a JSON object, got a list"),
-            ("{\"a\": tru}\n", "in, line 1: not JSON: expected ident at column 9"),
+            ("{\"a\": tru}\n", "in, line 1: not JSON: expected ident at column 10"),
             ("\"\u{e9}", "in, line 1: not JSON"),
         ] {
             let mut rows = rows(text);
