@@ -149,7 +149,7 @@ impl Witness for Console {
         let (from, since) = *state.first.get_or_insert((step - 1, now - Duration::from_secs_f64(step_time)));
         drop(state);
         let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
-        if step % self.logging_steps == 0 || step == self.max_steps {
+        if step.is_multiple_of(self.logging_steps) || step == self.max_steps {
             tell!(
                 "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s  {} left",
                 self.max_steps,
@@ -161,7 +161,7 @@ impl Witness for Console {
                 duration(per_step * self.max_steps.saturating_sub(step) as f64),
             );
         }
-        if self.samples_every.is_some_and(|every| step % every == 0 || step == 1) {
+        if self.samples_every.is_some_and(|every| step.is_multiple_of(every) || step == 1) {
             match self.samples().step(batch, SAMPLES_KEPT) {
                 Ok(samples) => samples.first().into_iter().for_each(|s| tell!("      {}", one_line(s))),
                 Err(error) => eprintln!("warning: samples of step {step} not kept: {error:#}"),

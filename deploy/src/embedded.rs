@@ -57,7 +57,7 @@ pub fn make(folder: &Path, settings: &PretrainSettings, mut say: impl FnMut(Stri
     };
     let begin = Instant::now();
     let values = pretrain(Arc::new(Cpu::new()), &config, settings, pair, |p| {
-        if p.step % 50 == 0 || p.step == 1 {
+        if p.step.is_multiple_of(50) || p.step == 1 {
             let seconds = begin.elapsed().as_secs_f64();
             say(format!(
                 "step {:>5}/{}  loss {:.4}  grad_norm {:.3}  {:.0} tokens/s",

@@ -175,7 +175,7 @@ impl Run {
             standing.step = step;
             let newest = batch.groups.iter().map(|g| g.id.0 + 1).max();
             standing.first_free_group = standing.first_free_group.max(newest.unwrap_or(0));
-            if step % self.plan.save_steps == 0 || step == max_steps {
+            if step.is_multiple_of(self.plan.save_steps) || step == max_steps {
                 parts = self.save(parts, &standing).await?;
                 saved = step;
             }
@@ -183,7 +183,7 @@ impl Run {
             self.commit(step, policy).await?;
             self.witness.stepped(step, &line, &batch);
             let every = u64::from(self.plan.eval.eval_steps);
-            if every > 0 && step % every == 0 && step < max_steps {
+            if step.is_multiple_of(every) && step < max_steps {
                 self.evaluate(&format!("step-{step}"), step, policy).await?;
             }
         }

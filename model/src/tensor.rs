@@ -56,7 +56,9 @@ pub trait TensorSource {
 
 impl TensorSource for Tensors {
     fn tensor(&self, name: &str) -> Result<HostTensor, crate::ModelError> {
-        self.get(name).cloned().ok_or_else(|| crate::ModelError::Missing { what: format!("tensor {name}"), place: "memory".into() })
+        self.get(name)
+            .cloned()
+            .ok_or_else(|| crate::ModelError::Missing { what: format!("tensor {name}"), place: "memory".into() })
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

@@ -74,6 +74,7 @@ fn group() -> (Vec<Vec<u32>>, usize) {
 }
 
 /// The group in one call with its prompt computed once; targets of the members' own tokens.
+#[allow(clippy::single_range_in_vec_init, reason = "a prefix is a list of ranges, here of one")]
 fn shared(sequences: &[Vec<u32>], prompt: usize) -> (Ragged, Vec<u32>) {
     let mut input = Ragged {
         tokens: sequences[0][..prompt].to_vec(),

@@ -51,7 +51,7 @@ pub fn run(args: ScoreArgs) -> Result<()> {
     stream::serve(&args.plumbing.stream, |rows, out| scorer.run(rows, out))?;
     match (scorer.gradient, &args.grad) {
         (Some(gradient), Some(path)) => {
-            let bytes = gradient.into_file(&**policy.decoder.backend())?;
+            let bytes = gradient.into_file(policy.decoder.backend())?;
             Ok(write_atomic(path, &bytes)?)
         }
         _ => Ok(()),
@@ -163,7 +163,7 @@ impl Scorer<'_> {
             None => Hidden::Plain(decoder.forward_only(&input, adapter)),
             Some(_) => {
                 let recompute = input.len() > TOKENS_PER_CALL;
-                Hidden::Taped(decoder.forward_train(input, adapter, Backprop { recompute, dropout: None }))
+                Hidden::Taped(Box::new(decoder.forward_train(input, adapter, Backprop { recompute, dropout: None })))
             }
         };
         let head = decoder.logprobs(hidden.get(), &targets, self.temperature);
@@ -193,7 +193,7 @@ impl Scorer<'_> {
             let trained = head.logprobs.iter().zip(&dlogprobs).filter(|(_, d)| **d != 0.0);
             gradient.loss -= trained.map(|(lp, _)| f64::from(*lp)).sum::<f64>();
             gradient.tokens += (targets.len() - batch.len()) as u64;
-            decoder.backward(tape, adapter, &targets, self.temperature, &head.lse, &dlogprobs, &mut gradient.params);
+            decoder.backward(*tape, adapter, &targets, self.temperature, &head.lse, &dlogprobs, &mut gradient.params);
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Scorer<'_> {
 /// Last hidden states of every position, with what a backward needs where there is to be one.
 enum Hidden {
     Plain(<Cpu as Backend>::Buf),
-    Taped(Tape<Cpu>),
+    Taped(Box<Tape<Cpu>>),
 }
 
 impl Hidden {

@@ -10,6 +10,9 @@ use crate::summary::Measured;
 /// Values from which a curve is also shown smoothed.
 const SMOOTH_FROM: usize = 12;
 
+/// What rounding alone may come to where sampler and learner are not equal bit for bit: the scale of that curve.
+const ROUNDING: f64 = 1e-4;
+
 /// The section; empty without a step.
 pub fn section(data: &ReportData) -> String {
     let charts = [
@@ -105,6 +108,12 @@ fn entropy(data: &ReportData) -> Chart {
     Chart { title: "Entropy", note, series: line(data.series("entropy")), include: vec![0.0], ..Chart::default() }
 }
 
+fn no_signal(data: &ReportData) -> Chart {
+    let note = "Share of groups whose members all got the same reward: nothing is learnt from those.".into();
+    let series = line(data.series("frac_reward_zero_std"));
+    Chart { title: "Groups without a signal", note, series, include: vec![0.0, 1.0], ..Chart::default() }
+}
+
 fn kl(data: &ReportData) -> Chart {
     let note = "Estimated divergence from the reference policy, in nats per token.".into();
     Chart { title: "KL divergence", note, series: line(data.series("kl")), include: vec![0.0], ..Chart::default() }
@@ -117,5 +126,11 @@ fn mismatch(data: &ReportData) -> Chart {
         false => "Largest difference between the log-probs of sampler and learner in a step.",
     };
     let series = vec![Series { name: "largest", class: "one", points }];
-    Chart { title: "Sampler against learner", note: note.into(), series, include: vec![0.0], ..Chart::default() }
+    Chart {
+        title: "Sampler against learner",
+        note: note.into(),
+        series,
+        include: vec![0.0, ROUNDING],
+        ..Chart::default()
+    }
 }

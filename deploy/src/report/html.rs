@@ -25,6 +25,7 @@ pub fn number(value: f64) -> String {
     let text = match size {
         _ if value == 0.0 => return "0".into(),
         s if !(1e-3..1e6).contains(&s) => return scientific(value),
+        s if s.fract() == 0.0 => return grouped(value),
         s if s < 0.1 => format!("{value:.4}"),
         s if s < 10.0 => format!("{value:.3}"),
         s if s < 100.0 => format!("{value:.1}"),
@@ -97,6 +98,7 @@ mod tests {
     fn numbers_are_readable() {
         for (value, want) in [
             (0.0, "0"),
+            (1.0, "1"),
             (0.12345, "0.123"),
             (-0.01234, "\u{2212}0.0123"),
             (12.34, "12.3"),

@@ -44,7 +44,7 @@ fn data() -> ReportData {
         let line = json!({
             "step": step, "reward": 0.3 + 0.6 * t + 0.1 * noise, "loss": 0.02 * noise, "grad_norm": 0.5 + 0.2 * noise,
             "completions/mean_length": 20.0 + 12.0 * t, "completions/min_length": 8.0, "completions/max_length": 40.0 + 4.0 * noise,
-            "entropy": 0.5 - 0.4 * t, "learning_rate": 3e-3, "mismatch/logp_abs_max": 0.0, "step_time": 0.4, "num_tokens": 3000 * step,
+            "entropy": 0.5 - 0.4 * t, "frac_reward_zero_std": 0.2 + 0.5 * t, "learning_rate": 3e-3, "mismatch/logp_abs_max": 0.0, "step_time": 0.4, "num_tokens": 3000 * step,
         });
         line.as_object().unwrap().clone()
     };

@@ -53,6 +53,7 @@ mod tests {
     use crate::decoder::Span;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "a prefix is a list of ranges, here of one")]
     fn members_share_whole_blocks_and_own_the_partial_one() {
         let spans = vec![
             Span { rows: 0..37, ..Span::default() },
