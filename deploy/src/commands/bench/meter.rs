@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_meter_sees_this_process() {
         let meter = Meter::start();
-        let memory = vec![1u8; 8 << 20];
+        let memory = std::hint::black_box(vec![1u8; 8 << 20]);
         let around = meter.stop();
         assert!(around.peak_memory_mib.unwrap() > 8.0, "{around:?} for {} bytes", memory.len());
         assert!(around.other_cores.unwrap() >= 0.0);
