@@ -218,32 +218,27 @@ fn a_folder_that_cannot_be_written() {
 /// Runs `command` so that everything it writes below `at` lies on a disk of `size`, which is gone with it: a file system in
 /// memory where that may be mounted, else a limit on the size of each file.
 fn on_a_small_disk(command: &Command, at: &Path, size: u64) -> Command {
-    let mount = ["--user", "--map-root-user", "--mount"];
-    let may_mount = |flags: &[&str]| {
-        let script = format!("mount -t tmpfs -o size={size} folgore {:?}", at.display().to_string());
-        let tried = Command::new("unshare").args(flags).args(["sh", "-c", &script]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
-    };
-    let limited = |mut shell: Command, first: &str| {
-        shell
-            .args(["sh", "-c", &format!("{first} && exec \"$@\"",), "sh"])
-            .arg(command.get_program())
-            .args(command.get_args());
-        if let Some(current) = command.get_current_dir() {
-            shell.current_dir(current);
-        }
+    let after = |first: &str, mut shell: Command| {
+        let script = format!("{first} && exec \"$@\"");
+        shell.args(["sh", "-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+        shell.current_dir(command.get_current_dir().unwrap());
         shell
     };
-    let on_tmpfs = format!("mount -t tmpfs -o size={size} folgore {:?}", at.display().to_string());
-    for flags in [&mount[2..], &mount[..]] {
-        if may_mount(flags) {
-            let mut shell = Command::new("unshare");
-            shell.args(flags);
-            return limited(shell, &on_tmpfs);
+    let unshare = |flags: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(flags);
+        unshare
+    };
+    let mount = format!("mount -t tmpfs -o size={size} folgore {:?}", at.display().to_string());
+    for flags in [&["--mount"][..], &["--user", "--map-root-user", "--mount"]] {
+        let tried = unshare(flags).args(["sh", "-c", &mount]).stderr(Stdio::null()).status();
+        if tried.is_ok_and(|status| status.success()) {
+            return after(&mount, unshare(flags));
         }
     }
-    // a write beyond the limit fails, as the signal that would end the process is ignored
-    limited(Command::new("env"), &format!("trap '' XFSZ && ulimit -f {}", size / 512 / 8))
+    // a write beyond the limit fails, as the signal that would end the process is ignored; no file may take more than an
+    // eighth of the disk, in blocks of 512 bytes
+    after(&format!("trap '' XFSZ && ulimit -f {}", size / 512 / 8), Command::new("env"))
 }
 
 #[test]

@@ -130,9 +130,12 @@ impl Launch {
 /// the quota, file too large.
 fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
     let said = format!("{error:#}");
-    let full =
-        [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})"))) || said.contains("disk is full");
-    if full { anyhow!("{said}: free some space, then go on with --resume {run}") } else { error }
+    let full = [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})")));
+    match full {
+        true if said.contains("free some space") => anyhow!("{said}; then go on with --resume {run}"),
+        true => anyhow!("{said}: free some space, then go on with --resume {run}"),
+        false => error,
+    }
 }
 
 /// The configuration that the arguments ask for; on resume, the one that the run began with.
