@@ -271,7 +271,7 @@ fn nice_step(rough: f64) -> f64 {
 /// A tick with the decimals that its distance to the next one needs.
 fn tick_text(tick: f64, step: f64) -> String {
     let tick = if tick.abs() < step * 1e-6 { 0.0 } else { tick };
-    if tick != 0.0 && !(1e-4..1e5).contains(&step) {
+    if !(1e-4..1e5).contains(&step) {
         return number(tick);
     }
     let decimals = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
@@ -315,6 +315,7 @@ mod tests {
         for (rough, want) in [(0.11, 0.2), (0.2, 0.2), (0.26, 0.5), (7.0, 10.0), (3e-5, 5e-5)] {
             assert!((nice_step(rough) - want).abs() < 1e-12, "{rough}: {}", nice_step(rough));
         }
+        assert_eq!((tick_text(0.0, 5e-5), tick_text(1e-4, 5e-5)), ("0".into(), "1e\u{2212}4".into()));
         assert_eq!(
             (tick_text(0.30000000000000004, 0.1), tick_text(-1e-17, 0.1), tick_text(-40.0, 20.0)),
             ("0.3".into(), "0.0".into(), "\u{2212}40".into())

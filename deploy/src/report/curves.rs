@@ -15,16 +15,7 @@ const ROUNDING: f64 = 1e-4;
 
 /// The section; empty without a step.
 pub fn section(data: &ReportData) -> String {
-    let charts = [
-        reward(data),
-        accuracy(data),
-        length(data),
-        loss(data),
-        grad_norm(data),
-        entropy(data),
-        kl(data),
-        mismatch(data),
-    ];
+    let charts = [reward, accuracy, length, entropy, loss, grad_norm, no_signal, kl, mismatch].map(|chart| chart(data));
     let figures: String = charts.iter().filter(|c| !c.is_empty()).map(Chart::figure).collect();
     if figures.is_empty() {
         return String::new();

@@ -67,8 +67,8 @@ pub fn headline(data: &ReportData) -> String {
         tiles.push(tile("Time", &duration(s.wall_s), &speed));
     }
     if let Some(worst) = s.mismatch_logp_abs_max {
-        let note = if worst == 0.0 { "equal bit for bit" } else { "largest difference of log-probs" };
-        tiles.push(tile("Sampler against learner", &number(worst), note));
+        let note = if worst == 0.0 { "sampler and learner agree bit for bit" } else { "largest, sampler to learner" };
+        tiles.push(tile("Log-prob gap", &number(worst), note));
     }
     if tiles.is_empty() { String::new() } else { format!("<div class=\"tiles\">\n{}</div>\n", tiles.concat()) }
 }
@@ -147,7 +147,7 @@ fn evaluation_row(when: &str, step: u64, decoding: &str, m: &Measured) -> String
         decoding.to_owned(),
         with(m.accuracy, m.accuracy_se, percent),
         with(m.mean_reward, m.mean_reward_se, |v| format!("{v:.3}")),
-        with(m.any_correct, None, percent),
+        with(m.any_correct.filter(|_| m.answers > m.questions), None, percent),
         format!("{} of {}", m.scored, m.answers),
         percent(m.truncated),
         number(m.mean_length),
