@@ -67,7 +67,7 @@ pub fn headline(data: &ReportData) -> String {
         tiles.push(tile("Time", &duration(s.wall_s), &speed));
     }
     if let Some(worst) = s.mismatch_logp_abs_max {
-        let note = if worst == 0.0 { "sampler and learner agree bit for bit" } else { "largest, sampler to learner" };
+        let note = if worst == 0.0 { "equal bit for bit" } else { "largest, sampler to learner" };
         tiles.push(tile("Log-prob gap", &number(worst), note));
     }
     if tiles.is_empty() { String::new() } else { format!("<div class=\"tiles\">\n{}</div>\n", tiles.concat()) }
