@@ -26,7 +26,7 @@ pub struct FileEntry {
 /// What a checkpoint is and consists of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`SCHEMA`] of the writer.
+    /// Version of the layout that the writer used.
     pub schema: u32,
     /// Optimiser steps taken.
     pub step: u64,

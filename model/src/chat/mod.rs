@@ -5,7 +5,7 @@
 //! twice (templates that ask whether it is defined fall back to a date of their own). What is not bounded is the memory of
 //! one value: a template that doubles a text 30 times inside its fuel takes a gigabyte. Templates are as trusted as weights.
 //!
-//! **An added token counts only where the template wrote it** (see [`provenance`]): what a message says cannot end its turn.
+//! **An added token counts only where the template wrote it** (see `provenance.rs`): what a message says cannot end its turn.
 //! Wherever the content holds no added token, the ids are those of Hugging Face.
 
 mod provenance;

@@ -76,9 +76,9 @@ impl Linear {
 
 /// One layer.
 pub struct LayerWeights<B: Backend> {
-    /// Norm before attention, [hidden].
+    /// Norm before attention, `[hidden]`.
     pub input_layernorm: B::Buf,
-    /// Norm before the feed-forward part, [hidden].
+    /// Norm before the feed-forward part, `[hidden]`.
     pub post_attention_layernorm: B::Buf,
     /// The linear maps, by [`Linear`].
     pub linears: [B::Matrix; 7],
@@ -97,7 +97,7 @@ pub struct Weights<B: Backend> {
     pub embed_tokens: B::Matrix,
     /// The layers.
     pub layers: Vec<LayerWeights<B>>,
-    /// Last norm, [hidden].
+    /// Last norm, `[hidden]`.
     pub norm: B::Buf,
     /// [vocab, hidden]; none: tied to the embedding.
     pub lm_head: Option<B::Matrix>,
