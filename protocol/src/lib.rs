@@ -3,15 +3,18 @@
 //! No I/O and no async: plain values, their invariants and their encoding. A sample's life, in the order of the modules:
 //! [`task`] (what to solve), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
 //! (what came back), [`score`] (what it is worth), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
-//! [`replay`] is what the keeper of it all can be asked. [`envelope`] and [`codec`] say how each of them is written,
+//! [`replay`] is what the keeper of it all can be asked; [`fleet`] is how processes of one run meet, [`names`] what things
+//! are called on a server. [`envelope`] and [`codec`] say how each of them is written,
 //! [`seed`] where all randomness comes from.
 
 pub mod batch;
 pub mod codec;
 pub mod envelope;
+pub mod fleet;
 pub mod generate;
 pub mod ids;
 pub mod job;
+pub mod names;
 pub mod policy;
 pub mod replay;
 pub mod runlength;
@@ -25,9 +28,11 @@ pub mod trajectory;
 pub use batch::{Batch, GroupRecord};
 pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};
+pub use fleet::{Heartbeat, Hello, HelloReply, RunCard};
 pub use generate::{Generate, Generated, SamplingParams, StopReason};
 pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
 pub use job::{Purpose, RolloutJob};
+pub use names::{Names, Role};
 pub use policy::PolicyPublished;
 pub use replay::{EvalItem, EvalSummary, ReplayReply, ReplayRequest, ReplayStatus};
 pub use runlength::RunLength;

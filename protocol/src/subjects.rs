@@ -16,3 +16,11 @@ pub const REPLAY: &str = "replay";
 pub const POLICY: &str = "policy";
 /// Topic: progress of the run, for whoever watches.
 pub const EVENTS: &str = "events";
+/// State: the run's [`crate::RunCard`].
+pub const CONFIG: &str = "config";
+/// State: the highest epoch that a head has taken.
+pub const EPOCH: &str = "epoch";
+/// Ask: may a worker join; answered by the head.
+pub const HELLO: &str = "hello";
+/// Topic: who is there.
+pub const HEARTBEATS: &str = "heartbeats";
