@@ -1,10 +1,11 @@
-//! The runtime: supervision and the five links in their local and faulty forms. Knows no reinforcement learning.
+//! The runtime: supervision and the five links in their local, NATS and faulty forms. Knows no reinforcement learning.
 //!
 //! | file | what it is for |
 //! |---|---|
 //! | [`link`] | the five links as traits over bytes |
 //! | [`typed`] | `protocol` types on the links: calls, jobs, state, events |
 //! | [`mod@local`] | the links inside one process |
+//! | [`nats`] | the links over a NATS server |
 //! | [`mod@faulty`] | any links, with seeded faults, for tests |
 //! | [`contract`] | what every form of the links must do, as tests |
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
@@ -17,6 +18,7 @@ pub mod contract;
 pub mod faulty;
 pub mod link;
 pub mod local;
+pub mod nats;
 pub mod service;
 pub mod shutdown;
 pub mod status;

@@ -1,0 +1,65 @@
+//! The links over a NATS server, and how a process gets connected to one.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`Nats`], `connection` | one connection: TLS, identity, reconnects, what the server complained about |
+//! | `streams` | streams and consumers of a run, as the server is told about them |
+//! | `headers` | an envelope as headers |
+//! | `ask`, `queue`, `topic`, `state`, `blob` | the five links |
+//! | [`server`] | a server of one's own, as a child process |
+//!
+//! NATS moves messages and is never the record: every stream may be lost and the run goes on.
+
+mod blob;
+mod bodies;
+mod config;
+mod connection;
+mod state;
+pub(crate) mod streams;
+
+pub use config::{Identity, NatsConfig};
+pub use connection::{Faults, Nats, connect};
+
+use std::path::PathBuf;
+
+/// Why a process could not connect, or was not told how.
+#[derive(Debug, thiserror::Error)]
+pub enum NatsError {
+    /// A name that cannot be part of a subject.
+    #[error("{0}")]
+    Name(String),
+    /// A file of the identity is missing or damaged.
+    #[error("identity file {}: {reason}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server did not take the connection.
+    #[error("NATS server {url}: {reason}")]
+    Connect {
+        /// Its address.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The server is too old.
+    #[error("NATS server {url}: expected version {wanted} or later, got {got}")]
+    Version {
+        /// Its address.
+        url: String,
+        /// The oldest version that is taken.
+        wanted: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// The server refused an administrative request.
+    #[error("{what}: {reason}")]
+    Admin {
+        /// What was asked for.
+        what: String,
+        /// What the server said.
+        reason: String,
+    },
+}
