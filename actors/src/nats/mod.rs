@@ -14,6 +14,7 @@ mod blob;
 mod bodies;
 mod config;
 mod connection;
+pub mod server;
 mod state;
 pub(crate) mod streams;
 
