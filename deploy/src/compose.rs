@@ -208,14 +208,36 @@ pub fn plan(what: &Ingredients) -> LearnerPlan {
     }
 }
 
-/// Makes the adapter of a published policy: names, shapes and finiteness are checked on the way.
+/// Makes the adapter of a published policy: names, shapes, finiteness and fingerprint are checked on the way.
 fn loader(policy: Arc<Policy>) -> PolicyLoader<Option<Arc<Adapter<Cpu>>>> {
-    Arc::new(move |bytes| {
-        let Some(bytes) = bytes else { return Ok(None) };
-        let file = AdapterFile::from_bytes("published policy", bytes.to_vec()).map_err(|e| e.to_string())?;
-        file.validate("published policy", policy.config()).map_err(|e| e.to_string())?;
-        policy.device_adapter(&file).map(|adapter| Some(Arc::new(adapter))).map_err(|e| format!("{e:#}"))
+    Arc::new(move |published, bytes| {
+        let adapter = match bytes {
+            None => None,
+            Some(bytes) => {
+                let file = AdapterFile::from_bytes("published policy", bytes.to_vec()).map_err(|e| e.to_string())?;
+                file.validate("published policy", policy.config()).map_err(|e| e.to_string())?;
+                Some(Arc::new(policy.device_adapter(&file).map_err(|e| format!("{e:#}"))?))
+            }
+        };
+        if !published.fingerprint.is_empty() {
+            same_fingerprint(&published.fingerprint, &policy.decoder.fingerprint(adapter.as_deref()))?;
+        }
+        Ok(adapter)
     })
+}
+
+/// Compares what a policy says of the fixed text here with what it said where it was trained. On the same kind of machine
+/// the bits are equal; another kind may round otherwise.
+fn same_fingerprint(expected: &[f32], got: &[f32]) -> Result<(), String> {
+    const TOLERANCE: f32 = 1e-4;
+    let far = |(a, b): (&f32, &f32)| !((a - b).abs() <= TOLERANCE);
+    match expected.iter().zip(got).position(far) {
+        _ if expected.len() != got.len() => {
+            Err(format!("fingerprint: expected {} log-probs, got {}", expected.len(), got.len()))
+        }
+        None => Ok(()),
+        Some(i) => Err(format!("fingerprint: expected log-prob {} of token {}, got {}", expected[i], i + 1, got[i])),
+    }
 }
 
 /// The dataset's questions as replay reads them.

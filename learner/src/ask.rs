@@ -1,8 +1,8 @@
 //! What the head asks of replay and tells samplers, for whoever drives a run: the learner, or an evaluation by itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use folgore_actors::{CallError, Links, ServiceError, Shutdown};
+use folgore_actors::{Backoff, CallError, LinkError, Links, ServiceError, Shutdown};
 use folgore_config::EvalSection;
 use folgore_protocol::{
     Digest, PolicyId, PolicyPublished,
@@ -14,6 +14,8 @@ use folgore_protocol::{
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at an evaluation that is under way.
 const EVAL_POLL: Duration = Duration::from_millis(20);
+/// Earlier policies that stay fetchable.
+const KEPT: usize = 4;
 
 /// What a wait ended with.
 pub enum Waited<T> {
@@ -41,24 +43,114 @@ pub async fn ask_replay(links: &Links, request: ReplayRequest, key: &str) -> Res
     links.call_when_served(subjects::REPLAY, &request, key, ASK_DEADLINE).await
 }
 
-/// Puts a policy where samplers find it. `bytes` are those that its digest names; none: the base as it is.
-pub async fn publish(links: &Links, policy: PolicyId, bytes: Option<Vec<u8>>) -> Result<(), ServiceError> {
-    let size = bytes.as_ref().map_or(0, |b| b.len() as u64);
+/// A policy with what samplers need to serve it.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Which policy.
+    pub policy: PolicyId,
+    /// The bytes that its digest names; none: the base as it is.
+    pub bytes: Option<Arc<[u8]>>,
+    /// Log-probs of the fixed text; empty: not said.
+    pub fingerprint: Vec<f32>,
+}
+
+/// Puts a policy where samplers find it. Earlier ones stay fetchable for a while, because a sampler far away may be reading
+/// one; publishing the same twice is publishing once.
+///
+/// # Errors
+/// [`PublishError::Fenced`] if another head has published under a higher epoch: this one must not go on.
+pub async fn publish(links: &Links, publication: &Publication) -> Result<(), PublishError> {
+    let Publication { policy, bytes, fingerprint } = publication;
     let blob = match bytes {
-        Some(bytes) => Some(links.blob.put(bytes.into()).await?.hex()),
+        Some(bytes) => Some(links.blob.put(bytes.clone()).await?.hex()),
         None => None,
     };
     let before = links.get_state::<PolicyPublished>(subjects::POLICY).await?;
     let revision = before.as_ref().map_or(0, |b| b.revision);
-    links
-        .put_state_if(subjects::POLICY, revision, &PolicyPublished { policy, blob: blob.clone(), bytes: size })
-        .await?;
-    // nobody begins with the one before any more; a reader in flight still gets whole bytes
-    let old = before.and_then(|b| b.value.blob).filter(|old| Some(old) != blob.as_ref());
-    if let Some(digest) = old.and_then(|name| Digest::try_from(name).ok()) {
-        links.blob.delete(digest).await?;
+    let mut kept = Vec::new();
+    if let Some(before) = before.map(|b| b.value) {
+        if before.policy.epoch > policy.epoch {
+            return Err(PublishError::Fenced { own: policy.epoch, found: before.policy.epoch });
+        }
+        if before.policy == *policy && before.blob == blob {
+            return Ok(());
+        }
+        kept = before.kept;
+        kept.extend(before.blob);
+        kept.retain(|old| Some(old) != blob.as_ref());
+    }
+    let gone: Vec<String> = kept.drain(..kept.len().saturating_sub(KEPT)).collect();
+    let size = bytes.as_ref().map_or(0, |b| b.len() as u64);
+    let published = PolicyPublished { policy: *policy, blob, bytes: size, fingerprint: fingerprint.clone(), kept };
+    links.put_state_if(subjects::POLICY, revision, &published).await?;
+    for digest in gone.into_iter().filter_map(|name| Digest::try_from(name).ok()) {
+        if let Err(error) = links.blob.delete(digest).await {
+            tracing::warn!(%error, "an old policy was not deleted");
+        }
     }
     Ok(())
+}
+
+/// As [`publish`], tried again while the links do not answer; false if the process was asked to stop first. `waiting` is told
+/// why it takes so long.
+pub async fn publish_surely(
+    links: &Links,
+    shutdown: &Shutdown,
+    publication: &Publication,
+    waiting: impl Fn(&str),
+) -> Result<bool, PublishError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), publication.policy.step);
+    loop {
+        match shutdown.unless_stopping(publish(links, publication)).await {
+            None => return Ok(false),
+            Some(Ok(())) => return Ok(true),
+            Some(Err(error)) if error.may_pass() => {
+                tracing::warn!(%error, policy = %publication.policy, "policy not published yet");
+                waiting(&format!("policy {} cannot be published: {error}", publication.policy));
+                let _ = shutdown.unless_stopping(tokio::time::sleep(backoff.next_wait())).await;
+            }
+            Some(Err(error)) => return Err(error),
+        }
+    }
+}
+
+/// Why a policy was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Another head has the run.
+    #[error("this head is fenced: it publishes under epoch {own}, and epoch {found} is there already")]
+    Fenced {
+        /// Epoch of this head.
+        own: u32,
+        /// Epoch of the published policy.
+        found: u32,
+    },
+    /// The link did not do it.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The state could not be read or written.
+    #[error(transparent)]
+    State(#[from] CallError),
+}
+
+impl PublishError {
+    /// True if trying again may succeed. A conflict may be a write of ours whose answer was lost: looking again tells.
+    fn may_pass(&self) -> bool {
+        let link = match self {
+            PublishError::Fenced { .. } => return false,
+            PublishError::Link(error) => Some(error),
+            PublishError::State(error) => error.link(),
+        };
+        link.is_some_and(|e| {
+            matches!(
+                e,
+                LinkError::Deadline { .. }
+                    | LinkError::Conflict { .. }
+                    | LinkError::NoResponder { .. }
+                    | LinkError::Full { .. }
+            )
+        })
+    }
 }
 
 /// Evaluates `policy` on the first `eval_items` of the `held_out` tasks, on the same path as training. None if there is

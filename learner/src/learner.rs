@@ -28,7 +28,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
-    ask::{Evaluated, Waited, ask_replay, evaluate, publish, unexpected},
+    ask::{Evaluated, Publication, Waited, ask_replay, evaluate, publish_surely, unexpected},
     checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
     schedule::{NonFiniteGuard, Schedule},
     step::{StepReport, StepSettings, train_step},
@@ -298,7 +298,9 @@ impl Run {
     async fn publish<B: Backend>(&self, trainee: &Trainee<B>, step: u64) -> Result<PolicyId, ServiceError> {
         let bytes = self.adapter_file(trainee).to_bytes();
         let policy = self.policy_id(step, &bytes);
-        publish(&self.context.links, policy, Some(bytes)).await?;
+        let publication = Publication { policy, bytes: Some(bytes.into()), fingerprint: trainee.fingerprint() };
+        let (links, shutdown) = (&self.context.links, &self.context.shutdown);
+        publish_surely(links, shutdown, &publication, |reason| self.show_wait(reason)).await?;
         self.context.status.set(json!({ "step": step, "policy": policy.to_string() }));
         Ok(policy)
     }

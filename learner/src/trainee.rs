@@ -125,6 +125,11 @@ impl<B: Backend> Trainee<B> {
         }
     }
 
+    /// Log-probs of a fixed text: what samplers check a published policy by.
+    pub fn fingerprint(&self) -> Vec<f32> {
+        self.decoder.fingerprint(self.adapter.as_ref())
+    }
+
     /// The trained values, on the host.
     pub fn values(&self) -> Tensors {
         self.params.values(self.decoder.backend())

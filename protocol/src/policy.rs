@@ -13,4 +13,11 @@ pub struct PolicyPublished {
     pub blob: Option<String>,
     /// Bytes of the blob.
     pub bytes: u64,
+    /// Log-probs of a fixed text under this policy, as the learner computes them: a sampler computes them again before it
+    /// serves the policy. Empty: not said.
+    #[serde(default)]
+    pub fingerprint: Vec<f32>,
+    /// Blobs of earlier policies that can still be fetched, the oldest first.
+    #[serde(default)]
+    pub kept: Vec<String>,
 }

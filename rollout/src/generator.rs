@@ -18,9 +18,9 @@ use tokio::{
 
 use crate::engine::{Engine, EngineConfig, EngineError, EngineStats, Model, SequenceId, TextPiece};
 
-/// Makes a policy's weights from its published bytes (none: the base as it is). Checks names, shapes and finiteness; the
-/// error says what is wrong.
-pub type PolicyLoader<A> = Arc<dyn Fn(Option<&[u8]>) -> Result<A, String> + Send + Sync>;
+/// Makes a policy's weights from its announcement and its bytes (none: the base as it is). Checks names, shapes, finiteness
+/// and the fingerprint; the error says what is wrong.
+pub type PolicyLoader<A> = Arc<dyn Fn(&PolicyPublished, Option<&[u8]>) -> Result<A, String> + Send + Sync>;
 
 /// Taken for each engine step and each learner step where both alternate: one permit, given in the order of asking.
 pub type ComputeGate = Arc<Semaphore>;
@@ -126,7 +126,7 @@ impl<M: Model + 'static> Service for Generator<M> {
 /// What the thread is told.
 enum Command {
     Generate { request: Generate, reply: Reply },
-    Policy { policy: PolicyId, bytes: Option<Arc<[u8]>> },
+    Policy { published: Box<PolicyPublished>, bytes: Option<Arc<[u8]>> },
 }
 
 type Reply = oneshot::Sender<Result<Generated, String>>;
@@ -152,6 +152,7 @@ async fn ask(
 /// Follows the published policy and hands each one to the thread, with its bytes.
 async fn follow_policy(links: &Links, commands: mpsc::Sender<Command>) -> Result<(), ServiceError> {
     let mut watch = links.watch_state::<PolicyPublished>(subjects::POLICY).await?;
+    let mut epoch = 0;
     while let Some(stored) = watch.next().await {
         let published = match stored {
             Ok(stored) => stored.value,
@@ -160,6 +161,10 @@ async fn follow_policy(links: &Links, commands: mpsc::Sender<Command>) -> Result
                 continue;
             }
         };
+        if published.policy.epoch < epoch {
+            tracing::error!(policy = %published.policy, epoch, "policy of a head that has lost the run, kept out");
+            continue;
+        }
         let bytes = match &published.blob {
             None => None,
             Some(blob) => match fetch(links, &published, blob).await {
@@ -170,7 +175,8 @@ async fn follow_policy(links: &Links, commands: mpsc::Sender<Command>) -> Result
                 }
             },
         };
-        if commands.send(Command::Policy { policy: published.policy, bytes }).await.is_err() {
+        epoch = published.policy.epoch;
+        if commands.send(Command::Policy { published: Box::new(published), bytes }).await.is_err() {
             return Ok(());
         }
     }
@@ -246,9 +252,13 @@ impl<M: Model> Worker<M> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate { request, reply } => self.submit(request, reply),
-            Command::Policy { policy, bytes } => {
-                match (self.loader)(bytes.as_deref()) {
-                    Ok(adapter) => self.engine.publish(policy, adapter),
+            Command::Policy { published, bytes } => {
+                let policy = published.policy;
+                match (self.loader)(&published, bytes.as_deref()) {
+                    Ok(adapter) => {
+                        self.engine.publish(policy, adapter);
+                        self.meter.status.set_field("policy", policy);
+                    }
                     Err(reason) => {
                         tracing::error!(%policy, reason, "policy not usable, kept out");
                         self.meter.status.set_field("policy_kept_out", format!("{policy}: {reason}"));

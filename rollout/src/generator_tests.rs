@@ -21,7 +21,7 @@ struct Bed {
 fn bed(gate: Option<ComputeGate>) -> Bed {
     let folder = tempfile::tempdir().unwrap();
     let links = local("test", LocalConfig::new(folder.path()));
-    let loader: PolicyLoader<u64> = Arc::new(|bytes| match bytes {
+    let loader: PolicyLoader<u64> = Arc::new(|_, bytes| match bytes {
         None => Ok(0),
         Some(bytes) => String::from_utf8_lossy(bytes).parse().map_err(|e| format!("adapter: {e}")),
     });
@@ -41,7 +41,7 @@ impl Bed {
         };
         let policy = PolicyId { epoch: 0, step, digest };
         let revision = self.links.state.get(subjects::POLICY).await.unwrap().map_or(0, |v| v.revision);
-        let published = PolicyPublished { policy, blob, bytes: 0 };
+        let published = PolicyPublished { policy, blob, bytes: 0, fingerprint: Vec::new(), kept: Vec::new() };
         self.links.put_state_if(subjects::POLICY, revision, &published).await.unwrap();
         policy
     }
@@ -93,7 +93,8 @@ async fn bytes_that_are_not_the_policys_are_not_loaded() {
     let bed = bed(None);
     let name = bed.links.blob.put((*b"7").into()).await.unwrap();
     let policy = PolicyId { epoch: 0, step: 1, digest: Digest::of(b"8") };
-    let published = PolicyPublished { policy, blob: Some(name.hex()), bytes: 1 };
+    let published =
+        PolicyPublished { policy, blob: Some(name.hex()), bytes: 1, fingerprint: Vec::new(), kept: Vec::new() };
     let reason = fetch(&bed.links, &published, &name.hex()).await.unwrap_err();
     assert!(reason.contains("expected bytes of digest"), "{reason}");
 }
@@ -153,13 +154,20 @@ async fn an_abandoned_request_is_given_up() {
 async fn the_death_of_the_thread_is_the_end_of_the_service() {
     let folder = tempfile::tempdir().unwrap();
     let links = local("test", LocalConfig::new(folder.path()));
-    let loader: PolicyLoader<u64> = Arc::new(|_| panic!("the device is gone"));
+    let loader: PolicyLoader<u64> = Arc::new(|_, _| panic!("the device is gone"));
     let generator = Generator::new(Fake::new(4), Arc::new(Letters), loader, None, GeneratorConfig::default());
     let context =
         Context { name: "generator".into(), links: links.clone(), shutdown: Shutdown::new(), status: Status::new() };
     let end = tokio::spawn(Box::new(generator).run(context));
     let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(b"") };
-    links.put_state_if(subjects::POLICY, 0, &PolicyPublished { policy, blob: None, bytes: 0 }).await.unwrap();
+    links
+        .put_state_if(
+            subjects::POLICY,
+            0,
+            &PolicyPublished { policy, blob: None, bytes: 0, fingerprint: Vec::new(), kept: Vec::new() },
+        )
+        .await
+        .unwrap();
     let error = end.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("the device is gone"), "{error}");
 }

@@ -2,13 +2,14 @@
 //!
 //! The [`coordinator`] turns open seats into jobs; a [`worker`] takes a job and plays its [`episode`] between an
 //! [`environment`] and the policy; the [`generator`] owns the [`engine`] that speaks for the policy. They meet over links
-//! only: each may run in a process of its own.
+//! only: each may run in a process of its own, and [`fleet`] is how those processes find each other.
 
 pub mod coordinator;
 pub mod encoder;
 pub mod engine;
 pub mod environment;
 pub mod episode;
+pub mod fleet;
 pub mod generator;
 pub mod worker;
 

@@ -1,7 +1,7 @@
 //! `folgore eval`: a policy on held-out questions, on the same path as in training.
 
 use anyhow::{Context as _, Result, bail};
-use folgore_learner::ask::{evaluate, publish};
+use folgore_learner::ask::{Publication, evaluate, publish};
 use folgore_protocol::{Digest, PolicyId, replay::EvalSummary};
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let evaluated = runtime.block_on(async {
         let place = Place { record: folder.path().join("record.redb"), blobs: folder.path().join("blobs") };
         let house = House::start("eval", &place, &what, false).await?;
-        publish(&house.links, policy, bytes).await.map_err(anyhow::Error::from_boxed)?;
+        publish(&house.links, &Publication { policy, bytes: bytes.map(Into::into), fingerprint: Vec::new() }).await?;
         let (shutdown, held_out) = (house.shutdown(), what.dataset.eval.len());
         let asked = evaluate(&house.links, &shutdown, &what.config.eval, held_out, "eval", 0, policy);
         let evaluated = asked.await.map_err(anyhow::Error::from_boxed);

@@ -5,6 +5,7 @@
 //! prompt is computed once). Both go through the same attention over blocks of [`backend::BLOCK`](crate::backend::BLOCK)
 //! keys that start at the beginning of the sequence, so a row's bits are the same in both.
 
+mod fingerprint;
 mod forward;
 mod layout;
 mod llama;

@@ -64,7 +64,8 @@ pub fn policy(step: u64) -> PolicyId {
 
 /// Publishes `step` without a blob, after whatever was published before.
 pub async fn publish_policy(links: &Links, step: u64) {
-    let published = PolicyPublished { policy: policy(step), blob: None, bytes: 0 };
+    let published =
+        PolicyPublished { policy: policy(step), blob: None, bytes: 0, fingerprint: Vec::new(), kept: Vec::new() };
     let revision = links.get_state::<PolicyPublished>(subjects::POLICY).await.unwrap().map_or(0, |s| s.revision);
     links.put_state_if(subjects::POLICY, revision, &published).await.unwrap();
 }

@@ -1,0 +1,21 @@
+//! Many processes, one run: who is there ([`roster`]), how a worker joins and shows itself ([`join`], [`pulse`]), who lets it
+//! in ([`reception`]), and what holds the run up when it does not go on ([`watchdog`]).
+
+pub mod join;
+pub mod pulse;
+pub mod reception;
+pub mod roster;
+pub mod watchdog;
+
+pub use join::{JoinError, join};
+pub use pulse::{Pulse, PulseConfig};
+pub use reception::Reception;
+pub use roster::{Member, Roster};
+pub use watchdog::{Stuck, Watchdog, WatchdogConfig};
+
+use std::time::Duration;
+
+/// Between two heartbeats.
+pub const BEAT: Duration = Duration::from_secs(5);
+/// A worker that was not heard of for so long is taken to be gone.
+pub const GONE_AFTER: Duration = Duration::from_secs(16);
