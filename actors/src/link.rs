@@ -138,6 +138,8 @@ pub struct Delivery {
     pub message: Message,
     /// From 1; above 1, somebody may have done the work already.
     pub attempt: u32,
+    /// Who sent it, where the server vouches for that; none in the local form.
+    pub sender: Option<String>,
     /// Settles it.
     pub settle: Box<dyn Settle>,
 }

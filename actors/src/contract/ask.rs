@@ -76,7 +76,11 @@ pub(super) async fn answers_and_errors(links: &Links) {
     assert!(ask("k", b"hello", LONG).await.is_ok(), "a panic and a hung request leave the other place usable");
 
     drop(served);
-    assert!(matches!(ask("k", b"hello", LONG).await, Err(LinkError::NoResponder { .. })), "served no more");
+    // Over a network the leaving takes a moment; a request of that moment is answered, or not in time.
+    let until = Instant::now() + LONG;
+    while !matches!(ask("k", b"hello", SHORT).await, Err(LinkError::NoResponder { .. })) {
+        assert!(Instant::now() < until, "served no more");
+    }
 }
 
 pub(super) async fn concurrency_is_bounded(links: &Links) {
@@ -96,6 +100,8 @@ pub(super) async fn servers_share_and_leave(links: &Links) {
     assert_eq!(by_a + by_b, 60, "each request is answered once");
     assert!(by_a > 0 && by_b > 0, "both servers take part: {by_a} and {by_b}");
     drop(served_a);
+    // Over a network the leaving takes a moment.
+    sleep(5 * SHORT).await;
     ask_many(links, 20).await;
     assert_eq!((a.begun.load(SeqCst), b.begun.load(SeqCst)), (by_a, by_b + 20), "who left is not asked");
 }

@@ -35,7 +35,7 @@ const LONG: Duration = Duration::from_secs(10);
 /// How long to wait for what should not come.
 const SHORT: Duration = Duration::from_millis(100);
 /// Redelivery time in the suite.
-const REDELIVER: Duration = Duration::from_millis(500);
+const REDELIVER: Duration = Duration::from_secs(1);
 
 /// The whole contract: [`plain`], then [`under_faults`].
 ///

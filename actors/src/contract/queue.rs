@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{LONG, REDELIVER, SHORT, message};
 use crate::{Delivery, LinkError, Links};
@@ -23,6 +23,19 @@ async fn nothing_comes(links: &Links, wait: Duration) {
     assert!(deliveries.is_empty(), "nothing should come, got {} deliveries", deliveries.len());
 }
 
+/// Waits until the queue holds `waiting` and `held` messages: over a network the counts follow a moment later.
+async fn depth_becomes(links: &Links, waiting: usize, held: usize) {
+    let until = Instant::now() + LONG;
+    loop {
+        let depth = links.queue.depth("work").await.expect("depth");
+        if depth == (waiting, held) {
+            return;
+        }
+        assert!(Instant::now() < until, "expected {:?} waiting and held, got {depth:?}", (waiting, held));
+        sleep(SHORT / 4).await;
+    }
+}
+
 fn key(delivery: &Delivery) -> &str {
     &delivery.message.envelope.key
 }
@@ -36,13 +49,13 @@ pub(super) async fn each_message_goes_to_one_puller(links: &Links) {
     for i in 0..20 {
         publish(links, &format!("k{i:02}")).await;
     }
-    assert_eq!(links.queue.depth("work").await.expect("depth"), (20, 0));
+    depth_becomes(links, 20, 0).await;
     let (a, b) = tokio::join!(links.queue.pull("work", 8, LONG), links.queue.pull("work", 8, LONG));
     let mut taken = a.expect("pull");
     taken.extend(b.expect("pull"));
     let held = taken.len();
     assert!(held <= 16, "no puller gets more than it asked for");
-    assert_eq!(links.queue.depth("work").await.expect("depth"), (20 - held, held));
+    depth_becomes(links, 20 - held, held).await;
     while taken.len() < 20 {
         taken.extend(links.queue.pull("work", 20, LONG).await.expect("pull"));
     }
@@ -55,7 +68,7 @@ pub(super) async fn each_message_goes_to_one_puller(links: &Links) {
         delivery.settle.ack().await.expect("ack");
     }
     assert!(seen.len() == 20 && seen.values().all(|n| *n == 1), "each message once: {seen:?}");
-    assert_eq!(links.queue.depth("work").await.expect("depth"), (0, 0));
+    depth_becomes(links, 0, 0).await;
     assert_eq!(taken[0].settle.ack().await, Err(not_held()), "settled once");
     nothing_comes(links, 2 * REDELIVER).await;
 }

@@ -110,7 +110,7 @@ impl FaultyQueue {
         }
         let (inner, dice, subject) = (delivery.settle, self.dice.clone(), subject.to_owned());
         let settle = Box::new(FaultySettle { inner, dice, subject, key });
-        Ok(Some(Delivery { message: delivery.message, attempt: delivery.attempt, settle }))
+        Ok(Some(Delivery { message: delivery.message, attempt: delivery.attempt, sender: delivery.sender, settle }))
     }
 }
 

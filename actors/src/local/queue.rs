@@ -146,6 +146,7 @@ impl Subject {
         let deliver = |(id, attempt, message)| Delivery {
             message,
             attempt,
+            sender: None,
             settle: Box::new(Held { subject: self.clone(), id, attempt }) as Box<dyn Settle>,
         };
         Ok(taken.into_iter().map(deliver).collect())

@@ -177,17 +177,6 @@ impl Nats {
         &self.config
     }
 
-    /// Round trip to the server: everything sent before has arrived there.
-    ///
-    /// # Errors
-    /// [`LinkError::Deadline`] if there is no answer within the request timeout.
-    pub async fn flush(&self) -> Result<(), LinkError> {
-        let within = self.config.request_timeout;
-        self.ready("flush", within).await?;
-        let flushed = timeout(within, self.client.flush()).await;
-        if matches!(flushed, Ok(Ok(()))) { Ok(()) } else { Err(late("flush", within)) }
-    }
-
     /// Numbers the connections: what was learnt of the server in an earlier one may not be true any more.
     pub(crate) fn connections(&self) -> u64 {
         self.events.connections.load(Ordering::SeqCst)

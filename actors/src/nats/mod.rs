@@ -10,18 +10,25 @@
 //!
 //! NATS moves messages and is never the record: every stream may be lost and the run goes on.
 
+mod ask;
 mod blob;
 mod bodies;
 mod config;
 mod connection;
+mod headers;
+mod queue;
+mod request;
 pub mod server;
 mod state;
 pub(crate) mod streams;
+mod topic;
 
 pub use config::{Identity, NatsConfig};
 pub use connection::{Faults, Nats, connect};
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+use crate::Links;
 
 /// Why a process could not connect, or was not told how.
 #[derive(Debug, thiserror::Error)]
@@ -63,4 +70,18 @@ pub enum NatsError {
         /// What the server said.
         reason: String,
     },
+}
+
+impl Nats {
+    /// The links of this process over the connection. Clones share it; the connection lives as long as one of them does.
+    pub fn links(&self) -> Links {
+        Links {
+            run: self.config().run.run().to_owned(),
+            ask: Arc::new(ask::NatsAsk::new(self)),
+            queue: Arc::new(queue::NatsQueue::new(self)),
+            topic: Arc::new(topic::NatsTopic::new(self)),
+            state: Arc::new(state::NatsState::new(self)),
+            blob: Arc::new(blob::NatsBlob::new(self)),
+        }
+    }
 }

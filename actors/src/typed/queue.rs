@@ -23,6 +23,8 @@ pub struct Pulled<T> {
 pub struct Rejected {
     /// Its key.
     pub key: String,
+    /// Who sent it, where the server vouches for that.
+    pub sender: Option<String>,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -35,6 +37,8 @@ pub struct Job<T> {
     pub envelope: Envelope,
     /// From 1; above 1, somebody may have done the work already.
     pub attempt: u32,
+    /// Who sent it, where the server vouches for that; none in the local form.
+    pub sender: Option<String>,
     settle: Box<dyn Settle>,
 }
 
@@ -133,6 +137,7 @@ impl Links {
                     body,
                     envelope: delivery.message.envelope,
                     attempt: delivery.attempt,
+                    sender: delivery.sender,
                     settle: delivery.settle,
                 }),
                 Err(error) => {
@@ -142,7 +147,7 @@ impl Links {
                     if let Err(error) = delivery.settle.term().await {
                         tracing::warn!(subject, key, %error, "rejected message not ended");
                     }
-                    pulled.rejected.push(Rejected { key, reason });
+                    pulled.rejected.push(Rejected { key, sender: delivery.sender, reason });
                 }
             }
         }

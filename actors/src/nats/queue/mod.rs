@@ -1,0 +1,156 @@
+//! Work queues in JetStream: one stream and one durable pull consumer each.
+//!
+//! A publish has an id of its own, so that its one retry is not a second message. A pull never asks for more than its caller
+//! can begin now, because the redelivery clock runs from the delivery. Nothing here fails for what passes: while the server,
+//! the stream or the consumer is gone, a pull waits its time out and a publish says [`LinkError::Deadline`].
+
+mod held;
+mod known;
+mod pull;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::HeaderMap;
+use folgore_protocol::names::check_name;
+use tokio::{sync::oneshot, time::Instant};
+
+use self::{held::Taken, known::Known};
+use super::{
+    Nats, bodies,
+    connection::late,
+    headers,
+    request::{ApiError, Unanswered, read_answer},
+};
+use crate::{BoxFuture, Delivery, LinkError, Message, Queue, lock};
+
+/// What the server answers when a stream, or the disk under it, holds as much as it may.
+const FULL: [u64; 3] = [10077, 10023, 10047];
+/// Code of what passes: the server, its JetStream or the stream is not there now.
+const UNAVAILABLE: u64 = 503;
+
+/// Queues by name.
+pub(super) struct NatsQueue {
+    nats: Nats,
+    known: Mutex<HashMap<String, Arc<Known>>>,
+}
+
+impl NatsQueue {
+    pub(super) fn new(nats: &Nats) -> Self {
+        Self { nats: nats.clone(), known: Mutex::default() }
+    }
+
+    fn known(&self, queue: &str) -> Result<Arc<Known>, LinkError> {
+        check_name("queue", queue).map_err(|reason| refused(queue, reason))?;
+        let mut known = lock(&self.known);
+        let make = || Arc::new(Known::new(&self.nats, queue));
+        Ok(known.entry(queue.to_owned()).or_insert_with(make).clone())
+    }
+}
+
+fn refused(subject: &str, reason: String) -> LinkError {
+    LinkError::Refused { subject: subject.to_owned(), reason }
+}
+
+impl Queue for NatsQueue {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move {
+            let queue = self.known(subject)?;
+            let started = Instant::now();
+            self.nats.ready(subject, self.nats.config().request_timeout).await?;
+            queue.ensure().await;
+            let (headers, body) = pack(&queue, message).await?;
+            let mut sent = send(&queue, headers.clone(), body.clone()).await;
+            if sent == Err(ApiError::Unanswered(Unanswered::Late)) {
+                // The same id: if the first one was stored after all, this one is not.
+                sent = send(&queue, headers, body).await;
+            }
+            sent.map_err(|error| match error {
+                ApiError::Refused { err_code, .. } if FULL.contains(&err_code) => {
+                    LinkError::Full { subject: subject.to_owned(), bound: self.nats.config().queue_bound }
+                }
+                ApiError::Refused { code, .. } if code != UNAVAILABLE => refused(subject, error.to_string()),
+                ApiError::Unanswered(Unanswered::Unsent(_)) => refused(subject, error.to_string()),
+                _ => {
+                    queue.forget();
+                    tracing::debug!(subject, %error, "not published");
+                    late(subject, started.elapsed())
+                }
+            })
+        })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
+        Box::pin(async move {
+            let queue = self.known(subject)?;
+            let (give, take) = oneshot::channel();
+            // A task of its own, so that what was taken for a caller who has left goes back at once.
+            tokio::spawn(take_for(queue, max, wait, give));
+            let taken: Vec<Taken> = take.await.map_err(|_| LinkError::Closed { subject: subject.to_owned() })?;
+            let mut deliveries = Vec::with_capacity(taken.len());
+            for taken in taken {
+                deliveries.extend(taken.open().await);
+            }
+            Ok(deliveries)
+        })
+    }
+
+    fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
+        Box::pin(async move {
+            let queue = self.known(subject)?;
+            let within = self.nats.config().request_timeout;
+            self.nats.ready(subject, within).await?;
+            queue.ensure().await;
+            let consumer = queue.look(within).await.map_err(|error| {
+                tracing::debug!(subject, %error, "depth not known");
+                late(subject, within)
+            })?;
+            Ok((consumer.waiting, consumer.held))
+        })
+    }
+}
+
+async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, mut give: oneshot::Sender<Vec<Taken>>) {
+    let mut taken = Vec::new();
+    tokio::select! {
+        () = pull::pull(&queue, max, wait, &mut taken) => {}
+        () = give.closed() => {}
+    }
+    for unread in give.send(taken).err().into_iter().flatten() {
+        unread.give_back().await;
+    }
+}
+
+/// The headers and the body that travel in the message itself.
+async fn pack(queue: &Known, message: Message) -> Result<(HeaderMap, Vec<u8>), LinkError> {
+    let odd = |reason| refused(&queue.name, reason);
+    let len = message.body.len();
+    let mut envelope = message.envelope;
+    let stowed = len > queue.inline_max;
+    if stowed {
+        // The receiver must know a body that is not there from an empty one.
+        envelope.digest.get_or_insert_with(|| folgore_protocol::Digest::of(&message.body));
+    }
+    let mut headers = headers::write(&envelope, len).map_err(odd)?;
+    headers::insert(&mut headers, headers::MESSAGE_ID, &queue.nats.unique_id()).map_err(odd)?;
+    if !stowed {
+        return Ok((headers, message.body.to_vec()));
+    }
+    let name = bodies::stow(&queue.nats, &queue.name, message.body).await?;
+    headers::insert(&mut headers, headers::BLOB, &name).map_err(odd)?;
+    Ok((headers, Vec::new()))
+}
+
+async fn send(queue: &Known, headers: HeaderMap, body: Vec<u8>) -> Result<(), ApiError> {
+    let within = queue.nats.config().request_timeout;
+    let answer = queue.nats.request(queue.publish_to.clone(), Some(headers), body, within).await;
+    read_answer(&answer.map_err(ApiError::Unanswered)?.payload).map(|_| ())
+}
