@@ -6,6 +6,8 @@
 //! | [`typed`] | `protocol` types on the links: calls, jobs, state, events |
 //! | [`mod@local`] | the links inside one process |
 //! | [`nats`] | the links over a NATS server |
+//! | [`mod@cached`] | blobs with a folder of this machine before them |
+//! | [`mod@routed`] | links of two reaches: some asks stay in the process |
 //! | [`mod@faulty`] | any links, with seeded faults, for tests |
 //! | [`contract`] | what every form of the links must do, as tests |
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
@@ -13,12 +15,14 @@
 //! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
 
 pub mod backoff;
+pub mod cached;
 pub mod compute;
 pub mod contract;
 pub mod faulty;
 pub mod link;
 pub mod local;
 pub mod nats;
+pub mod routed;
 pub mod service;
 pub mod shutdown;
 pub mod status;
@@ -27,6 +31,7 @@ pub mod trace;
 pub mod typed;
 
 pub use backoff::Backoff;
+pub use cached::cached;
 pub use compute::Compute;
 pub use faulty::{FaultPlan, faulty};
 pub use link::{
@@ -34,6 +39,7 @@ pub use link::{
     Subscription, Topic, Versioned, Watch,
 };
 pub use local::{LocalConfig, local};
+pub use routed::routed;
 pub use service::{Context, Service, ServiceError};
 pub use shutdown::{Level, Shutdown, on_ctrl_c};
 pub use status::{Status, StatusWatch};

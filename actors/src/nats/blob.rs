@@ -1,37 +1,47 @@
-//! Blobs in an object bucket.
+//! Blobs in the object bucket of policies, and what their writer remembers of them.
 
 use std::sync::Arc;
 
 use folgore_protocol::Digest;
 
-use super::Nats;
+use super::{Nats, objects::Objects};
 use crate::{Blob, BoxFuture, LinkError};
 
+/// Largest blob that is read: a record of an object that claims more is damaged.
+const LARGEST: u64 = 4 << 30;
+
 pub(super) struct NatsBlob {
-    #[allow(dead_code)]
     nats: Nats,
+    objects: Objects,
 }
 
 impl NatsBlob {
     pub(super) fn new(nats: &Nats) -> Self {
-        Self { nats: nats.clone() }
+        let objects = Objects::new(nats, nats.config().run.adapters_bucket(), LARGEST);
+        Self { nats: nats.clone(), objects }
     }
-}
-
-fn closed() -> LinkError {
-    LinkError::Closed { subject: "blob".into() }
 }
 
 impl Blob for NatsBlob {
-    fn put(&self, _bytes: Arc<[u8]>) -> BoxFuture<'_, Result<Digest, LinkError>> {
-        Box::pin(async { Err(closed()) })
+    fn put(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<Digest, LinkError>> {
+        Box::pin(async move {
+            let digest = Digest::of(&bytes);
+            // Two puts of the same bytes at once would store their chunks twice, one of them for nobody.
+            let _putting = self.nats.memory.putting.lock().await;
+            self.objects.put(digest, &bytes).await?;
+            self.nats.memory.stored(digest, bytes);
+            Ok(digest)
+        })
     }
 
-    fn get(&self, _digest: Digest) -> BoxFuture<'_, Result<Arc<[u8]>, LinkError>> {
-        Box::pin(async { Err(closed()) })
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Arc<[u8]>, LinkError>> {
+        Box::pin(self.objects.get(digest))
     }
 
-    fn delete(&self, _digest: Digest) -> BoxFuture<'_, Result<(), LinkError>> {
-        Box::pin(async { Err(closed()) })
+    fn delete(&self, digest: Digest) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async move {
+            self.nats.memory.deleted(digest);
+            self.objects.delete(digest).await
+        })
     }
 }

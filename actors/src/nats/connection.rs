@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NatsConfig, NatsError};
+use super::{NatsConfig, NatsError, memory::Memory};
 use crate::{Backoff, LinkError, backoff, hash, lock};
 
 /// The oldest server that is taken: earlier ones lack fixes of the permissions that a fleet relies on.
@@ -45,6 +45,8 @@ pub struct Nats {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
     pub(crate) config: Arc<NatsConfig>,
+    /// What this process wrote last.
+    pub(super) memory: Arc<Memory>,
     events: Arc<Events>,
     /// Makes ids of this connection unlike those of any other.
     session: Arc<str>,
@@ -119,7 +121,8 @@ pub async fn connect(config: NatsConfig) -> Result<Nats, NatsError> {
     }
     let jetstream = jetstream::context::ContextBuilder::new().timeout(config.request_timeout).build(client.clone());
     let session = client.new_inbox().rsplit('.').next().unwrap_or_default().into();
-    let nats = Nats { client, jetstream, config: Arc::new(config), events, session, ids: Arc::default() };
+    let (config, memory) = (Arc::new(config), Arc::default());
+    let nats = Nats { client, jetstream, config, memory, events, session, ids: Arc::default() };
     // The event comes a moment after the connection.
     nats.ready("connection", nats.config.request_timeout)
         .await

@@ -6,29 +6,42 @@
 //! | `streams` | streams and consumers of a run, as the server is told about them |
 //! | `headers` | an envelope as headers |
 //! | `ask`, `queue`, `topic`, `state`, `blob` | the five links |
+//! | [`admin`] | streams, consumers and buckets made, told of and removed |
+//! | `bucket`, `objects`, `bodies` | a key-value bucket, an object bucket, bodies that do not fit into a message |
+//! | `memory`, `restore` | what a writer remembers of its writes, and puts back when the server lost it |
+//! | `lease` | one head at a time, and how it learns that it is not the one any more |
 //! | [`server`] | a server of one's own, as a child process |
 //!
 //! NATS moves messages and is never the record: every stream may be lost and the run goes on.
 
+pub mod admin;
 mod ask;
 mod blob;
 mod bodies;
+mod bucket;
 mod config;
 mod connection;
 mod headers;
+mod lease;
+mod memory;
+mod objects;
 mod queue;
 mod request;
+mod restore;
 pub mod server;
 mod state;
 pub(crate) mod streams;
 mod topic;
 
+pub use admin::Limits;
 pub use config::{Identity, NatsConfig};
 pub use connection::{Faults, Nats, connect};
+pub use lease::{Fence, Fenced, Holder, Lease, LeaseLost, acquire};
+pub use restore::Restored;
 
 use std::{path::PathBuf, sync::Arc};
 
-use crate::Links;
+use crate::{LinkError, Links};
 
 /// Why a process could not connect, or was not told how.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +82,14 @@ pub enum NatsError {
         what: String,
         /// What the server said.
         reason: String,
+    },
+    /// A store of the run did not do it.
+    #[error("{what}: {source}")]
+    Link {
+        /// What was tried.
+        what: String,
+        /// What came of it.
+        source: LinkError,
     },
 }
 
