@@ -1,5 +1,7 @@
 //! The command line, as types.
 
+pub mod nats;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -34,6 +36,9 @@ pub enum Command {
     Loss(StreamArgs),
     /// Measures the engine and the learner on this machine
     Bench(BenchArgs),
+    /// Sets up a NATS server for runs on several machines
+    #[command(subcommand)]
+    Nats(nats::NatsCommand),
     /// Makes the embedded policy again from its recipe
     MakeBase(MakeBaseArgs),
 }

@@ -6,6 +6,7 @@ mod commands;
 mod compose;
 mod console;
 mod embedded;
+mod nats;
 mod policy;
 mod prompts;
 mod report;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(args),
         Command::Loss(args) => commands::loss::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Nats(command) => commands::nats::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

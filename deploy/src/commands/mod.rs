@@ -7,6 +7,7 @@ pub mod generate;
 pub mod inspect;
 pub mod loss;
 pub mod make_base;
+pub mod nats;
 pub mod score;
 pub mod tokenize;
 pub mod train;
