@@ -26,7 +26,7 @@ const STATE_HISTORY: i64 = 16;
 /// Longest time without a renewal after which a lease is free, unless told otherwise.
 const LEASE_AGE: Duration = Duration::from_secs(15);
 /// Least that a store is given: below, one message could fill it.
-const LEAST: u64 = 4 * MIB;
+const LEAST: u64 = 8 * MIB;
 
 /// Bytes that the stores of a run may take; the server sets them aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -455,7 +455,7 @@ mod tests {
         assert!(tight.total() <= GIB + 2 * LEAST, "{}", tight.total());
         assert!(tight.bodies > tight.jobs && tight.lease_age == LEASE_AGE);
         let none = Limits::within(0);
-        assert!(none.jobs == LEAST && none.total() < 64 * MIB, "{none:?}");
+        assert!(none.jobs == LEAST && none.total() == 7 * LEAST + MIB, "{none:?}");
     }
 
     #[test]
