@@ -120,7 +120,9 @@ async fn a_watch_outlives_the_server_and_its_data() {
 async fn what_a_server_lost_is_put_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = start(dir.path());
-    let nats = run(&server, "wipe").await;
+    // The stores are made by somebody else; the head sees them when it looks for the first time.
+    run(&server, "wipe").await;
+    let nats = join(&server, "wipe", "head").await;
     let links = nats.links();
     let mut digests = Vec::new();
     for n in 0..4_u8 {
@@ -143,8 +145,11 @@ async fn what_a_server_lost_is_put_back() {
     }
     assert!(matches!(links.blob.get(digests[0]).await, Err(LinkError::Blob { .. })), "too long ago");
     assert_eq!(links.state.get("policy").await.unwrap().unwrap().value, value("served"));
-    let lease = stranger(&server).await.get_stream("KV_rl_wipe_lease").await.unwrap();
-    assert_eq!(lease.cached_info().config.max_age, small().lease_age, "as they were made");
+    let jetstream = stranger(&server).await;
+    let lease = jetstream.get_stream("KV_rl_wipe_lease").await.unwrap();
+    let jobs = jetstream.get_stream("RL_wipe_JOBS").await.unwrap();
+    let found = (lease.cached_info().config.max_age, jobs.cached_info().config.max_bytes as u64);
+    assert_eq!(found, (small().lease_age, small().jobs), "as they were made");
     assert!(nats.restore().await.unwrap().is_empty(), "and once is enough");
 }
 

@@ -145,7 +145,6 @@ pub struct ConsumerStatus {
 /// # Errors
 /// If the server refuses or does not answer; what was done before stays.
 pub async fn ensure(nats: &Nats, limits: &Limits) -> Result<Vec<String>, NatsError> {
-    nats.memory.limit(limits.clone());
     let mut done = make(nats, limits, true).await?;
     done.sort();
     Ok(done)
@@ -171,9 +170,10 @@ pub async fn missing(nats: &Nats) -> Result<Vec<String>, NatsError> {
     Ok(missing)
 }
 
-/// Makes what is not there, as [`ensure`] was told to make it, and leaves the rest as it is.
+/// Makes what is not there, as it was when this process saw it last (or with the usual limits), and leaves the rest as it
+/// is.
 pub(super) async fn make_missing(nats: &Nats) -> Result<Vec<String>, NatsError> {
-    make(nats, &nats.memory.limits(), false).await
+    make(nats, &Limits::default(), false).await
 }
 
 /// What the server holds of the run.
@@ -247,18 +247,20 @@ async fn make(nats: &Nats, limits: &Limits, change: bool) -> Result<Vec<String>,
         let name = wanted.name.clone();
         match find(nats, &name).await? {
             None => {
-                create(nats, wanted).await?;
+                let as_before = nats.memory.how(&name).filter(|_| !change);
+                create(nats, as_before.unwrap_or(wanted)).await?;
                 done.push(format!("created {name}"));
             }
             Some(found) if change => {
                 let mut config = found.cached_info().config.clone();
                 let changes = adapt(&mut config, &wanted);
                 if !changes.is_empty() {
-                    answer(nats, &name, nats.jetstream.update_stream(config)).await?;
+                    answer(nats, &name, nats.jetstream.update_stream(&config)).await?;
                     done.push(format!("changed {name}: {}", changes.join(", ")));
                 }
+                nats.memory.made(config);
             }
-            Some(_) => {}
+            Some(found) => nats.memory.made(found.cached_info().config.clone()),
         }
     }
     for (stream, wanted) in consumers(nats) {
@@ -275,15 +277,16 @@ async fn make(nats: &Nats, limits: &Limits, change: bool) -> Result<Vec<String>,
 }
 
 async fn create(nats: &Nats, wanted: stream::Config) -> Result<(), NatsError> {
-    let name = wanted.name.clone();
     let made = async {
-        match nats.jetstream.create_stream(wanted).await {
+        match nats.jetstream.create_stream(&wanted).await {
             // Somebody else made it meanwhile.
             Err(error) if code(error.kind()) == Some(ErrorCode::STREAM_NAME_EXIST) => Ok(()),
             made => made.map(|_| ()),
         }
     };
-    answer(nats, &name, made).await
+    answer(nats, &wanted.name, made).await?;
+    nats.memory.made(wanted);
+    Ok(())
 }
 
 fn code(kind: CreateStreamErrorKind) -> Option<ErrorCode> {

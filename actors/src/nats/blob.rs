@@ -1,6 +1,6 @@
 //! Blobs in the object bucket of policies, and what their writer remembers of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use folgore_protocol::Digest;
 
@@ -9,6 +9,8 @@ use crate::{Blob, BoxFuture, LinkError};
 
 /// Largest blob that is read: a record of an object that claims more is damaged.
 const LARGEST: u64 = 4 << 30;
+/// Age at which chunks that no object names are left over from a put that failed, and not part of one under way.
+const LEFT_OVER: Duration = Duration::from_secs(600);
 
 pub(super) struct NatsBlob {
     nats: Nats,
@@ -28,7 +30,10 @@ impl Blob for NatsBlob {
             let digest = Digest::of(&bytes);
             // Two puts of the same bytes at once would store their chunks twice, one of them for nobody.
             let _putting = self.nats.memory.putting.lock().await;
-            self.objects.put(digest, &bytes).await?;
+            if let Err(error) = self.objects.put(digest, &bytes).await {
+                self.objects.sweep(LEFT_OVER).await;
+                return Err(error);
+            }
             self.nats.memory.stored(digest, bytes);
             Ok(digest)
         })

@@ -1,13 +1,13 @@
-//! What the writer of a run remembers of its writes, so that it can put them back when a server lost its data.
+//! What the writer of a run remembers of its writes, and of the stores that it found, so that it can put them back when a server lost its data.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
+use async_nats::jetstream::stream;
 use folgore_protocol::Digest;
 
-use super::Limits;
 use crate::lock;
 
 /// Blobs that are kept in memory: the policy that is served, the one before and the one that is on its way.
@@ -18,19 +18,20 @@ const BLOBS: usize = 3;
 pub(super) struct Memory {
     values: Mutex<BTreeMap<String, Arc<[u8]>>>,
     blobs: Mutex<VecDeque<(Digest, Arc<[u8]>)>>,
-    limits: Mutex<Limits>,
+    stores: Mutex<BTreeMap<String, stream::Config>>,
     /// Held by who puts a blob.
     pub(super) putting: tokio::sync::Mutex<()>,
 }
 
 impl Memory {
-    /// Remembers how large the stores are made.
-    pub(super) fn limit(&self, limits: Limits) {
-        *lock(&self.limits) = limits;
+    /// Remembers how a stream was made.
+    pub(super) fn made(&self, config: stream::Config) {
+        lock(&self.stores).insert(config.name.clone(), config);
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        lock(&self.limits).clone()
+    /// How stream `name` was made.
+    pub(super) fn how(&self, name: &str) -> Option<stream::Config> {
+        lock(&self.stores).get(name).cloned()
     }
 
     pub(super) fn wrote(&self, key: &str, value: Arc<[u8]>) {

@@ -4,7 +4,12 @@
 //! wait for ever, and so would reading without a server; hence each chunk has a deadline, and the whole has one that grows
 //! with its size.
 
-use std::{collections::HashSet, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectStore};
 use folgore_protocol::Digest;
@@ -21,8 +26,6 @@ use crate::LinkError;
 const SLOWEST: u64 = 256 << 10;
 /// Read at once.
 const BUFFER: usize = 128 << 10;
-/// Age at which chunks that no object names are left over from a put that failed, and not part of one under way.
-const LEFT_OVER: Duration = Duration::from_secs(600);
 
 /// An object bucket.
 #[derive(Clone)]
@@ -49,16 +52,13 @@ impl Objects {
             store.put(name.as_str(), &mut &*bytes).await.map(|_| ())
         };
         let begun = Instant::now();
-        match timeout(self.patience(bytes.len() as u64), put).await {
-            Ok(Ok(())) => Ok(()),
-            failed => {
-                let reason = failed
-                    .map_or_else(|_| "no answer".into(), |put| put.map_or_else(|e| e.to_string(), |()| String::new()));
-                tracing::warn!(bucket = self.bucket, blob = name, reason, "an object cannot be stored");
-                self.sweep(&store).await;
-                Err(passing(&blob(digest), begun, &reason))
-            }
-        }
+        let reason = match timeout(self.patience(bytes.len() as u64), put).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        tracing::warn!(bucket = self.bucket, blob = name, reason, "an object cannot be stored");
+        Err(passing(&blob(digest), begun, &reason))
     }
 
     /// Fetches and checks.
@@ -120,26 +120,32 @@ impl Objects {
         }
     }
 
-    /// Best effort: removes the chunks of puts that failed long ago; they would fill the bucket.
-    async fn sweep(&self, store: &ObjectStore) {
-        match timeout(self.chunk() * 4, self.try_sweep(store)).await {
-            Ok(Ok(0)) => {}
+    /// Best effort: removes chunks that no object names and that are older than `age`; after puts that failed they would
+    /// fill the bucket. Gives how many objects' worth.
+    pub(super) async fn sweep(&self, age: Duration) -> usize {
+        match timeout(self.chunk() * 4, self.try_sweep(age)).await {
             Ok(Ok(swept)) => {
-                tracing::info!(bucket = self.bucket, swept, "objects that were never finished are removed")
+                tracing::info!(bucket = self.bucket, swept, "unfinished objects were looked for");
+                swept
             }
-            Ok(Err(error)) => tracing::debug!(bucket = self.bucket, %error, "cannot sweep"),
-            Err(_) => tracing::debug!(bucket = self.bucket, "cannot sweep: no answer"),
+            Ok(Err(error)) => {
+                tracing::warn!(bucket = self.bucket, %error, "unfinished objects cannot be removed");
+                0
+            }
+            Err(_) => 0,
         }
     }
 
-    async fn try_sweep(&self, store: &ObjectStore) -> Result<usize, async_nats::Error> {
+    async fn try_sweep(&self, age: Duration) -> Result<usize, async_nats::Error> {
         let stream = self.nats.jetstream.get_stream(format!("OBJ_{}", self.bucket)).await?;
+        let store = self.nats.jetstream.get_object_store(&self.bucket).await?;
         let prefix = format!("$O.{}.C.", self.bucket);
         let mut chunks = stream.info_with_subjects(format!("{prefix}>")).await?;
         let mut rows = HashSet::new();
         while let Some(row) = chunks.next().await {
             rows.insert(row?.0);
         }
+        // After the rows: an object that is finished meanwhile is found.
         let mut objects = store.list().await?;
         while let Some(object) = objects.next().await {
             rows.remove(&format!("{prefix}{}", object?.nuid));
@@ -147,8 +153,8 @@ impl Objects {
         let mut swept = 0;
         for row in rows {
             let last = stream.get_last_raw_message_by_subject(&row).await?;
-            let age = std::time::SystemTime::now().duration_since(last.time.into());
-            if age.is_ok_and(|age| age > LEFT_OVER) {
+            let old = SystemTime::now().duration_since(last.time.into()).is_ok_and(|since| since >= age);
+            if old {
                 stream.purge().filter(row).await?;
                 swept += 1;
             }
@@ -180,4 +186,41 @@ impl Objects {
 /// How errors name a blob.
 fn blob(digest: Digest) -> String {
     format!("blob {}", digest.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use folgore_protocol::{
+        RunName,
+        names::{Names, Role},
+    };
+
+    use super::*;
+    use crate::nats::{
+        Limits, NatsConfig, admin, connect,
+        server::{LocalServer, ServerOptions, nats_server_for_tests},
+    };
+
+    #[tokio::test]
+    async fn what_no_object_names_is_swept_when_it_is_old_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let executable = nats_server_for_tests().unwrap();
+        let server = LocalServer::start_with(executable, ServerOptions::new(dir.path())).unwrap();
+        let names = Names::new(&RunName::new("sweep").unwrap()).unwrap();
+        let nats = connect(NatsConfig::new(server.url(), names, Role::Head, "head").unwrap()).await.unwrap();
+        admin::ensure(&nats, &Limits::within(0)).await.unwrap();
+        let objects = Objects::new(&nats, nats.config().run.adapters_bucket(), u64::MAX);
+        let whole = Digest::of(b"whole");
+        objects.put(whole, b"whole").await.unwrap();
+        for part in 0..3_u8 {
+            let chunk = nats.jetstream.publish("$O.rl_sweep_adapters.C.unfinished", vec![part].into()).await.unwrap();
+            chunk.await.unwrap();
+        }
+        assert_eq!(objects.sweep(Duration::from_secs(3600)).await, 0, "it may be under way");
+        assert_eq!(objects.sweep(Duration::ZERO).await, 1);
+        assert_eq!(objects.sweep(Duration::ZERO).await, 0);
+        assert_eq!(&objects.get(whole).await.unwrap()[..], b"whole");
+        let stream = nats.jetstream.get_stream("OBJ_rl_sweep_adapters").await.unwrap();
+        assert_eq!(stream.cached_info().state.messages, 2, "a chunk and a record");
+    }
 }

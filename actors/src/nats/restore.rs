@@ -24,8 +24,8 @@ impl Restored {
 }
 
 impl Nats {
-    /// Puts back what a server lost: streams and buckets as this process made them last (or of the usual sizes), the last
-    /// blobs and values that this process wrote. What is there stays as it is, and doing it again does nothing. Only for
+    /// Puts back what a server lost: streams and buckets as this process saw them last, here or in [`admin::ensure`] (else
+    /// with the usual limits), and the last blobs and values that it wrote. What is there stays as it is, and doing it again does nothing. Only for
     /// who writes: check the [`super::Fence`] before.
     ///
     /// # Errors
