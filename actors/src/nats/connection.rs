@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, connection::State, jetstream};
 use folgore_protocol::seed;
 use tokio::{
     sync::watch,
@@ -56,7 +56,6 @@ pub struct Nats {
 /// What the client told.
 struct Events {
     connected: watch::Sender<bool>,
-    connections: AtomicU64,
     faults: Mutex<Faults>,
 }
 
@@ -64,7 +63,6 @@ impl Events {
     fn note(&self, event: &Event) {
         match event {
             Event::Connected => {
-                self.connections.fetch_add(1, Ordering::SeqCst);
                 self.connected.send_replace(true);
                 tracing::info!("connected to the NATS server");
             }
@@ -96,11 +94,7 @@ impl Events {
 /// # Errors
 /// If nobody answers in time, the server refuses the identity, or it is too old.
 pub async fn connect(config: NatsConfig) -> Result<Nats, NatsError> {
-    let events = Arc::new(Events {
-        connected: watch::Sender::new(false),
-        connections: AtomicU64::new(0),
-        faults: Mutex::default(),
-    });
+    let events = Arc::new(Events { connected: watch::Sender::new(false), faults: Mutex::default() });
     let until = Instant::now() + config.connect_within;
     let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, hash(&["connect", &config.name]));
     let client = loop {
@@ -182,7 +176,7 @@ impl Nats {
 
     /// Numbers the connections: what was learnt of the server in an earlier one may not be true any more.
     pub(crate) fn connections(&self) -> u64 {
-        self.events.connections.load(Ordering::SeqCst)
+        self.client.statistics().connects.load(Ordering::SeqCst)
     }
 
     /// An id that nobody else has.
@@ -195,6 +189,11 @@ impl Nats {
     /// # Errors
     /// [`LinkError::Deadline`] for `subject` after `within`.
     pub(crate) async fn ready(&self, subject: &str, within: Duration) -> Result<(), LinkError> {
+        if self.client.connection_state() == State::Connected {
+            // Events may be lost when many come at once; this is not.
+            self.events.connected.send_if_modified(|up| !std::mem::replace(up, true));
+            return Ok(());
+        }
         let mut connected = self.connected();
         let up = timeout(within, connected.wait_for(|up| *up)).await;
         if matches!(up, Ok(Ok(_))) { Ok(()) } else { Err(late(subject, within)) }

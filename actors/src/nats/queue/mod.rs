@@ -92,7 +92,8 @@ impl Queue for NatsQueue {
         Box::pin(async move {
             let queue = self.known(subject)?;
             let (give, take) = oneshot::channel();
-            // A task of its own, so that what was taken for a caller who has left goes back at once.
+            // A task of its own, which outlives a caller who leaves: the server knows of the request until it ends, and what
+            // it sends goes back at once, not after the redelivery time.
             tokio::spawn(take_for(queue, max, wait, give));
             let taken: Vec<Taken> = take.await.map_err(|_| LinkError::Closed { subject: subject.to_owned() })?;
             let mut deliveries = Vec::with_capacity(taken.len());
@@ -118,12 +119,9 @@ impl Queue for NatsQueue {
     }
 }
 
-async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, mut give: oneshot::Sender<Vec<Taken>>) {
+async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Vec<Taken>>) {
     let mut taken = Vec::new();
-    tokio::select! {
-        () = pull::pull(&queue, max, wait, &mut taken) => {}
-        () = give.closed() => {}
-    }
+    pull::pull(&queue, max, wait, &mut taken).await;
     for unread in give.send(taken).err().into_iter().flatten() {
         unread.give_back().await;
     }

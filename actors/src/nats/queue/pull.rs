@@ -15,13 +15,18 @@ use super::{
 /// How long the server may take beyond the wait it was asked for. What it sends after that is lost until its redelivery, so
 /// this is generous.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the server may take to describe the consumer, however short the wait.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Between looks at a queue that cannot be pulled from.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Takes up to `max` messages of `queue` into `taken`, waiting at most `wait` for the first. What passes is waited out.
 pub(super) async fn pull(queue: &Arc<Known>, max: usize, wait: Duration, taken: &mut Vec<Taken>) {
     let until = Instant::now() + wait;
-    while max > 0 {
+    if max == 0 {
+        return;
+    }
+    loop {
         match once(queue, max, until, taken).await {
             Ok(()) => queue.note(None),
             Err(trouble) => {
@@ -44,7 +49,8 @@ fn left(until: Instant) -> Duration {
 async fn once(queue: &Arc<Known>, max: usize, until: Instant, taken: &mut Vec<Taken>) -> Result<(), String> {
     queue.nats.ready(&queue.name, left(until)).await.map_err(|_| "no connection to the server")?;
     queue.ensure().await;
-    let consumer = queue.consumer(queue.nats.config().request_timeout).await;
+    let patience = queue.nats.config().request_timeout.min(left(until).max(LEAST_PATIENCE));
+    let consumer = queue.consumer(patience).await;
     let consumer = consumer.map_err(|e| format!("consumer {} of {}: {e}", queue.durable, queue.stream))?;
     request(queue, &consumer, max, None, taken).await?;
     let wait = left(until);
