@@ -1,6 +1,7 @@
 //! Request and reply over core NATS. Those who serve a subject are one queue group: each request goes to one of them.
 //!
-//! A request that arrives is taken off the connection at once and waits for a place with its own budget running: who asked
+//! A server is known to the NATS server a moment after [`Ask::serve`] has returned; until then an asker elsewhere is told that
+//! nobody answers. A request that arrives is taken off the connection at once and waits for a place with its own budget running: who asked
 //! and has left is not answered.
 
 use std::{sync::Arc, time::Duration};
@@ -116,7 +117,8 @@ impl Server {
                 },
             }
         }
-        // What was sent here before the NATS server heard of the leaving is answered too.
+        // What is here is answered; what is still on its way when the NATS server hears of the leaving may not be, and its
+        // asker is told so by the deadline.
         if subscriber.drain().await.is_err() {
             return;
         }
