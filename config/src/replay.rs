@@ -27,6 +27,9 @@ pub struct ReplaySection {
     pub reissue_after_s: u32,
     /// How often a seat is handed out before the draw counts as failed.
     pub max_issues: u32,
+    /// Strikes (NaN log-probs, tokens outside the vocabulary, another's name) after which nothing more is taken from a worker
+    /// of another process; 0: never.
+    pub max_strikes: u32,
     /// Trained batches kept besides those that a kept checkpoint may need again.
     pub retention_steps: u64,
     /// What happens to a step whose groups were all dropped.
@@ -40,6 +43,7 @@ impl Default for ReplaySection {
             max_open_seats: 4096,
             reissue_after_s: 600,
             max_issues: 5,
+            max_strikes: 3,
             retention_steps: 0,
             on_empty_batch: OnEmptyBatch::Stop,
         }
@@ -53,5 +57,6 @@ impl ReplaySection {
         p.range("max_open_seats", 1.0, 1_048_576.0, self.max_open_seats.into());
         p.range("reissue_after_s", 1.0, 86_400.0, self.reissue_after_s.into());
         p.range("max_issues", 1.0, 1000.0, self.max_issues.into());
+        p.range("max_strikes", 0.0, 1000.0, self.max_strikes.into());
     }
 }

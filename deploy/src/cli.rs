@@ -111,6 +111,10 @@ pub struct InspectArgs {
     /// Folder that holds the folders of runs
     #[arg(long, default_value = "runs")]
     pub output_dir: PathBuf,
+    /// Proves from the record what became of every seat, batch and version; one line for each invariant, and exit code 1 if
+    /// one does not hold
+    #[arg(long)]
+    pub check: bool,
     /// Samples to show
     #[arg(long, default_value_t = 3)]
     pub samples: usize,

@@ -205,6 +205,7 @@ pub fn plan(what: &Ingredients) -> LearnerPlan {
         base_model: what.policy.name.clone(),
         lora: what.lora.clone(),
         identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
+        min_epoch: 0,
     }
 }
 

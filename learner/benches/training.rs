@@ -83,6 +83,7 @@ fn batch() -> Batch {
             stop_reason: StopReason::Length,
             worker: "bench".into(),
             duration_ms: 0,
+            token: String::new(),
         }
     };
     let group = |g: u64| GroupRecord {

@@ -1,8 +1,9 @@
-//! The `Learner`: asks for a batch, steps, checkpoints, publishes the policy, commits.
+//! The `Learner`: asks for a batch, steps, checkpoints, commits, publishes the policy.
 //!
 //! The order within a step is what makes a crash harmless: metrics are written before the checkpoint that covers them (a
-//! resume cuts them back), the checkpoint before the policy is published, the commit last. Whatever is lost in between is
-//! done again from the recorded batches, with the same result.
+//! resume cuts them back), the checkpoint before the commit, and the policy is published last: so a learner whose epoch is
+//! over is refused before anybody samples from it, and no sample comes in of a policy that replay has not heard of. Whatever
+//! is lost in between is done again from the recorded batches, with the same result.
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +53,8 @@ pub struct LearnerPlan {
     pub lora: LoraConfig,
     /// What the run is, for the manifest of a checkpoint.
     pub identity: BTreeMap<String, String>,
+    /// The least epoch to take: what this head was given where heads are fenced over a network, else 0.
+    pub min_epoch: u32,
 }
 
 /// Where a run stands: nothing done, or what a checkpoint says.
@@ -158,7 +161,7 @@ impl Run {
         let max_steps = self.plan.step.optim.max_steps;
         let mut guard = NonFiniteGuard::default();
         let mut saved = standing.step;
-        let mut policy = self.publish(&parts.trainee, standing.step).await?;
+        let mut policy = self.publish(self.publication(&parts.trainee, standing.step)).await?;
         if standing.step == 0 && self.plan.eval.before {
             self.evaluate("before", standing.step, policy).await?;
         }
@@ -179,8 +182,9 @@ impl Run {
                 parts = self.save(parts, &standing).await?;
                 saved = step;
             }
-            policy = self.publish(&parts.trainee, step).await?;
-            self.commit(step, policy).await?;
+            let publication = self.publication(&parts.trainee, step);
+            self.commit(step, publication.policy).await?;
+            policy = self.publish(publication).await?;
             self.witness.stepped(step, &line, &batch);
             let every = u64::from(self.plan.eval.eval_steps);
             if step.is_multiple_of(every) && step < max_steps {
@@ -204,7 +208,8 @@ impl Run {
     ) -> Result<Waited<u32>, ServiceError> {
         let policy = self.policy_id(standing.step, &self.adapter_file(trainee).to_bytes());
         let Standing { step, first_free_group, .. } = *standing;
-        let resume = ReplayRequest::Resume { step, policy: Some(policy), first_free_group };
+        let resume =
+            ReplayRequest::Resume { step, policy: Some(policy), first_free_group, min_epoch: self.plan.min_epoch };
         let ask = self.ask(resume, format!("resume-{step}"));
         match self.context.shutdown.unless_stopping(ask).await {
             None => Ok(Waited::Stopping),
@@ -295,13 +300,11 @@ impl Run {
     }
 
     /// Puts the trained values where samplers find them.
-    async fn publish<B: Backend>(&self, trainee: &Trainee<B>, step: u64) -> Result<PolicyId, ServiceError> {
-        let bytes = self.adapter_file(trainee).to_bytes();
-        let policy = self.policy_id(step, &bytes);
-        let publication = Publication { policy, bytes: Some(bytes.into()), fingerprint: trainee.fingerprint() };
+    async fn publish(&self, publication: Publication) -> Result<PolicyId, ServiceError> {
+        let policy = publication.policy;
         let (links, shutdown) = (&self.context.links, &self.context.shutdown);
         publish_surely(links, shutdown, &publication, |reason| self.show_wait(reason)).await?;
-        self.context.status.set(json!({ "step": step, "policy": policy.to_string() }));
+        self.context.status.set(json!({ "step": policy.step, "policy": policy.to_string() }));
         Ok(policy)
     }
 
@@ -343,6 +346,13 @@ impl Run {
             base_model: Some(self.plan.base_model.clone()),
             tensors: trainee.values(),
         }
+    }
+
+    /// The policy of `step`, as it is put where samplers find it.
+    fn publication<B: Backend>(&self, trainee: &Trainee<B>, step: u64) -> Publication {
+        let bytes = self.adapter_file(trainee).to_bytes();
+        let policy = self.policy_id(step, &bytes);
+        Publication { policy, bytes: Some(bytes.into()), fingerprint: trainee.fingerprint() }
     }
 
     fn policy_id(&self, step: u64, bytes: &[u8]) -> PolicyId {

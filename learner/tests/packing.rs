@@ -45,6 +45,7 @@ fn trajectory(group: u64, sample: u32, rows: Vec<Row>, reward: f64) -> Trajector
         stop_reason: StopReason::Eos,
         worker: "w".into(),
         duration_ms: 1,
+        token: String::new(),
     }
 }
 

@@ -94,6 +94,7 @@ fn batch(trainee: &Trainee<Cpu>, groups: u64) -> Batch {
             stop_reason: StopReason::Eos,
             worker: "test".into(),
             duration_ms: 0,
+            token: String::new(),
         }
     };
     let group = |g: u64| GroupRecord {

@@ -40,4 +40,7 @@ pub struct RolloutJob {
     pub environment: String,
     /// How to sample.
     pub sampling: SamplingParams,
+    /// Proof of having received this job, to be repeated by its trajectory: 32 hexadecimal digits that nobody can guess.
+    #[serde(default)]
+    pub token: String,
 }

@@ -66,6 +66,9 @@ pub enum ReplayRequest {
         policy: Option<PolicyId>,
         /// Ids of groups below this one are used up, also where the record does not know of them; 0: ask the record.
         first_free_group: u64,
+        /// The least epoch to take, where heads are fenced from each other over a network; 0: ask the record alone.
+        #[serde(default)]
+        min_epoch: u32,
     },
     /// Batches of steps up to `step` are not needed any more; answered with [`ReplayReply::Done`].
     Forget {
@@ -185,6 +188,12 @@ pub struct ReplayStatus {
     pub closed_groups: u64,
     /// Groups dropped whole (unscorable, stale, equal rewards).
     pub dropped_groups: u64,
+    /// Strikes against workers, by name: content that no honest sampler makes.
+    #[serde(default)]
+    pub strikes: Vec<(String, u32)>,
+    /// Workers from which nothing is taken any more.
+    #[serde(default)]
+    pub quarantined: Vec<String>,
 }
 
 #[cfg(test)]
@@ -214,7 +223,7 @@ mod tests {
             ReplayRequest::Commit { step: 3, policy },
             ReplayRequest::OpenEval { label: "before".into(), policy, greedy: true, samples: 1, tasks: 0..300 },
             ReplayRequest::EvalResult { label: "before".into() },
-            ReplayRequest::Resume { step: 0, policy: Some(policy), first_free_group: 0 },
+            ReplayRequest::Resume { step: 0, policy: Some(policy), first_free_group: 0, min_epoch: 3 },
             ReplayRequest::Forget { step: 2 },
             ReplayRequest::Status {},
         ];

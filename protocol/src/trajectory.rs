@@ -1,5 +1,7 @@
 //! What a rollout worker hands in: rows of segments, token ids as they were sampled.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -125,9 +127,19 @@ pub struct Trajectory {
     pub worker: String,
     /// Wall milliseconds from the start of the episode to its score.
     pub duration_ms: u64,
+    /// The token of the job: without it, the trajectory is somebody else's invention.
+    #[serde(default)]
+    pub token: String,
 }
 
 impl Trajectory {
+    /// The distinct policies of its tokens, in order.
+    pub fn policies(&self) -> Vec<PolicyId> {
+        let segments = self.rows.iter().flat_map(|row| &row.segments);
+        let distinct: BTreeSet<PolicyId> = segments.flat_map(|s| s.policies.runs()).map(|(p, _)| *p).collect();
+        distinct.into_iter().collect()
+    }
+
     /// Step of the oldest policy that made any of its tokens: what staleness is counted from.
     pub fn oldest_policy_step(&self) -> Option<u64> {
         let segments = self.rows.iter().flat_map(|r| &r.segments);

@@ -318,6 +318,7 @@ impl Crew {
             stop_reason,
             worker: self.name.clone(),
             duration_ms: begin.elapsed().as_millis() as u64,
+            token: job.token.clone(),
         }
     }
 

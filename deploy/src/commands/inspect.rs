@@ -1,13 +1,15 @@
 //! `folgore inspect`: what a run did, from the files in its folder. Nothing in the folder is changed, and a run that is
 //! going on is not disturbed.
 
+mod check;
+
 use std::{fmt::Write as _, fs, fs::File, path::Path, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use folgore_config::Config;
 use folgore_learner::{
     checkpoint::lock,
-    record::{Record, rows::Counters},
+    record::{Record, RecordError, rows::Counters},
 };
 use serde_json::{Map, Value, json};
 
@@ -39,7 +41,11 @@ const TEXT: usize = 400;
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let found = Found::look(&run_dir::find(&args.output_dir, &args.run)?, args.samples)?;
+    let path = run_dir::find(&args.output_dir, &args.run)?;
+    if args.check {
+        return check::run(&path, args.json);
+    }
+    let found = Found::look(&path, args.samples)?;
     let text = if args.json { format!("{:#}\n", found.json()?) } else { found.text()? };
     quietly(text.as_bytes())
 }
@@ -183,22 +189,23 @@ fn config(path: &Path) -> Result<Value> {
     Ok(serde_json::to_value(config)?)
 }
 
-/// The counters of the record, read from a copy: opening a database writes to it.
+/// The counters of the record.
 fn counters(path: &Path) -> Result<Counters, String> {
-    let say = |e: std::io::Error| format!("{}: {e}", path.display());
-    let bytes = fs::metadata(path).map_err(say)?.len();
+    let bytes = fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?.len();
     if bytes > RECORD_LIMIT {
         return Err(format!("{}: {} are too much to read here", path.display(), bytes_text(bytes)));
     }
-    let folder = std::env::temp_dir().join(format!("folgore-inspect-{}", std::process::id()));
-    fs::create_dir_all(&folder).map_err(say)?;
-    let copy = folder.join("record.redb");
-    let read = fs::copy(path, &copy).map_err(say).and_then(|_| {
-        let named = |e: folgore_learner::record::RecordError| format!("a copy of {}: {e}", path.display());
-        Ok(Record::open(&copy).map_err(named)?.load().map_err(named)?.counters)
-    });
-    let _ = fs::remove_dir_all(&folder); // a copy that stays is the system's to clean
-    read
+    with_copy(path, |record| Ok(record.load()?.counters))
+}
+
+/// Reads the record at `path` through a copy: opening a database writes to it.
+fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, RecordError>) -> Result<T, String> {
+    let say = |e: std::io::Error| format!("{}: {e}", path.display());
+    let folder = tempfile::Builder::new().prefix("folgore-inspect-").tempdir().map_err(say)?;
+    let copy = folder.path().join("record.redb");
+    fs::copy(path, &copy).map_err(say)?;
+    let named = |e: RecordError| format!("a copy of {}: {e}", path.display());
+    Record::open(&copy).and_then(|record| read(&record)).map_err(named)
 }
 
 /// Steps of the checkpoints, ascending. Reading them through the store would remove what an interrupted save left.

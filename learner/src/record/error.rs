@@ -23,7 +23,8 @@ pub enum RecordError {
     },
     /// Another version wrote it.
     #[error(
-        "{name}: {what} was written with schema {found}, this program reads schema {expected}: use the version that began the run"
+        "{name}: {what} was written with schema {found}, this program reads schema {expected}: use the version that began the run, or start \
+         the run afresh under another name"
     )]
     Schema {
         /// The file.

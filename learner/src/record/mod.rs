@@ -3,19 +3,22 @@
 //! Nothing here decides anything: [`Record::apply`] writes what the ledger decided, [`Record::load`] gives it back. All calls
 //! block on the disk; callers keep them off the async runtime.
 
+pub mod check;
 pub mod codec;
 mod disk;
 mod error;
+pub mod evidence;
 pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use folgore_protocol::{Batch, EvalItem, EvalSummary, GroupId, GroupRecord, PolicyId, Trajectory};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use folgore_protocol::{Batch, EvalItem, EvalSummary, GroupId, GroupRecord, PolicyId, SeatKey, Trajectory};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 pub use error::RecordError;
 use error::Trouble;
-use rows::{Counters, EvalRow, GroupRow, StepRow, StoredEvalItem, StoredTrajectory};
+use evidence::{GroupEnd, LogEntry, Pruned, Rules};
+use rows::{Counters, EvalRow, GroupRow, Secret, StepRow, StoredEvalItem, StoredTrajectory};
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const STEPS: TableDefinition<u64, &[u8]> = TableDefinition::new("steps");
@@ -24,9 +27,17 @@ const TRAJECTORIES: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("t
 const POLICIES: TableDefinition<u64, &[u8]> = TableDefinition::new("policies");
 const EVALUATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("evaluations");
 const EVAL_ITEMS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("eval_items");
+const GROUP_ENDS: TableDefinition<u64, &[u8]> = TableDefinition::new("group_ends");
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 
 const COUNTERS: &str = "counters";
 const IDENTITY: &str = "identity";
+const RULES: &str = "rules";
+const SECRET: &str = "secret";
+const PRUNED: &str = "pruned";
+
+/// Rows of evidence kept in each of its tables: some 10 MB.
+const EVIDENCE_ROWS: u64 = 100_000;
 
 /// Bytes below which the file is never compacted.
 const COMPACT_BYTES_MIN: u64 = 32 << 20;
@@ -58,6 +69,16 @@ pub enum Write {
     EvalItem(EvalItem),
     /// Removes the samples of the groups in this range.
     RemoveEvalItems(GroupId, GroupId),
+    /// Removes a trajectory that is void.
+    RemoveTrajectory(GroupId, u32),
+    /// The end of a group.
+    GroupEnd(GroupId, GroupEnd),
+    /// An entry of the log, by its number.
+    Log(u64, LogEntry),
+    /// The rules of this run so far, the present ones last.
+    Rules(Vec<Rules>),
+    /// What the tokens of seats are made with.
+    Secret(Secret),
 }
 
 /// Everything that decisions need; trajectories stay on disk.
@@ -75,6 +96,38 @@ pub struct Snapshot {
     pub evals: BTreeMap<String, EvalRow>,
     /// The samples that are in: (group, sample).
     pub eval_done: BTreeSet<(GroupId, u32)>,
+    /// The rules of this run so far, the present ones last.
+    pub rules: Vec<Rules>,
+    /// What the tokens of seats are made with; none in a new record.
+    pub secret: Option<Secret>,
+}
+
+/// What is compared by [`check`] besides the [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// Ends of groups.
+    pub ends: BTreeMap<GroupId, GroupEnd>,
+    /// The log of takeovers and commits, by number.
+    pub log: Vec<(u64, LogEntry)>,
+    /// What is left of older evidence.
+    pub pruned: Pruned,
+    /// All groups that have rows.
+    pub groups: BTreeMap<GroupId, GroupRow>,
+    /// All trajectories that have rows, by group and sample.
+    pub trajectories: BTreeMap<(GroupId, u32), Kept>,
+    /// All samples of evaluations, by group and sample.
+    pub eval_items: BTreeMap<(GroupId, u32), SeatKey>,
+}
+
+/// A trajectory as far as it is compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The seat that it says it fills.
+    pub seat: SeatKey,
+    /// The distinct policies of its tokens.
+    pub policies: Vec<PolicyId>,
+    /// Who made it.
+    pub worker: String,
 }
 
 /// The open file.
@@ -82,21 +135,28 @@ pub struct Snapshot {
 pub struct Record {
     db: Database,
     name: String,
+    evidence_rows: u64,
 }
 
 impl Record {
     /// Stands on an open database, whose tables are made if they are not there. `name` is for errors.
     fn on(db: Database, name: String) -> Result<Self, RecordError> {
-        let record = Self { db, name };
+        let record = Self { db, name, evidence_rows: EVIDENCE_ROWS };
         record.apply(&[])?;
         Ok(record)
+    }
+
+    /// Keeps `rows` rows in each table of evidence, at least 1, and folds older ones.
+    #[must_use]
+    pub fn with_evidence_rows(self, rows: u64) -> Self {
+        Self { evidence_rows: rows.max(1), ..self }
     }
 
     /// Writes `writes` in one durable transaction: all of them or none.
     pub fn apply(&self, writes: &[Write]) -> Result<(), RecordError> {
         self.named(|| {
             let transaction = self.db.begin_write()?;
-            let mut tables = Tables::open(&transaction)?;
+            let mut tables = Tables::open(&transaction, self.evidence_rows)?;
             for write in writes {
                 tables.write(write)?;
             }
@@ -109,11 +169,15 @@ impl Record {
     pub fn load(&self) -> Result<Snapshot, RecordError> {
         self.named(|| {
             let transaction = self.db.begin_read()?;
-            let counters = transaction.open_table(META)?.get(COUNTERS)?;
+            let meta = transaction.open_table(META)?;
             let mut snapshot = Snapshot::default();
-            if let Some(row) = counters {
+            if let Some(row) = meta.get(COUNTERS)? {
                 snapshot.counters = decode("counters", row.value())?;
             }
+            if let Some(row) = meta.get(RULES)? {
+                snapshot.rules = decode("the rules", row.value())?;
+            }
+            snapshot.secret = meta.get(SECRET)?.map(|row| decode("the secret", row.value())).transpose()?;
             for entry in transaction.open_table(STEPS)?.iter()? {
                 let (step, row) = entry?;
                 snapshot.steps.insert(step.value(), decode("a step", row.value())?);
@@ -194,6 +258,43 @@ impl Record {
         })
     }
 
+    /// Reads all that [`check`] compares.
+    pub fn evidence(&self) -> Result<Evidence, RecordError> {
+        self.named(|| {
+            let transaction = self.db.begin_read()?;
+            let mut evidence = Evidence::default();
+            if let Some(row) = transaction.open_table(META)?.get(PRUNED)? {
+                evidence.pruned = decode("the folded evidence", row.value())?;
+            }
+            for entry in transaction.open_table(GROUP_ENDS)?.iter()? {
+                let (id, row) = entry?;
+                evidence.ends.insert(GroupId(id.value()), decode("the end of a group", row.value())?);
+            }
+            for entry in transaction.open_table(LOG)?.iter()? {
+                let (number, row) = entry?;
+                evidence.log.push((number.value(), decode("an entry of the log", row.value())?));
+            }
+            for entry in transaction.open_table(GROUPS)?.iter()? {
+                let (id, row) = entry?;
+                evidence.groups.insert(GroupId(id.value()), decode("a group", row.value())?);
+            }
+            for entry in transaction.open_table(TRAJECTORIES)?.iter()? {
+                let (key, row) = entry?;
+                let (group, sample) = key.value();
+                let trajectory = decode_trajectory(row.value())?;
+                let kept = Kept { seat: trajectory.seat, policies: trajectory.policies(), worker: trajectory.worker };
+                evidence.trajectories.insert((GroupId(group), sample), kept);
+            }
+            for entry in transaction.open_table(EVAL_ITEMS)?.iter()? {
+                let (key, row) = entry?;
+                let (group, sample) = key.value();
+                let item = decode::<StoredEvalItem>("an evaluation's sample", row.value())?.0;
+                evidence.eval_items.insert((GroupId(group), sample), item.seat);
+            }
+            Ok(evidence)
+        })
+    }
+
     /// Gives free pages back to the file system where more than half of a large file is unused; true if it did.
     pub fn compact(&mut self) -> Result<bool, RecordError> {
         let stats = self.named(|| {
@@ -244,10 +345,13 @@ struct Tables<'t> {
     policies: Table<'t, u64>,
     evals: Table<'t, &'static str>,
     eval_items: Table<'t, (u64, u32)>,
+    group_ends: Table<'t, u64>,
+    log: Table<'t, u64>,
+    evidence_rows: u64,
 }
 
 impl<'t> Tables<'t> {
-    fn open(transaction: &'t WriteTransaction) -> Result<Self, Trouble> {
+    fn open(transaction: &'t WriteTransaction, evidence_rows: u64) -> Result<Self, Trouble> {
         Ok(Self {
             meta: transaction.open_table(META)?,
             steps: transaction.open_table(STEPS)?,
@@ -256,6 +360,9 @@ impl<'t> Tables<'t> {
             policies: transaction.open_table(POLICIES)?,
             evals: transaction.open_table(EVALUATIONS)?,
             eval_items: transaction.open_table(EVAL_ITEMS)?,
+            group_ends: transaction.open_table(GROUP_ENDS)?,
+            log: transaction.open_table(LOG)?,
+            evidence_rows,
         })
     }
 
@@ -286,7 +393,42 @@ impl<'t> Tables<'t> {
             Write::RemoveEvalItems(first, last) => {
                 self.eval_items.retain_in((first.0, 0)..=(last.0, u32::MAX), |_, _| false)?;
             }
+            Write::RemoveTrajectory(group, sample) => drop(self.trajectories.remove((group.0, *sample))?),
+            Write::GroupEnd(id, row) => {
+                drop(self.group_ends.insert(id.0, encode("the end of a group", row)?.as_slice())?);
+                if self.group_ends.len()? > self.evidence_rows {
+                    self.prune()?;
+                }
+            }
+            Write::Log(number, row) => {
+                drop(self.log.insert(number, encode("an entry of the log", row)?.as_slice())?);
+                if self.log.len()? > self.evidence_rows {
+                    self.prune()?;
+                }
+            }
+            Write::Rules(row) => drop(self.meta.insert(RULES, encode("the rules", row)?.as_slice())?),
+            Write::Secret(row) => drop(self.meta.insert(SECRET, encode("the secret", row)?.as_slice())?),
         }
+        Ok(())
+    }
+
+    /// Folds the oldest evidence beyond the bound into one row.
+    fn prune(&mut self) -> Result<(), Trouble> {
+        let mut pruned: Pruned = match self.meta.get(PRUNED)? {
+            Some(row) => decode("the folded evidence", row.value())?,
+            None => Pruned::default(),
+        };
+        while self.group_ends.len()? > self.evidence_rows
+            && let Some((_, row)) = self.group_ends.pop_first()?
+        {
+            pruned.fold_group(&decode("the end of a group", row.value())?, row.value());
+        }
+        while self.log.len()? > self.evidence_rows
+            && let Some((_, row)) = self.log.pop_first()?
+        {
+            pruned.fold_entry(&decode("an entry of the log", row.value())?, row.value());
+        }
+        drop(self.meta.insert(PRUNED, encode("the folded evidence", &pruned)?.as_slice())?);
         Ok(())
     }
 }

@@ -1,12 +1,15 @@
 //! The stored forms. A change here, or in the protocol types that they hold, raises [`super::codec::SCHEMA`]; the test at the
 //! end fails until that is done.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use folgore_protocol::{EvalItem, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, StopReason, Task, Trajectory};
 use serde::{Deserialize, Serialize};
 
-use super::codec::as_json;
+use super::{codec::as_json, evidence::DrawEnd};
 
 /// Numbers of the whole run. Each grows with the transaction of the change that it counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +34,32 @@ pub struct Counters {
     pub dropped_groups: BTreeMap<String, u64>,
     /// Trajectories not taken, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Groups that ended, in a batch or dropped.
+    pub ended_groups: u64,
+    /// Ids of groups that a checkpoint had used up without this record.
+    pub skipped_groups: u64,
+    /// Groups that were closed and opened again, because a worker of theirs was quarantined.
+    pub reopened_groups: u64,
+    /// Seats for training that were filled, also those voided later.
+    pub filled: u64,
+    /// Draws of seats for training beyond the first of each.
+    pub redrawn: u64,
+    /// Number of the next entry of the log.
+    pub next_entry: u64,
+    /// Strikes against workers, by name.
+    pub strikes: BTreeMap<String, u32>,
+    /// Workers from which nothing is taken for the rest of the run.
+    pub quarantined: BTreeSet<String>,
+}
+
+/// What the tokens of seats are made with. Never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// What filled a seat, as far as decisions need it; the trajectory itself has its own table.
@@ -40,6 +69,8 @@ pub struct Filled {
     pub total: f64,
     /// The distinct policies of its tokens.
     pub policies: Vec<PolicyId>,
+    /// Who made it.
+    pub worker: String,
 }
 
 /// One seat of a group.
@@ -47,6 +78,8 @@ pub struct Filled {
 pub struct SeatRow {
     /// The draw that is awaited, or that came in.
     pub draw: u32,
+    /// How the draws before it ended, and itself where that was the end of its group.
+    pub rejected: Vec<DrawEnd>,
     /// What came in.
     pub filled: Option<Filled>,
 }
@@ -120,6 +153,9 @@ struct TrajectoryForm {
     stop_reason: StopReason,
     worker: String,
     duration_ms: u64,
+    /// It has served once the trajectory is taken in.
+    #[serde(skip)]
+    token: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,7 +180,10 @@ pub struct StoredEvalItem(#[serde(with = "EvalItemForm")] pub EvalItem);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::codec;
+    use crate::record::{
+        codec,
+        evidence::{self, Fate, GroupEnd, LogEntry},
+    };
     use folgore_protocol::{Digest, Prompt, RunLength, Segment, SegmentKind, Source};
 
     fn trajectory() -> Trajectory {
@@ -166,6 +205,7 @@ mod tests {
             stop_reason: StopReason::Eos,
             worker: "w".into(),
             duration_ms: 12,
+            token: String::new(),
         }
     }
 
@@ -185,8 +225,8 @@ mod tests {
         assert_eq!(codec::decode::<StoredEvalItem>(&row).unwrap().0, item);
         let columns = serde_json::from_str(r#"{"answer": [1, {"x": 0.1}], "big": 123456789012}"#).unwrap();
         let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns };
-        let filled = Filled { total: 1.0, policies: vec![] };
-        let seats = vec![SeatRow::default(), SeatRow { draw: 1, filled: Some(filled) }];
+        let filled = Filled { total: 1.0, policies: vec![], worker: "w".into() };
+        let seats = vec![SeatRow::default(), SeatRow { draw: 1, rejected: vec![DrawEnd::Rows], filled: Some(filled) }];
         let group = GroupRow { step: 3, task, seats };
         assert_eq!(codec::decode::<GroupRow>(&codec::encode(&group).unwrap()).unwrap(), group);
     }
@@ -199,6 +239,19 @@ mod tests {
         let mut bytes = codec::encode(&StoredTrajectory(trajectory())).unwrap();
         bytes.extend(codec::encode(&counters).unwrap());
         bytes.extend(codec::encode(&step).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (1, "7a93fe7a387f"));
+        let policies = vec![trajectory().rows[0].segments[1].policies.runs()[0].0];
+        let filled = Filled { total: 1.0, policies, worker: "w".into() };
+        let seat = SeatRow { draw: 1, rejected: vec![DrawEnd::Void], filled: Some(filled) };
+        let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns: Default::default() };
+        let group = GroupRow { step: 3, task, seats: vec![seat] };
+        let end = GroupEnd::of(&group, Fate::Dropped("stale".into()));
+        let digest = evidence::batch_digest(&[GroupId(5)]);
+        let commit = LogEntry::Commit { epoch: 1, step: 3, policy: None, groups: 1, opened: 2, digest };
+        let takeover = LogEntry::Takeover { epoch: 2, step: 3, policy: None, skipped: (0, 0) };
+        let mut pruned = evidence::Pruned::default();
+        pruned.fold_group(&end, b"row");
+        pruned.fold_entry(&commit, b"row");
+        bytes.extend(codec::encode(&(group, end, commit, takeover, pruned)).unwrap());
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (2, "3319b4647a0e"));
     }
 }

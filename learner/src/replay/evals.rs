@@ -10,8 +10,9 @@ use folgore_protocol::{
 };
 
 use super::{
+    defence,
     events::ReplayEvent,
-    ingest::{Ingested, Refusal, check_content, policies, same_weights},
+    ingest::{Ingested, Refusal, check_content, same_weights},
     issue::Clock,
     ledger::Ledger,
 };
@@ -148,6 +149,7 @@ impl Ledger {
                     min_policy_step: eval.row.policy.step,
                     environment: self.settings.environment.clone(),
                     sampling: SamplingParams { temperature, ..own.clone() },
+                    token: defence::token(&self.secret, seat),
                 });
             }
         }
@@ -177,7 +179,8 @@ impl Ledger {
             return unknown();
         }
         let policy = eval.row.policy;
-        if let Some(other) = policies(&trajectory).iter().find(|made_by| !same_weights(made_by, &policy)) {
+        if let Some(other) = trajectory.policies().iter().find(|made_by| !same_weights(made_by, &policy)) {
+            self.issues.settle(&key);
             let reason = format!("seat {key}: evaluates policy {policy}, made by {other}");
             return Ingested::Refused(Refusal::Policy, reason);
         }

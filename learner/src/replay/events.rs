@@ -30,6 +30,22 @@ pub enum ReplayEvent {
         /// Why.
         reason: String,
     },
+    /// A worker handed in what no honest sampler makes.
+    WorkerStruck {
+        /// Its name.
+        worker: String,
+        /// Its strikes so far.
+        strikes: u32,
+        /// What it did.
+        reason: String,
+    },
+    /// Nothing more is taken from a worker.
+    WorkerQuarantined {
+        /// Its name.
+        worker: String,
+        /// Trajectories of its that were in and waited for a batch: they are void.
+        voided: u32,
+    },
     /// All seats of a group are in.
     GroupClosed {
         /// The group.

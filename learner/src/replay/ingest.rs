@@ -1,7 +1,5 @@
 //! What a trajectory must fulfil before it is believed.
 
-use std::collections::BTreeSet;
-
 use folgore_protocol::{Outcome, PolicyId, Trajectory};
 
 /// A reward whose magnitude is above this is a fault of the rule: its square would still be exact enough, its group's
@@ -11,6 +9,12 @@ const REWARD_MAX: f64 = 1e9;
 /// Why a trajectory was not taken. Each is counted under its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
+    /// Sent under another's name.
+    ForgedSender,
+    /// Without the token of its seat's job.
+    WrongToken,
+    /// Its maker is quarantined.
+    Quarantined,
     /// The seat was never opened.
     UnknownSeat,
     /// It came for training where evaluation was asked, or the other way round, or for another evaluation.
@@ -31,6 +35,9 @@ impl Refusal {
     /// Name of the counter.
     pub fn label(self) -> &'static str {
         match self {
+            Refusal::ForgedSender => "forged_sender",
+            Refusal::WrongToken => "wrong_token",
+            Refusal::Quarantined => "quarantined",
             Refusal::UnknownSeat => "unknown_seat",
             Refusal::Purpose => "purpose",
             Refusal::Task => "task",
@@ -72,13 +79,6 @@ pub(super) fn check_content(trajectory: &Trajectory, vocab_size: u32) -> Result<
         }
     }
     Ok(())
-}
-
-/// The distinct policies of its tokens, in order.
-pub(super) fn policies(trajectory: &Trajectory) -> Vec<PolicyId> {
-    let segments = trajectory.rows.iter().flat_map(|row| &row.segments);
-    let distinct: BTreeSet<PolicyId> = segments.flat_map(|s| s.policies.runs()).map(|(p, _)| *p).collect();
-    distinct.into_iter().collect()
 }
 
 /// True if both are the same weights. The epoch is left out: a learner that took the run over and trained the same step on

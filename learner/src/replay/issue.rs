@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use folgore_protocol::{GroupId, Purpose, RolloutJob, SeatKey, seed};
 
-use super::{evals::is_eval, ledger::Ledger};
+use super::{defence, evals::is_eval, ledger::Ledger};
+use crate::record::evidence::DrawEnd;
 
 /// When a seat was handed out last, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +108,7 @@ impl Ledger {
                         min_policy_step: self.settings.oldest_policy(group.step),
                         environment: self.settings.environment.clone(),
                         sampling: self.settings.sampling.clone(),
+                        token: defence::token(&self.secret, key),
                     });
                 }
             }
@@ -119,7 +121,11 @@ impl Ledger {
         let limit = self.settings.max_issues;
         for seat in self.issues.unanswered(clock, limit) {
             let reason = format!("handed out {limit} times, and nothing came back");
-            if is_eval(seat.group) { self.redraw_eval_unanswered(seat, &reason) } else { self.redraw(seat, &reason) }
+            if is_eval(seat.group) {
+                self.redraw_eval_unanswered(seat, &reason);
+            } else {
+                self.redraw(seat, DrawEnd::Unanswered, &reason);
+            }
         }
         self.advance();
     }

@@ -21,14 +21,15 @@ use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKe
 use super::{
     evals::{Evaluation, is_eval},
     events::ReplayEvent,
-    ingest::{Ingested, Refusal, check_content, policies, same_weights},
+    ingest::{Ingested, Refusal, check_content, same_weights},
     issue::Issues,
     settings::ReplaySettings,
     tasks::{TaskSource, task_index},
 };
 use crate::record::{
     Snapshot, Write,
-    rows::{Counters, Filled, GroupRow, SeatRow, StepRow},
+    evidence::{DrawEnd, Fate, GroupEnd},
+    rows::{Counters, Filled, GroupRow, SeatRow, Secret, StepRow},
 };
 
 /// What a method changed.
@@ -46,10 +47,11 @@ pub struct Ledger {
     train: Arc<dyn TaskSource>,
     pub(super) held_out: Arc<dyn TaskSource>,
     pub(super) counters: Counters,
-    steps: BTreeMap<u64, StepRow>,
+    pub(super) steps: BTreeMap<u64, StepRow>,
     /// Groups of steps that have no batch.
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
-    policies: BTreeMap<u64, PolicyId>,
+    pub(super) policies: BTreeMap<u64, PolicyId>,
+    pub(super) secret: Secret,
     pub(super) evals: BTreeMap<String, Evaluation>,
     pub(super) issues: Issues,
     pub(super) change: Change,
@@ -73,6 +75,7 @@ impl Ledger {
         if train.is_empty() {
             return Err("the training set is empty: there is nothing to ask".into());
         }
+        let secret = snapshot.secret.ok_or("the record holds no secret for the tokens of seats")?;
         let evals = snapshot.evals.into_iter().map(|(label, row)| (label, Evaluation::new(row, &snapshot.eval_done)));
         let mut ledger = Self {
             settings,
@@ -83,12 +86,18 @@ impl Ledger {
             steps: snapshot.steps,
             groups: snapshot.groups,
             policies: snapshot.policies,
+            secret,
             evals: evals.collect(),
             issues: Issues::default(),
             change: Change::default(),
             dirty_groups: BTreeSet::new(),
             dirty_steps: BTreeSet::new(),
         };
+        let (rules, mut known) = (ledger.settings.rules(), snapshot.rules);
+        if known.last() != Some(&rules) {
+            known.push(rules);
+            ledger.change.writes.push(Write::Rules(known));
+        }
         ledger.advance();
         Ok(ledger)
     }
@@ -109,47 +118,21 @@ impl Ledger {
         change
     }
 
-    /// A learner takes over from the checkpoint of `step`. Gives its epoch and the last recorded step.
-    ///
-    /// # Errors
-    /// If batches after `step` are forgotten: then there is no way back to it.
-    pub fn resume(&mut self, step: u64, policy: Option<PolicyId>, first_free_group: u64) -> Result<(u32, u64), String> {
-        let forgotten = self.counters.forgotten_step;
-        if step < forgotten {
-            return Err(format!(
-                "cannot resume from step {step}: the record has forgotten the batches up to step {forgotten}; start afresh"
-            ));
-        }
-        self.counters.epoch += 1;
-        self.counters.committed_step = step;
-        self.counters.next_group = self.counters.next_group.max(first_free_group);
-        if let Some(policy) = policy {
-            self.know_policy(step, policy);
-        }
-        // Steps that were still gathered although their checkpoint exists: the record is older than the checkpoint.
-        let overtaken: Vec<u64> = self.gathered_steps().filter(|s| *s <= step).collect();
-        for overtaken in overtaken {
-            let groups: Vec<GroupId> = self.groups_of(overtaken).collect();
-            groups.into_iter().for_each(|id| self.drop_group(id, "overtaken", "its step is trained already".into()));
-            self.steps.remove(&overtaken);
-            self.change.writes.push(Write::RemoveStep(overtaken));
-        }
-        // A step that had nothing to train on gets another try.
-        let exhausted: Vec<u64> = self.gathered_steps().filter(|s| self.exhausted(*s)).collect();
-        for step in exhausted {
-            self.step_mut(step).opened = 0;
-        }
-        self.change.events.push(ReplayEvent::RunResumed { step, epoch: self.counters.epoch });
-        self.advance();
-        let recorded = self.steps.iter().filter(|(_, row)| row.batch.is_some()).map(|(s, _)| *s).max();
-        Ok((self.counters.epoch, recorded.unwrap_or(step).max(step)))
+    /// Takes a trajectory of this process in, whatever has become of its seat.
+    pub fn ingest(&mut self, trajectory: Trajectory) -> Ingested {
+        self.ingest_from(None, trajectory)
     }
 
-    /// Takes a trajectory in, whatever has become of its seat.
-    pub fn ingest(&mut self, trajectory: Trajectory) -> Ingested {
+    /// Takes a trajectory in that `sender` has sent, as far as the link proves who that was.
+    pub fn ingest_from(&mut self, sender: Option<&str>, trajectory: Trajectory) -> Ingested {
         let (seat, worker) = (trajectory.seat, trajectory.worker.clone());
-        self.issues.heard();
-        let result = if is_eval(seat.group) { self.ingest_eval(trajectory) } else { self.ingest_train(trajectory) };
+        let result = match self.believe(sender, &trajectory) {
+            Err(refused) => refused,
+            Ok(()) => {
+                self.issues.heard();
+                if is_eval(seat.group) { self.ingest_eval(trajectory) } else { self.ingest_train(trajectory) }
+            }
+        };
         match &result {
             Ingested::Taken => self.counters.trajectories += 1,
             Ingested::Duplicate => self.count_refused("duplicate"),
@@ -157,6 +140,9 @@ impl Ledger {
             Ingested::Refused(refusal, reason) => {
                 self.count_refused(refusal.label());
                 let reason = reason.clone();
+                if *refusal == Refusal::Rows {
+                    self.strike(sender, &worker, &reason);
+                }
                 self.change.events.push(ReplayEvent::TrajectoryRefused { seat, worker, reason });
             }
         }
@@ -164,9 +150,12 @@ impl Ledger {
         result
     }
 
-    /// Counts a message that is no trajectory.
-    pub fn refuse_unreadable(&mut self) {
+    /// Counts a message that is no trajectory, and a strike against whoever is proven to have sent it.
+    pub fn refuse_unreadable(&mut self, sender: Option<&str>, reason: &str) {
         self.count_refused(Refusal::Unreadable.label());
+        if let Some(worker) = sender {
+            self.strike(sender, worker, reason);
+        }
     }
 
     fn ingest_train(&mut self, trajectory: Trajectory) -> Ingested {
@@ -193,23 +182,27 @@ impl Ledger {
             return Ingested::Refused(Refusal::Task, reason);
         }
         let step = group.step;
-        let made_by = policies(&trajectory);
-        if let Err(reason) = self.acceptable(step, &made_by) {
+        let made_by = trajectory.policies();
+        if let Err(reason) = self.believable(step, &made_by) {
+            // Its maker was late or had another line's policy. Somebody shall have the seat soon.
+            self.issues.settle(&key);
             return Ingested::Refused(Refusal::Policy, format!("seat {key}: {reason}"));
         }
         let total = match &trajectory.outcome {
             Outcome::Scored { total, .. } => *total,
             Outcome::Unscorable { reason } | Outcome::Error { reason } => {
                 let reason = reason.clone();
-                self.redraw(key, &reason);
+                self.redraw(key, DrawEnd::NoScore, &reason);
                 return Ingested::Redrawn(reason);
             }
         };
         if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
-            self.redraw(key, &reason);
+            let end = if refusal == Refusal::Reward { DrawEnd::Reward } else { DrawEnd::Rows };
+            self.redraw(key, end, &reason);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
         }
-        self.fill(key, Filled { total, policies: made_by }, trajectory);
+        let filled = Filled { total, policies: made_by, worker: trajectory.worker.clone() };
+        self.fill(key, filled, trajectory);
         Ingested::Taken
     }
 
@@ -220,6 +213,7 @@ impl Ledger {
         self.dirty_groups.insert(key.group);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
         group.seats[key.sample as usize].filled = Some(filled);
+        self.counters.filled += 1;
         if group.is_closed() {
             let (step, rewards) = (group.step, rewards(group));
             self.close_group(key.group, step, &rewards);
@@ -238,10 +232,11 @@ impl Ledger {
     }
 
     /// The draw of `key` did not do: awaits the next one, or drops the group whole.
-    pub(super) fn redraw(&mut self, key: SeatKey, reason: &str) {
+    pub(super) fn redraw(&mut self, key: SeatKey, end: DrawEnd, reason: &str) {
         self.issues.settle(&key);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
         let seat = &mut group.seats[key.sample as usize];
+        seat.rejected.push(end);
         if seat.draw + 1 >= self.settings.max_draws {
             let reason = format!("seat {key}: {} draws gave no score, the last one: {reason}", seat.draw + 1);
             self.drop_group(key.group, "no_score", reason);
@@ -250,19 +245,27 @@ impl Ledger {
         seat.draw += 1;
         let seat = SeatKey { draw: seat.draw, ..key };
         self.counters.refills += 1;
+        self.counters.redrawn += 1;
         self.dirty_groups.insert(key.group);
         self.change.events.push(ReplayEvent::SeatRefilled { seat, reason: reason.to_owned() });
     }
 
-    fn drop_group(&mut self, id: GroupId, label: &str, reason: String) {
+    pub(super) fn drop_group(&mut self, id: GroupId, label: &str, reason: String) {
         let Some(group) = self.groups.remove(&id) else { return };
         self.issues.settle_groups(|group| group == id);
         self.change.writes.push(Write::RemoveGroup(id));
+        self.end_group(id, &group, Fate::Dropped(label.to_owned()));
         *self.counters.dropped_groups.entry(label.to_owned()).or_default() += 1;
         let row = self.step_mut(group.step);
         row.left_out += 1;
         row.last_drop = Some(reason.clone());
         self.change.events.push(ReplayEvent::GroupDropped { group: id, step: group.step, reason });
+    }
+
+    /// Notes what became of a group; exactly once for each.
+    fn end_group(&mut self, id: GroupId, group: &GroupRow, fate: Fate) {
+        self.counters.ended_groups += 1;
+        self.change.writes.push(Write::GroupEnd(id, GroupEnd::of(group, fate)));
     }
 
     /// Opens what may be open and forms the batches that are complete.
@@ -285,13 +288,20 @@ impl Ledger {
                     return;
                 }
                 self.open_group(step);
-            } else if live.iter().any(|id| !self.groups[id].is_closed()) {
+            } else if live.iter().any(|id| !self.groups[id].is_closed() || self.is_ahead(*id)) {
                 return;
             } else if !self.drop_stale(step, &live) {
                 self.form_batch(step, live);
                 return;
             }
         }
+    }
+
+    /// True if a token of the group comes from a policy beyond the last commit: after a resume to before it, nobody can say
+    /// yet whether the same policy will come out again.
+    fn is_ahead(&self, id: GroupId) -> bool {
+        let filled = self.groups[&id].seats.iter().filter_map(|seat| seat.filled.as_ref());
+        filled.flat_map(|filled| &filled.policies).any(|policy| policy.step > self.counters.committed_step)
     }
 
     fn open_group(&mut self, step: u64) {
@@ -331,6 +341,7 @@ impl Ledger {
         for id in &live {
             // Written now: once the step has its batch, its groups are no longer held here.
             if let Some(group) = self.groups.remove(id) {
+                self.end_group(*id, &group, Fate::Batch);
                 self.change.writes.push(Write::Group(*id, group));
             }
         }
@@ -338,6 +349,17 @@ impl Ledger {
         let left_out = row.left_out;
         row.batch = Some(live.clone());
         self.change.events.push(ReplayEvent::BatchReady { step, groups: live.len() as u32, left_out });
+    }
+
+    /// As [`Self::acceptable`], for what comes in: its policies are also such as this run has committed to.
+    fn believable(&self, step: u64, made_by: &[PolicyId]) -> Result<(), String> {
+        let committed = self.counters.committed_step;
+        match made_by.iter().find(|policy| policy.step > committed) {
+            Some(policy) => {
+                Err(format!("made by policy {policy}, which is not published: step {committed} is the last"))
+            }
+            None => self.acceptable(step, made_by),
+        }
     }
 
     /// Checks whether tokens of `made_by` may be trained on in `step`; the error says why not.
@@ -355,61 +377,6 @@ impl Ledger {
             }
         }
         Ok(())
-    }
-
-    /// `step` is trained.
-    ///
-    /// # Errors
-    /// If the step has no batch, leaves one out, was committed otherwise, or the writer's epoch is over.
-    pub fn commit(&mut self, step: u64, policy: PolicyId) -> Result<(), String> {
-        let (committed, epoch) = (self.counters.committed_step, self.counters.epoch);
-        if policy.epoch < epoch {
-            return Err(format!("step {step}: epoch {} is over, another learner holds epoch {epoch}", policy.epoch));
-        }
-        if policy.step != step {
-            return Err(format!("step {step}: expected the policy of that step, got {policy}"));
-        }
-        if step <= committed {
-            return match self.policies.get(&step) {
-                Some(known) if !same_weights(known, &policy) => {
-                    Err(format!("step {step} was committed with policy {known}, got {policy}; resume first"))
-                }
-                _ => Ok(()),
-            };
-        }
-        let has_batch = self.steps.get(&step).is_some_and(|row| row.batch.is_some());
-        if step != committed + 1 || !has_batch {
-            return Err(format!("step {step} cannot be committed: {}", self.why_not_yet(step)));
-        }
-        self.counters.committed_step = step;
-        self.know_policy(step, policy);
-        self.change.events.push(ReplayEvent::StepCommitted { step, policy });
-        self.advance();
-        Ok(())
-    }
-
-    fn know_policy(&mut self, step: u64, policy: PolicyId) {
-        self.policies.insert(step, policy);
-        self.change.writes.push(Write::Policy(step, policy));
-    }
-
-    /// Batches of steps up to `step` are not needed any more; gives the steps that were removed.
-    pub fn forget(&mut self, step: u64) -> Vec<u64> {
-        let until = step.min(self.counters.committed_step).saturating_sub(self.settings.retention_steps);
-        let gone: Vec<u64> = self.steps.range(..=until).map(|(s, _)| *s).collect();
-        for step in &gone {
-            let ids = self.steps.remove(step).and_then(|row| row.batch).unwrap_or_default();
-            self.change.writes.extend(ids.into_iter().map(Write::RemoveGroup));
-            self.change.writes.push(Write::RemoveStep(*step));
-        }
-        let oldest = self.settings.oldest_policy(until + 1);
-        let policies: Vec<u64> = self.policies.range(..oldest).map(|(s, _)| *s).collect();
-        for step in policies {
-            self.policies.remove(&step);
-            self.change.writes.push(Write::RemovePolicy(step));
-        }
-        self.counters.forgotten_step = self.counters.forgotten_step.max(until);
-        gone
     }
 
     /// Whether the batch of `step` can be read from the record.
@@ -456,6 +423,8 @@ impl Ledger {
             refused: self.counters.refused.clone().into_iter().collect(),
             closed_groups: self.counters.closed_groups,
             dropped_groups: self.counters.dropped_groups.values().sum(),
+            strikes: self.counters.strikes.clone().into_iter().collect(),
+            quarantined: self.counters.quarantined.iter().cloned().collect(),
         }
     }
 
@@ -464,21 +433,21 @@ impl Ledger {
         self.counters.committed_step + 1 + u64::from(self.settings.max_staleness)
     }
 
-    fn exhausted(&self, step: u64) -> bool {
+    pub(super) fn exhausted(&self, step: u64) -> bool {
         let row = self.steps.get(&step);
         row.is_some_and(|row| row.batch.is_none() && row.opened >= self.settings.groups_max())
             && self.groups_of(step).next().is_none()
     }
 
-    fn gathered_steps(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn gathered_steps(&self) -> impl Iterator<Item = u64> + '_ {
         self.steps.iter().filter(|(_, row)| row.batch.is_none()).map(|(step, _)| *step)
     }
 
-    fn groups_of(&self, step: u64) -> impl Iterator<Item = GroupId> + '_ {
+    pub(super) fn groups_of(&self, step: u64) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.iter().filter(move |(_, group)| group.step == step).map(|(id, _)| *id)
     }
 
-    fn step_mut(&mut self, step: u64) -> &mut StepRow {
+    pub(super) fn step_mut(&mut self, step: u64) -> &mut StepRow {
         self.dirty_steps.insert(step);
         self.steps.entry(step).or_default()
     }

@@ -1,15 +1,17 @@
 //! Replay: the one writer of what a run knows. It opens groups, takes trajectories in, and hands out batches.
 //!
 //! [`ledger`] decides and knows no disk; [`store`] makes each decision durable before it is told; [`service`] connects both
-//! to the links. [`tasks`] says what is asked in which order, [`ingest`] what is believed, [`evals`] how held-out questions
+//! to the links. `line` holds the line of checkpoints, `defence` says whom is believed. [`tasks`] says what is asked in which order, [`ingest`] what is believed, [`evals`] how held-out questions
 //! travel the same path.
 
+mod defence;
 pub mod evals;
 pub mod events;
 pub mod identity;
 pub mod ingest;
 mod issue;
 pub mod ledger;
+mod line;
 pub mod service;
 pub mod settings;
 pub mod store;

@@ -192,15 +192,20 @@ impl Desk {
             return Ok(());
         }
         let pulled = self.links.pull_jobs::<Trajectory>(subjects::TRAJECTORIES, PULL_MAX, PULL_WAIT).await?;
-        let unreadable = pulled.rejected.len();
-        let trajectories: Vec<Trajectory> = pulled.jobs.iter().map(|job| job.body.clone()).collect();
-        if trajectories.is_empty() && unreadable == 0 {
+        let unreadable = pulled.rejected;
+        let trajectories: Vec<(Option<String>, Trajectory)> =
+            pulled.jobs.iter().map(|job| (job.sender.clone(), job.body.clone())).collect();
+        if trajectories.is_empty() && unreadable.is_empty() {
             return Ok(());
         }
         let ingest = move |store: &mut Store| {
             store.change(|ledger| {
-                trajectories.into_iter().for_each(|trajectory| drop(ledger.ingest(trajectory)));
-                (0..unreadable).for_each(|_| ledger.refuse_unreadable());
+                for (sender, trajectory) in trajectories {
+                    ledger.ingest_from(sender.as_deref(), trajectory);
+                }
+                for rejected in unreadable {
+                    ledger.refuse_unreadable(rejected.sender.as_deref(), &rejected.reason);
+                }
             })
         };
         let durable = self.with(ingest).await.is_ok();
@@ -230,9 +235,10 @@ impl Desk {
                 self.changed.send_modify(|n| *n += 1);
                 Ok(ReplayReply::Done {})
             }
-            ReplayRequest::Resume { step, policy, first_free_group } => {
-                let resume =
-                    move |store: &mut Store| store.change(|ledger| ledger.resume(step, policy, first_free_group));
+            ReplayRequest::Resume { step, policy, first_free_group, min_epoch } => {
+                let resume = move |store: &mut Store| {
+                    store.change(|ledger| ledger.resume(step, policy, first_free_group, min_epoch))
+                };
                 let (epoch, recorded_step) = self.with(resume).await??;
                 Ok(ReplayReply::Resumed { epoch, recorded_step })
             }

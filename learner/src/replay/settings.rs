@@ -3,6 +3,8 @@
 use folgore_config::{Config, replay::OnEmptyBatch};
 use folgore_protocol::SamplingParams;
 
+use crate::record::evidence::Rules;
+
 /// The numbers that decide which seats are opened and when a batch is complete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplaySettings {
@@ -22,6 +24,8 @@ pub struct ReplaySettings {
     pub reissue_after_ms: u64,
     /// How often a seat is handed out before the draw counts as failed.
     pub max_issues: u32,
+    /// Strikes after which nothing more is taken from a worker of another process; 0: never.
+    pub max_strikes: u32,
     /// Leaves groups out whose rewards are all equal (dynamic sampling).
     pub drop_equal_rewards: bool,
     /// A step opens at most `max_generation_batches * num_prompts` groups, left-out ones included; 0: as many as it takes.
@@ -61,6 +65,7 @@ impl ReplaySettings {
             max_draws: replay.max_draws,
             reissue_after_ms: u64::from(replay.reissue_after_s) * 1000,
             max_issues: replay.max_issues,
+            max_strikes: replay.max_strikes,
             drop_equal_rewards: config.algo.dynamic_sampling,
             max_generation_batches: config.algo.max_generation_batches,
             on_empty_batch: replay.on_empty_batch,
@@ -83,6 +88,17 @@ impl ReplaySettings {
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name}: expected at least 1, got 0")),
             None => Ok(()),
+        }
+    }
+
+    /// What batches are judged by afterwards.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            num_prompts: self.num_prompts,
+            num_generations: self.num_generations,
+            max_staleness: self.max_staleness,
+            max_draws: self.max_draws,
+            groups_max: self.groups_max(),
         }
     }
 

@@ -12,7 +12,11 @@ use super::{
     settings::ReplaySettings,
     tasks::TaskSource,
 };
-use crate::record::{Record, RecordError, Write};
+use crate::record::{
+    Record, RecordError, Write,
+    check::{Report, check},
+    rows::Secret,
+};
 
 /// Opens the record: [`ReplaySetup::file`] in a run, a failing disk in a test.
 pub type OpenRecord = Arc<dyn Fn() -> Result<Record, RecordError> + Send + Sync>;
@@ -51,6 +55,9 @@ pub enum ReplayError {
     /// The run is another one now.
     #[error("this run began otherwise ({}): restore that, choose another run name, or go on all the same with --force", list(.0))]
     Identity(Vec<Difference>),
+    /// The system has no randomness to give.
+    #[error("no random numbers from the system: {0}")]
+    Random(String),
     /// The settings allow no batch.
     #[error("{0}")]
     Settings(String),
@@ -58,6 +65,12 @@ pub enum ReplayError {
 
 fn list(differences: &[Difference]) -> String {
     differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn new_secret() -> Result<Secret, ReplayError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| ReplayError::Random(e.to_string()))?;
+    Ok(Secret(bytes))
 }
 
 /// The open record and the ledger that it holds.
@@ -80,11 +93,16 @@ impl Store {
             }
             tracing::warn!(differences = list(&differences), "the run goes on although it began otherwise");
         }
-        let snapshot = record.load()?;
+        let mut snapshot = record.load()?;
+        let mut writes = vec![Write::Identity(setup.identity.facts().clone())];
+        if snapshot.secret.is_none() {
+            let secret = new_secret()?;
+            writes.push(Write::Secret(secret.clone()));
+            snapshot.secret = Some(secret);
+        }
         let (train, held_out) = (setup.train.clone(), setup.held_out.clone());
         let mut ledger =
             Ledger::new(setup.settings.clone(), train, held_out, snapshot).map_err(ReplayError::Settings)?;
-        let mut writes = vec![Write::Identity(setup.identity.facts().clone())];
         writes.extend(ledger.take_change().writes);
         record.apply(&writes)?;
         Ok(Self { record, ledger })
@@ -114,6 +132,11 @@ impl Store {
     /// The evaluation `label` as far as it has come.
     pub fn eval(&self, label: &str) -> Result<Option<EvalSummary>, RecordError> {
         self.record.eval(label, group_ids)
+    }
+
+    /// Proves from the record what became of everything.
+    pub fn check(&self) -> Result<Report, RecordError> {
+        check(&self.record)
     }
 
     /// Gives unused space back to the file system where that is worth its time.

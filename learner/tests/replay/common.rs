@@ -34,6 +34,7 @@ pub fn settings() -> ReplaySettings {
         max_draws: 3,
         reissue_after_ms: 1000,
         max_issues: 3,
+        max_strikes: 3,
         drop_equal_rewards: false,
         max_generation_batches: 10,
         on_empty_batch: OnEmptyBatch::Stop,
@@ -101,6 +102,7 @@ pub fn play(job: &RolloutJob, policy: PolicyId, temper: Temper) -> Trajectory {
         stop_reason: StopReason::Eos,
         worker: "fake".into(),
         duration_ms: 1,
+        token: job.token.clone(),
     }
 }
 

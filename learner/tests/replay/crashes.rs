@@ -138,7 +138,10 @@ fn the_second_process_is_told_who_has_the_record() {
 fn forgetting_bounds_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("record.redb");
-    let mut store = Store::open(&file_setup(&path)).unwrap();
+    let mut setup = file_setup(&path);
+    let file = path.clone();
+    setup.open = std::sync::Arc::new(move || Ok(Record::open(&file)?.with_evidence_rows(20)));
+    let mut store = Store::open(&setup).unwrap();
     let mut sizes = Vec::new();
     for step in 1..=60 {
         run_calmly(&mut store, step..=step, CALM);

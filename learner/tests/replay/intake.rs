@@ -31,10 +31,7 @@ fn play_all_after(store: &mut folgore_learner::replay::Store) {
 #[test]
 fn what_is_wrong_is_named_and_counted() {
     type Spoil = fn(&mut Trajectory);
-    let cases: [(Spoil, Refusal, bool); 14] = [
-        (|t| t.seat.group.0 = 99, Refusal::UnknownSeat, false),
-        (|t| t.seat.sample = 9, Refusal::UnknownSeat, false),
-        (|t| t.seat.draw = 1, Refusal::UnknownSeat, false),
+    let cases: [(Spoil, Refusal, bool); 11] = [
         (|t| t.task_id = "another".into(), Refusal::Task, false),
         (|t| t.purpose = Purpose::Eval { label: "x".into(), policy: policy(0) }, Refusal::Purpose, false),
         (|t| made_by(t, 1), Refusal::Policy, false),

@@ -3,7 +3,9 @@
 mod checkpoints;
 mod common;
 mod crashes;
+mod defence;
 mod evaluation;
+mod evidence;
 mod intake;
 mod order;
 mod service;

@@ -33,13 +33,15 @@ fn run_in_trouble(settings: folgore_learner::replay::ReplaySettings, temper: Tem
                 drop(store);
                 disk = disk.crash(dice.roll(2) == 0);
                 store = open(settings.clone(), &disk);
+                let report = store.check().unwrap();
+                assert!(report.holds(), "{report}");
                 if dice.roll(2) == 0 {
                     jobs.clear();
                 }
             }
             1 => {
                 step = 1 + dice.roll(step);
-                change(&mut store, |ledger| ledger.resume(step - 1, Some(policy(step - 1)), 0)).unwrap();
+                change(&mut store, |ledger| ledger.resume(step - 1, Some(policy(step - 1)), 0, 0)).unwrap();
             }
             2..10 => {
                 let (max, reissue) = (1 + dice.roll(5) as usize, dice.roll(9) == 0);
@@ -61,6 +63,8 @@ fn run_in_trouble(settings: folgore_learner::replay::ReplaySettings, temper: Tem
                     }
                     change(&mut store, |ledger| ledger.commit(step, policy(step))).unwrap();
                     if step == STEPS {
+                        let report = store.check().unwrap();
+                        assert!(report.holds(), "{report}");
                         return trained;
                     }
                     step += 1;

@@ -103,7 +103,7 @@ async fn steps_form_over_the_links_and_a_killed_replay_goes_on() {
     let mut events = run.links.subscribe_events::<ReplayEvent>(subjects::EVENTS).await.unwrap();
     let (mut replay, mut shutdown) = run.replay();
     let Ok(ReplayReply::Resumed { epoch, .. }) =
-        run.ask(ReplayRequest::Resume { step: 0, policy: None, first_free_group: 0 }).await
+        run.ask(ReplayRequest::Resume { step: 0, policy: None, first_free_group: 0, min_epoch: 0 }).await
     else {
         panic!("no epoch")
     };
@@ -124,7 +124,7 @@ async fn steps_form_over_the_links_and_a_killed_replay_goes_on() {
     }
     // A learner that lost its last two steps is served them again.
     assert!(matches!(
-        run.ask(ReplayRequest::Resume { step: 2, policy: Some(policy(2)), first_free_group: 0 }).await,
+        run.ask(ReplayRequest::Resume { step: 2, policy: Some(policy(2)), first_free_group: 0, min_epoch: 0 }).await,
         Ok(ReplayReply::Resumed { recorded_step: 4.., .. })
     ));
     assert_eq!(run.batch(3).await.unwrap(), calm[2]);

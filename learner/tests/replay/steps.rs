@@ -85,7 +85,7 @@ fn a_step_without_spread_is_told_or_skipped_and_a_resume_tries_again() {
     play_all(&mut store, equal);
     let error = store.ledger().has_batch(1).unwrap_err();
     assert!(error.contains("all of 6 groups") && error.contains("all 2 rewards are 0"), "{error}");
-    change(&mut store, |l| l.resume(0, None, 0)).unwrap();
+    change(&mut store, |l| l.resume(0, None, 0, 0)).unwrap();
     assert_eq!(store.ledger().has_batch(1), Ok(false));
     play_all(&mut store, CALM);
     assert_eq!(store.batch(1).unwrap().unwrap().groups.len(), 3);
@@ -140,7 +140,7 @@ fn tokens_of_a_policy_that_was_made_otherwise_after_a_resume_are_stale() {
     for job in &jobs[..5] {
         change(&mut store, |l| l.ingest(play(job, policy(1), CALM)));
     }
-    let (epoch, recorded) = change(&mut store, |l| l.resume(0, Some(policy(0)), 0)).unwrap();
+    let (epoch, recorded) = change(&mut store, |l| l.resume(0, Some(policy(0)), 0, 0)).unwrap();
     assert_eq!((epoch, recorded), (1, 2));
     let other = PolicyId { digest: Digest::of(b"other"), ..policy(1) };
     change(&mut store, |l| l.commit(1, other)).unwrap();
@@ -189,7 +189,7 @@ fn a_long_queue_is_not_made_longer_while_samples_come_in() {
 #[test]
 fn a_lower_epoch_cannot_commit_and_a_repeated_commit_is_fine() {
     let mut store = open(settings(), &MemoryDisk::default());
-    let (epoch, _) = change(&mut store, |l| l.resume(0, None, 0)).unwrap();
+    let (epoch, _) = change(&mut store, |l| l.resume(0, None, 0, 0)).unwrap();
     play_all(&mut store, CALM);
     let fenced = PolicyId { epoch: epoch - 1, ..policy(1) };
     assert!(change(&mut store, |l| l.commit(1, fenced)).unwrap_err().contains("epoch 0 is over"));
@@ -206,20 +206,22 @@ fn a_lower_epoch_cannot_commit_and_a_repeated_commit_is_fine() {
 fn forgotten_batches_are_gone_and_the_rest_is_served_again() {
     let disk = MemoryDisk::default();
     let mut store = open(settings(), &disk);
+    let first = change(&mut store, |l| l.open_seats(0, 1, false)).remove(0);
+    change(&mut store, |l| l.open_seats(0, 0, true));
     let batches = run_calmly(&mut store, 1..=5, CALM);
     assert_eq!(change(&mut store, |l| l.forget(3)), [1, 2, 3]);
     drop(store);
     let mut store = open(settings(), &disk);
     assert!(store.ledger().has_batch(3).unwrap_err().contains("up to 3 are forgotten"));
     assert_eq!(store.batch(3).unwrap(), None);
-    let error = change(&mut store, |l| l.resume(2, None, 0)).unwrap_err();
+    let error = change(&mut store, |l| l.resume(2, None, 0, 0)).unwrap_err();
     assert!(error.contains("forgotten the batches up to step 3"), "{error}");
-    assert_eq!(change(&mut store, |l| l.resume(3, Some(policy(3)), 0)).unwrap().1, 5);
+    assert_eq!(change(&mut store, |l| l.resume(3, Some(policy(3)), 0, 0)).unwrap().1, 5);
     for step in 4..=5 {
         assert_eq!(store.batch(step).unwrap().unwrap(), batches[step as usize - 1]);
         change(&mut store, |l| l.commit(step, policy(step))).unwrap();
     }
-    let late = change(&mut store, |l| l.ingest(batches[0].groups[0].members[0].clone()));
+    let late = change(&mut store, |l| l.ingest(play(&first, policy(0), CALM)));
     assert_eq!(late, Ingested::Duplicate);
 }
 
@@ -244,7 +246,7 @@ fn a_run_with_another_identity_is_refused_unless_forced() {
 #[test]
 fn a_lost_record_does_not_repeat_groups_that_a_checkpoint_has_trained_on() {
     let mut store = open(settings(), &MemoryDisk::default());
-    change(&mut store, |l| l.resume(2, Some(policy(2)), 6)).unwrap();
+    change(&mut store, |l| l.resume(2, Some(policy(2)), 6, 0)).unwrap();
     let jobs = change(&mut store, |l| l.open_seats(0, 100, false));
     assert_eq!((jobs[0].seat.group, jobs[0].min_policy_step), (GroupId(6), 2));
 }

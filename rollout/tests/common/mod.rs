@@ -79,6 +79,7 @@ pub fn job(group: u64, text: &str) -> RolloutJob {
         min_policy_step: 0,
         environment: "single_turn".into(),
         sampling: SamplingParams::default(),
+        token: format!("token-{group}"),
     }
 }
 

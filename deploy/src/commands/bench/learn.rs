@@ -224,5 +224,6 @@ fn trajectory(subject: &Subject, seat: SeatKey, prompt: Vec<u32>, generated: Gen
         stop_reason,
         worker: "bench".into(),
         duration_ms: 0,
+        token: String::new(),
     }
 }
