@@ -110,8 +110,8 @@ fn three_strikes_quarantine_and_void_what_no_batch_has() {
     );
     let again = hand_out(&mut store, 10);
     let seats: Vec<(u64, u32, u32)> = again.iter().map(|j| (j.seat.group.0, j.seat.sample, j.seat.draw)).collect();
-    assert_eq!(seats, [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 0)], "its seats are open at once");
-    for job in &again {
+    assert_eq!(seats, [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (2, 1, 0)], "its seats are open at once");
+    for job in again.iter().chain([&jobs[4]]) {
         change(&mut store, |l| l.ingest_from(Some("good"), by("good", job)));
     }
     let batch = store.batch(1).unwrap().unwrap();

@@ -19,7 +19,8 @@ pub(super) fn run(path: &Path, json: bool) -> Result<()> {
         bail!("{name}: in use by {writer}: its record can be checked once that one has stopped");
     }
     let mut report = with_copy(&path.join("record.redb"), check).map_err(anyhow::Error::msg)?;
-    let files = [metrics(&report, &read_metrics(&path.join("metrics.jsonl"))?), saved(&report, &path.join("checkpoints"))];
+    let files =
+        [metrics(&report, &read_metrics(&path.join("metrics.jsonl"))?), saved(&report, &path.join("checkpoints"))];
     report.invariants.extend(files);
     let text = if json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() };
     quietly(text.as_bytes())?;
@@ -35,11 +36,13 @@ fn metrics(report: &Report, lines: &[Map<String, Value>]) -> Invariant {
     let mut found = Invariant::new("metrics");
     let steps: Vec<u64> = lines.iter().filter_map(|line| line.get("step")?.as_u64()).collect();
     for (step, expected) in steps.iter().zip(1..) {
-        found.expect(*step == expected, || format!("metrics.jsonl tells step {step} where step {expected} is expected"));
+        found
+            .expect(*step == expected, || format!("metrics.jsonl tells step {step} where step {expected} is expected"));
     }
     let (last, committed) = (steps.last().copied().unwrap_or(0), report.committed_step);
     // A step is told before it is committed; after a power cut, the last steps since the checkpoint may be untold.
-    found.expect(last <= committed + 1, || format!("metrics.jsonl tells step {last}, and step {committed} is the last"));
+    found
+        .expect(last <= committed + 1, || format!("metrics.jsonl tells step {last}, and step {committed} is the last"));
     found.detail = format!("{} steps told once each", steps.len());
     found
 }
@@ -56,7 +59,9 @@ fn saved(report: &Report, folder: &Path) -> Invariant {
         let committed = report.committed_step;
         found.expect(step <= committed + 1, || format!("checkpoint {step} is there, and step {committed} is the last"));
         if let (Some(saved), Some(on_line)) = (manifest.policy, report.line.get(&step)) {
-            found.expect(saved.digest == on_line.digest, || format!("checkpoint {step} holds {saved}, the line has {on_line}"));
+            found.expect(saved.digest == on_line.digest, || {
+                format!("checkpoint {step} holds {saved}, the line has {on_line}")
+            });
         }
     }
     found.detail = format!("{whole} checkpoints, all on the surviving line");
