@@ -190,3 +190,47 @@ async fn a_server_that_comes_late_is_waited_for_as_long_as_is_said() {
     server.restart(false).expect("a restart");
     connecting.await.expect("a task").expect("a connection in the end");
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_not_waited_for_and_stores_a_retried_publish_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let mut config = config(&server, "hangs", "head-1");
+    config.ack_wait_jobs = Duration::from_secs(20);
+    let nats = connect(config).await.expect("a connection");
+    let links = nats.links();
+    make_stores(&nats).await;
+    publish(&links, 0).await;
+    let held = pull(&links, 0).await;
+    let pid = server.pid().expect("a process").to_string();
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &pid]).status().expect("kill");
+        assert!(sent.success());
+    };
+
+    signal("-STOP");
+    let unpublished = links.publish_job(JOBS, &job(1), "k1").await.unwrap_err();
+    assert!(unpublished.is_transient(), "{unpublished}");
+    assert!(links.pull_jobs::<Search>(JOBS, 2, SHORT).await.expect("a pull waits its time out").jobs.is_empty());
+    assert!(is_late(held.ack().await), "not known is not lost");
+    assert!(is_late(links.queue.depth(JOBS).await));
+    signal("-CONT");
+
+    // What the server gave to the pull that had left meanwhile comes again after its redelivery time.
+    let (mut done, mut first_deliveries) = (BTreeSet::new(), 0);
+    if held.ack().await.is_ok() {
+        done.insert(0);
+    }
+    becomes_true("everything is done", async || {
+        for job in links.pull_jobs::<Search>(JOBS, 2, SHORT).await.expect("pull").jobs {
+            first_deliveries += u32::from(job.attempt == 1);
+            if job.ack().await.is_ok() {
+                done.insert(job.body.top_k);
+            }
+        }
+        links.queue.depth(JOBS).await == Ok((0, 0))
+    })
+    .await;
+    assert!(done.contains(&1) && first_deliveries <= 1, "both tries to publish were one message: {first_deliveries}");
+}
