@@ -1,6 +1,8 @@
 //! One connection to the server. It reconnects for as long as the process lives; what waits for it has its own deadline.
 
 use std::{
+    error::Error,
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -8,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, connection::State, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, connection::State, jetstream, rustls};
 use folgore_protocol::seed;
 use tokio::{
     sync::watch,
@@ -104,7 +106,7 @@ pub async fn connect(config: NatsConfig) -> Result<Nats, NatsError> {
         };
         let nobody = matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns);
         let left = until.saturating_duration_since(Instant::now());
-        if !nobody || left.is_zero() {
+        if !nobody || is_tls(&error) || left.is_zero() {
             return Err(NatsError::Connect { url: config.url, reason: error.to_string() });
         }
         sleep(backoff.next_wait().min(left)).await;
@@ -122,6 +124,12 @@ pub async fn connect(config: NatsConfig) -> Result<Nats, NatsError> {
         .await
         .map_err(|e| NatsError::Connect { url: nats.config.url.clone(), reason: e.to_string() })?;
     Ok(nats)
+}
+
+/// True if one side refused the other's certificate: trying again changes nothing.
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    let here = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    here.is_some_and(|inner| inner.is::<rustls::Error>()) || error.source().is_some_and(is_tls)
 }
 
 fn options(config: &NatsConfig, events: Arc<Events>) -> ConnectOptions {
