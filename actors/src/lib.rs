@@ -8,6 +8,7 @@
 //! | [`nats`] | the links over a NATS server |
 //! | [`mod@cached`] | blobs with a folder of this machine before them |
 //! | [`mod@routed`] | links of two reaches: some asks stay in the process |
+//! | [`mod@fenced`] | any links, writing only while the process may |
 //! | [`mod@faulty`] | any links, with seeded faults, for tests |
 //! | [`contract`] | what every form of the links must do, as tests |
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
@@ -19,6 +20,7 @@ pub mod cached;
 pub mod compute;
 pub mod contract;
 pub mod faulty;
+pub mod fenced;
 pub mod link;
 pub mod local;
 pub mod nats;
@@ -34,6 +36,7 @@ pub use backoff::Backoff;
 pub use cached::cached;
 pub use compute::Compute;
 pub use faulty::{FaultPlan, faulty};
+pub use fenced::{MayWrite, fenced};
 pub use link::{
     Ask, Blob, BoxFuture, Delivery, Event, Handler, LinkError, Links, Message, Queue, Served, Settle, State,
     Subscription, Topic, Versioned, Watch,

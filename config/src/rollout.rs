@@ -38,6 +38,8 @@ pub struct RolloutSection {
     pub max_concurrent_sequences: u32,
     /// Tokens that the key-value cache may hold; none: enough for `max_concurrent_sequences` of full length.
     pub kv_tokens: Option<u64>,
+    /// Scores are asked of reward workers (`folgore worker --role reward`) and not computed where the sample is made.
+    pub remote_reward: bool,
     /// Variables of the chat template, by name.
     pub chat_template_kwargs: Map<String, Value>,
 }
@@ -59,6 +61,7 @@ impl Default for RolloutSection {
             max_staleness: 0,
             max_concurrent_sequences: 64,
             kv_tokens: None,
+            remote_reward: false,
             chat_template_kwargs: Map::new(),
         }
     }

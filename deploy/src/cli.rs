@@ -4,7 +4,7 @@ pub mod nats;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Reinforcement learning for language models, in one executable.
 #[derive(Debug, Parser)]
@@ -20,6 +20,10 @@ pub struct Cli {
 pub enum Command {
     /// Trains a policy with reinforcement learning; without arguments, the demonstration on the embedded policy
     Train(TrainArgs),
+    /// Works for a run whose head is elsewhere: makes samples, scores them, or finds passages
+    Worker(WorkerArgs),
+    /// Tries it all on this machine: a NATS server, workers, and a head that trains; everything stops with it
+    Up(UpArgs),
     /// Evaluates a policy on held-out questions: greedy and pass@k
     Eval(EvalArgs),
     /// Shows what a run did: its state, metrics, evaluations and samples
@@ -84,6 +88,71 @@ pub struct TrainArgs {
     /// Shows what would be done, and the memory it would take; trains nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// NATS server (nats://host:port): this process is the head, and workers make the samples
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// Folder of this process's identity on the server (folgore nats init)
+    #[arg(long, requires = "nats", value_name = "FOLDER")]
+    pub identity: Option<PathBuf>,
+}
+
+/// Where the server is, and who this process is there.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// NATS server: nats://host:port
+    #[arg(long, value_name = "URL")]
+    pub nats: String,
+    /// Folder of this process's identity on the server (folgore nats add-worker)
+    #[arg(long, value_name = "FOLDER")]
+    pub identity: Option<PathBuf>,
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WorkerRole {
+    /// Makes samples
+    Rollout,
+    /// Scores them
+    Reward,
+    /// Finds passages
+    Retriever,
+}
+
+/// `worker`
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// What it does
+    #[arg(long, value_enum, default_value = "rollout")]
+    pub role: WorkerRole,
+    /// Where the server is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Name of the run
+    #[arg(long)]
+    pub run: String,
+    /// Model folder, GGUF file or `embedded`, where it lies elsewhere than on the head; must be the same model
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Name of this worker where it has no identity; made from role, machine and process without it
+    #[arg(long, conflicts_with = "identity")]
+    pub name: Option<String>,
+    /// Samples made at once, or requests answered at once; the run's setting without it
+    #[arg(long)]
+    pub slots: Option<u32>,
+    /// Stops when standard input ends: for a parent that started it
+    #[arg(long)]
+    pub with_parent: bool,
+}
+
+/// `up`
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The training.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// Rollout workers, a process each
+    #[arg(long, default_value_t = 2)]
+    pub workers: u32,
 }
 
 /// `eval`

@@ -32,8 +32,11 @@ fn digest(section: &impl Serialize) -> String {
     Digest::of(&serde_json::to_vec(section).unwrap_or_default()).short()
 }
 
+/// Requests that a reward worker beside a rollout worker answers at once.
+const REWARDS_AT_ONCE: usize = 4;
+
 /// Settings of memory and speed, which change no number: a run may go on with others.
-const FREE: [&str; 2] = ["rollout.max_concurrent_sequences", "rollout.kv_tokens"];
+const FREE: [&str; 3] = ["rollout.max_concurrent_sequences", "rollout.kv_tokens", "rollout.remote_reward"];
 
 /// Adds each setting of a section by its own name, so that a difference can be shown.
 fn each_setting(identity: RunIdentity, section: &str, settings: &impl Serialize) -> RunIdentity {
@@ -59,6 +62,12 @@ pub struct Ingredients {
 }
 
 impl Ingredients {
+    /// What rollouts need of them.
+    pub fn hands(&self) -> Hands {
+        let (config, policy, reward) = (self.config.clone(), self.policy.clone(), self.reward.clone());
+        Hands { config, policy, reward, scores_here: true }
+    }
+
     /// What may not change while the run lives.
     pub fn identity(&self) -> RunIdentity {
         let c = &self.config;
@@ -89,6 +98,18 @@ impl Ingredients {
     }
 }
 
+/// What those need that make and score trajectories.
+pub struct Hands {
+    /// The configuration of the run.
+    pub config: Config,
+    /// The base and its tokenizer.
+    pub policy: Arc<Policy>,
+    /// The rules.
+    pub reward: Arc<dyn Reward>,
+    /// Scores are computed beside the samples, and not asked of others.
+    pub scores_here: bool,
+}
+
 /// The actors that make and score trajectories and keep the record; a learner or an evaluation drives them.
 pub struct House {
     /// The links of this process.
@@ -100,26 +121,41 @@ pub struct House {
 }
 
 impl House {
-    /// Starts replay, reward, generator, rollout worker and coordinator.
+    /// A supervisor over `links`, without actors yet.
+    pub async fn over(links: Links, gate: Option<Arc<Semaphore>>) -> Result<Self> {
+        let supervisor = Supervisor::start(links.clone(), RestartPolicy::default()).await?;
+        Ok(Self { links, supervisor, gate })
+    }
+
+    /// Starts everything but the learner, in one process.
     pub async fn start(run: &str, place: &Place, what: &Ingredients, force: bool) -> Result<Self> {
         let links = local(run, LocalConfig::new(&place.blobs));
-        let supervisor = Supervisor::start(links.clone(), RestartPolicy::default()).await?;
         let gate = (what.config.rollout.max_staleness == 0).then(|| Arc::new(Semaphore::new(1)));
-        let house = Self { links, supervisor, gate };
-        match house.open(place, what, force).await {
-            Ok(()) => Ok(house),
-            // an actor failed before the others were there: its reason is the one to tell
-            Err(error) if house.shutdown().is_stopping() => Err(house.end().await.err().unwrap_or(error)),
+        let house = Self::over(links, gate).await?;
+        let opened = async {
+            house.keep_record(place, what, force).await?;
+            house.make_rollouts(&what.hands(), "rollout-0").await?;
+            house.coordinate(CoordinatorConfig::default()).await
+        };
+        let opened = opened.await;
+        house.or_its_end(opened).await
+    }
+
+    /// Itself, if `opened` went well. If an actor failed before the others were there, its reason is the one to tell.
+    pub async fn or_its_end(self, opened: Result<()>) -> Result<Self> {
+        match opened {
+            Ok(()) => Ok(self),
+            Err(error) if self.shutdown().is_stopping() => Err(self.end().await.err().unwrap_or(error)),
             Err(error) => Err(error),
         }
     }
 
-    async fn open(&self, place: &Place, what: &Ingredients, force: bool) -> Result<()> {
-        let c = &what.config;
+    /// Starts replay.
+    pub async fn keep_record(&self, place: &Place, what: &Ingredients, force: bool) -> Result<()> {
         let vocab_size = what.policy.config().vocab_size as u32;
         let replay = ReplaySetup {
             open: ReplaySetup::file(&place.record),
-            settings: ReplaySettings::from_config(c, vocab_size),
+            settings: ReplaySettings::from_config(&what.config, vocab_size),
             identity: what.identity(),
             force,
             train: Arc::new(Questions(what.dataset.train.clone())),
@@ -128,16 +164,28 @@ impl House {
         self.supervisor
             .spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() }))
             .await?;
+        Ok(())
+    }
 
-        let reward = what.reward.clone();
-        self.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), 4))).await?;
+    /// Starts a reward worker.
+    pub async fn score(&self, reward: &Arc<dyn Reward>, concurrency: usize) -> Result<()> {
+        let reward = reward.clone();
+        self.supervisor.spawn("reward", move || Box::new(RewardWorker::new(reward.clone(), concurrency))).await?;
+        Ok(())
+    }
 
-        let blocks = cache_blocks(&c.rollout, what.policy.config().max_position_embeddings);
-        let engine = EngineConfig::from(&c.rollout);
-        let (policy, gate) = (what.policy.clone(), self.gate.clone());
-        let variables = c.rollout.chat_template_kwargs.clone();
-        let text = Arc::new(ModelEncoder::new(what.policy.tokenizer.clone(), what.policy.config(), variables));
-        let (piece, loader) = (text.clone(), loader(what.policy.clone()));
+    /// Starts a generator and a rollout worker of the name `worker`, and a reward worker unless scores come from elsewhere.
+    pub async fn make_rollouts(&self, hands: &Hands, worker: &str) -> Result<()> {
+        let rollout = &hands.config.rollout;
+        if hands.scores_here {
+            self.score(&hands.reward, REWARDS_AT_ONCE).await?;
+        }
+        let policy = hands.policy.clone();
+        let blocks = cache_blocks(rollout, policy.config().max_position_embeddings);
+        let engine = EngineConfig::from(rollout);
+        let variables = rollout.chat_template_kwargs.clone();
+        let text = Arc::new(ModelEncoder::new(policy.tokenizer.clone(), policy.config(), variables));
+        let (piece, loader, gate) = (text.clone(), loader(policy.clone()), self.gate.clone());
         self.supervisor
             .spawn("generator", move || {
                 let model = DecoderModel::new(policy.decoder.clone(), blocks);
@@ -147,18 +195,24 @@ impl House {
             })
             .await?;
 
-        let worker = WorkerConfig {
+        let config = WorkerConfig {
+            name: Some(worker.to_owned()),
             concurrency: engine.max_concurrent_sequences,
-            episode: EpisodeLimits::from(&c.rollout),
+            episode: EpisodeLimits::from(rollout),
             ..WorkerConfig::default()
         };
         self.supervisor
             .spawn("rollout-0", move || {
                 let encoder: Arc<dyn PromptEncoder> = text.clone();
-                Box::new(RolloutWorker::new(worker.clone(), encoder, Environments::builtin()))
+                Box::new(RolloutWorker::new(config.clone(), encoder, Environments::builtin()))
             })
             .await?;
-        self.supervisor.spawn("coordinator", || Box::new(Coordinator::new(CoordinatorConfig::default()))).await?;
+        Ok(())
+    }
+
+    /// Starts the coordinator.
+    pub async fn coordinate(&self, config: CoordinatorConfig) -> Result<()> {
+        self.supervisor.spawn("coordinator", move || Box::new(Coordinator::new(config))).await?;
         Ok(())
     }
 

@@ -95,6 +95,14 @@ impl Console {
         tell!("{line}");
     }
 
+    /// Shows what holds the run up; an empty reason when it goes on. Unlike a wait, this may need the user.
+    pub fn held_up(&self, reason: &str) {
+        match reason {
+            "" => tell!("going on"),
+            reason => tell!("waiting for {reason}"),
+        }
+    }
+
     /// Writes summary and report, and says what came of the run.
     pub fn end(&self) -> Result<()> {
         let metrics = read_metrics(&self.run.join("metrics.jsonl"))?;

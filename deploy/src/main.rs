@@ -2,6 +2,7 @@
 
 mod capacity;
 mod cli;
+mod cluster;
 mod commands;
 mod compose;
 mod console;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args),
+        Command::Worker(args) => commands::worker::run(args),
+        Command::Up(args) => commands::up::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::MakeBase(args) => commands::make_base::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

@@ -30,7 +30,7 @@ impl RunDir {
     /// Goes on with the run `name`; an empty name means the one touched last.
     pub fn resume(output_dir: &Path, name: &str) -> Result<Self> {
         let path = find(output_dir, name)?;
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&path)?;
         Self::hold(path, &name)
     }
 
@@ -70,6 +70,12 @@ impl RunDir {
     }
 }
 
+/// The name of the run in `path`.
+pub fn name_of(path: &Path) -> Result<String> {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    name.with_context(|| format!("{}: expected a folder with a name", path.display()))
+}
+
 const RECORD: &str = "record.redb";
 
 /// Checks that there is no run `name`; no name means one that will be free.
@@ -104,7 +110,8 @@ pub fn find(output_dir: &Path, name: &str) -> Result<PathBuf> {
     bail!("{name}: no such run in {} (a run's folder holds config.yaml)", output_dir.display())
 }
 
-fn free_name(output_dir: &Path) -> String {
+/// A name that no run has.
+pub fn free_name(output_dir: &Path) -> String {
     (1..).map(|n| format!("run-{n}")).find(|name| !output_dir.join(name).exists()).unwrap_or_else(|| "run".into())
 }
 

@@ -91,8 +91,21 @@ impl Desk {
 
     /// Looks once; returns how many jobs it issued.
     async fn round(&mut self) -> Result<usize, ServiceError> {
-        let (waiting, held) = self.links.queue.depth(subjects::JOBS).await?;
-        let (backlog, taken) = self.links.queue.depth(subjects::TRAJECTORIES).await?;
+        let depths = async {
+            let jobs = self.links.queue.depth(subjects::JOBS).await?;
+            Ok((jobs, self.links.queue.depth(subjects::TRAJECTORIES).await?))
+        };
+        let ((waiting, held), (backlog, taken)) = match depths.await {
+            Ok(depths) => depths,
+            // The server is away, or has lost its queues: look again.
+            Err(error @ LinkError::Deadline { .. }) => {
+                tracing::debug!(%error, "the queues do not answer");
+                self.status.set_field("unavailable", error.to_string());
+                self.idle_since = None;
+                return Ok(0);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let room = self.config.jobs_ahead.saturating_sub(waiting);
         let paused = room == 0 || backlog >= self.config.backlog_max;
         self.status.set(serde_json::json!({

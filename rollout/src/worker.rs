@@ -36,6 +36,8 @@ use crate::{
 /// Settings of a rollout worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
+    /// Name of the worker in its trajectories; none: that of its actor.
+    pub name: Option<String>,
     /// Episodes at once.
     pub concurrency: usize,
     /// Limits of each episode.
@@ -63,6 +65,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
+            name: None,
             concurrency: 64,
             episode: EpisodeLimits::default(),
             reward_subject: subjects::REWARD.to_owned(),
@@ -94,6 +97,7 @@ impl RolloutWorker {
     async fn work(self, context: Context) -> Result<(), ServiceError> {
         let (policy, published) = watch::channel(None);
         let permits = Arc::new(Semaphore::new(self.config.concurrency.max(1)));
+        let name = self.config.name.clone().unwrap_or(context.name);
         let crew = Arc::new(Crew {
             waiting: Semaphore::new(self.config.max_waiting),
             permits,
@@ -104,7 +108,7 @@ impl RolloutWorker {
             environments: self.environments,
             links: context.links.clone(),
             shutdown: context.shutdown.clone(),
-            name: context.name,
+            name,
             status: context.status,
         });
         let mut episodes = JoinSet::new();

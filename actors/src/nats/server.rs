@@ -64,16 +64,19 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServerError {
 pub struct ServerOptions {
     /// Folder for its streams, its configuration and its log; made if it is not there.
     pub store_dir: PathBuf,
-    /// Configuration to use in place of the built-in one (JetStream in `store_dir`, every write synced).
+    /// Configuration to use in place of the built-in one (JetStream in `store_dir`, every write synced); `store_dir` should be
+    /// the one that it names.
     pub config_file: Option<PathBuf>,
     /// Port on 127.0.0.1; a free one if none is given.
     pub port: Option<u16>,
+    /// Ends with the thread that starts it, even when that is killed; needs `setpriv` (util-linux), and does without it.
+    pub with_parent: bool,
 }
 
 impl ServerOptions {
     /// The built-in configuration in `store_dir`, on a free port.
     pub fn new(store_dir: impl Into<PathBuf>) -> Self {
-        Self { store_dir: store_dir.into(), config_file: None, port: None }
+        Self { store_dir: store_dir.into(), config_file: None, port: None, with_parent: false }
     }
 }
 
@@ -155,8 +158,15 @@ impl LocalServer {
         let log = File::create(self.log()).map_err(io_error(format!("write {}", self.log().display())))?;
         let copy = log.try_clone().map_err(io_error("log"))?;
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
-        let mut command = Command::new(&self.executable);
-        command.arg("--config").arg(config).arg("--store_dir").arg(&dir).arg("--ports_file_dir").arg(&dir);
+        let mut command = match find_program("setpriv").filter(|_| self.options.with_parent) {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "TERM"]).arg(&self.executable);
+                command
+            }
+            None => Command::new(&self.executable),
+        };
+        command.arg("--config").arg(config).arg("--ports_file_dir").arg(&dir);
         command.args(["--addr", "127.0.0.1", "--port", &port]);
         command.stdin(Stdio::null()).stdout(log).stderr(copy);
         let child = command.spawn().map_err(io_error(format!("start {}", self.executable.display())))?;
@@ -173,7 +183,10 @@ impl LocalServer {
 
     fn write_config(&self) -> Result<PathBuf, ServerError> {
         let file = self.options.store_dir.join("nats-server.conf");
-        let text = "# Written by folgore: a server for one machine.\njetstream { sync_interval: always }\n";
+        let text = format!(
+            "# Written by folgore: a server for one machine.\njetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+            self.options.store_dir.display().to_string()
+        );
         fs::write(&file, text).map_err(io_error(format!("write {}", file.display())))?;
         Ok(file)
     }
@@ -232,10 +245,13 @@ pub fn find_server() -> Option<PathBuf> {
     if let Some(named) = env::var_os(SERVER_VARIABLE) {
         return Some(named.into());
     }
-    let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).map(|dir| dir.join("nats-server")).collect());
-    let on_path: Vec<PathBuf> = on_path.unwrap_or_default();
     let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache/folgore/nats-server"));
-    on_path.into_iter().chain(above(CACHED)).chain(home).find(|path| path.is_file())
+    find_program("nats-server").or_else(|| above(CACHED).into_iter().chain(home).find(|path| path.is_file()))
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// The executable for a test: found, or obtained from the package index. Blocks; a test without a server fails, it is not

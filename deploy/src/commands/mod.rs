@@ -11,3 +11,5 @@ pub mod nats;
 pub mod score;
 pub mod tokenize;
 pub mod train;
+pub mod up;
+pub mod worker;

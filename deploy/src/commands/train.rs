@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,8 @@ use folgore_actors::{Level, on_ctrl_c};
 use folgore_config::{Config, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, cut_back, state},
-    learner::{FIRST_FREE_GROUP, LearnerParts, Standing},
+    learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing},
+    record::Record,
     trainee::Trainee,
 };
 use folgore_model::{
@@ -24,7 +26,8 @@ use folgore_model::{
 
 use crate::{
     capacity,
-    cli::{ConfigArgs, TrainArgs},
+    cli::{ConfigArgs, ServerArgs, TrainArgs},
+    cluster::Head,
     compose::{self, House, Ingredients, Place},
     console::{Console, arithmetic},
     policy::{Policy, shape},
@@ -35,14 +38,31 @@ use crate::{
 /// The preset of a run without arguments.
 const DEFAULT: &str = "demo";
 /// Exit code after Ctrl-C, as shells know it: 128 and the number of the signal.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
+
+/// How a training ended, when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Done,
+    /// The user stopped it; what was done is saved.
+    Interrupted,
+}
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
+    match train(args)? {
+        Ended::Done => Ok(()),
+        Ended::Interrupted => std::process::exit(INTERRUPTED),
+    }
+}
+
+/// Trains, in this process alone or as the head of a run whose workers are elsewhere.
+pub fn train(args: TrainArgs) -> Result<Ended> {
     let begin = Instant::now();
     let config = configuration(&args)?;
     if args.dry_run {
-        return dry_run(config);
+        return dry_run(config).map(|()| Ended::Done);
     }
     let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
         Some(name) => Launch::again(config, name)?,
@@ -63,10 +83,9 @@ pub fn run(args: TrainArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let outcome = runtime.block_on(async {
-        let place = Place { record: dir.record(), blobs: dir.file("blobs") };
-        let house = House::start(&dir.name, &place, &what, args.force).await?;
+        let started = start(&args, &dir, &what, &console).await?;
         let (speaker, interrupted) = (console.clone(), interrupted.clone());
-        on_ctrl_c(house.shutdown(), move |level| {
+        on_ctrl_c(started.house.shutdown(), move |level| {
             interrupted.store(true, Ordering::Relaxed);
             speaker.say(match level {
                 Level::Now => "stopping now; --resume goes on from the last checkpoint",
@@ -76,7 +95,9 @@ pub fn run(args: TrainArgs) -> Result<()> {
                 std::process::exit(INTERRUPTED);
             }
         })?;
-        let learning = house.learn(parts, compose::plan(&what), standing, console.clone()).await;
+        let Started { house, epoch } = started;
+        let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what) };
+        let learning = house.learn(parts, plan, standing, console.clone()).await;
         if learning.is_err() {
             house.shutdown().request(Level::Stopping);
         }
@@ -88,10 +109,35 @@ pub fn run(args: TrainArgs) -> Result<()> {
     console.end()?;
     if interrupted.load(Ordering::Relaxed) {
         console.say(&format!("stopped; go on with --resume {}", dir.name));
-        drop(dir);
-        std::process::exit(INTERRUPTED);
+        return Ok(Ended::Interrupted);
     }
-    Ok(())
+    Ok(Ended::Done)
+}
+
+/// The actors of a run but its learner, and the epoch that the head took (0 where nobody else could be the head).
+struct Started {
+    house: House,
+    epoch: u32,
+}
+
+async fn start(args: &TrainArgs, dir: &RunDir, what: &Ingredients, console: &Arc<Console>) -> Result<Started> {
+    let place = Place { record: dir.record(), blobs: dir.file("blobs") };
+    let Some(nats) = &args.nats else {
+        let house = House::start(&dir.name, &place, what, args.force).await?;
+        return Ok(Started { house, epoch: 0 });
+    };
+    let server = ServerArgs { nats: nats.clone(), identity: args.identity.clone() };
+    let recorded = if place.record.exists() { Record::open(&place.record)?.epoch()? } else { 0 };
+    let fresh = args.resume.is_none();
+    let head = Head::take(&server, &place, &dir.name, what, fresh, recorded, |line| console.say(line)).await?;
+    let epoch = head.epoch;
+    console.say(&format!(
+        "head of run {} at {nats}; workers join with `folgore worker --nats {nats} --run {}`",
+        dir.name, dir.name
+    ));
+    let teller = console.clone();
+    let house = head.start(&place, what, args.force, Arc::new(move |reason| teller.held_up(reason))).await?;
+    Ok(Started { house, epoch })
 }
 
 /// What is loaded and found before the first step.
@@ -159,6 +205,20 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
             load_config(&given)
         }
     }
+}
+
+/// The name that the run will have, or has.
+pub fn run_name(args: &TrainArgs) -> Result<String> {
+    let output_dir = output_dir(args)?;
+    match &args.resume {
+        Some(name) => run_dir::name_of(&run_dir::find(&output_dir, name)?),
+        None => Ok(configuration(args)?.run.name.unwrap_or_else(|| run_dir::free_name(&output_dir))),
+    }
+}
+
+/// The folder that holds the run's folder.
+pub fn output_dir(args: &TrainArgs) -> Result<PathBuf> {
+    Ok(configuration(args)?.run.output_dir)
 }
 
 /// Reads sources and settings; notes and warnings go to standard error.

@@ -205,6 +205,11 @@ impl Record {
         })
     }
 
+    /// The highest epoch that a head took.
+    pub fn epoch(&self) -> Result<u32, RecordError> {
+        self.load().map(|snapshot| snapshot.counters.epoch)
+    }
+
     /// What the run was when its record began; none in a new record.
     pub fn identity(&self) -> Result<Option<BTreeMap<String, String>>, RecordError> {
         self.named(|| {

@@ -65,8 +65,10 @@ fn judge(card: &RunCard, epoch: u32, hello: &Hello) -> HelloReply {
         return reject("protocol", PROTOCOL_VERSION.to_string(), hello.protocol.to_string());
     }
     for name in needed(hello.role) {
-        if let (Some(want), None) = (card.facts.get(*name), hello.facts.get(*name)) {
-            return reject(name, want.clone(), "nothing".into());
+        let (want, got) = (card.facts.get(*name), hello.facts.get(*name));
+        if want.is_none() || got.is_none() {
+            let text = |fact: Option<&String>| fact.cloned().unwrap_or_else(|| "nothing".into());
+            return reject(name, text(want), text(got));
         }
     }
     for (name, got) in &hello.facts {

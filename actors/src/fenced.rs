@@ -1,0 +1,137 @@
+//! Links that write only while their process may: how the head of a run that lost it is kept from doing harm.
+
+use std::{sync::Arc, time::Duration};
+
+use folgore_protocol::Digest;
+
+use crate::{
+    Blob, BoxFuture, Delivery, LinkError, Links, Message, Queue, State, Subscription, Topic, Versioned, Watch,
+};
+
+/// Says whether the process may write now, and why not.
+pub type MayWrite = Arc<dyn Fn() -> Result<(), LinkError> + Send + Sync>;
+
+/// `links`, with every write of queues, states and blobs asked of `may` first. Reading, asking and answering stay free.
+pub fn fenced(links: Links, may: MayWrite) -> Links {
+    let Links { run, ask, queue, topic, state, blob } = links;
+    Links {
+        run,
+        ask,
+        queue: Arc::new(Fenced { inner: queue, may: may.clone() }),
+        topic: Arc::new(Fenced { inner: topic, may: may.clone() }),
+        state: Arc::new(Fenced { inner: state, may: may.clone() }),
+        blob: Arc::new(Fenced { inner: blob, may }),
+    }
+}
+
+struct Fenced<T: ?Sized> {
+    inner: Arc<T>,
+    may: MayWrite,
+}
+
+impl<T: ?Sized> Fenced<T> {
+    /// Does `work` if the process may write.
+    fn write<'a, R: Send + 'a>(
+        &'a self,
+        work: impl FnOnce(&'a T) -> BoxFuture<'a, Result<R, LinkError>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<R, LinkError>>
+    where
+        T: Send + Sync,
+    {
+        Box::pin(async move {
+            (self.may)()?;
+            work(&self.inner).await
+        })
+    }
+}
+
+impl Queue for Fenced<dyn Queue> {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        self.write(move |inner| inner.publish(subject, message))
+    }
+
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
+        self.inner.pull(subject, max, wait)
+    }
+
+    fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
+        self.inner.depth(subject)
+    }
+}
+
+impl Topic for Fenced<dyn Topic> {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        self.inner.publish(subject, message)
+    }
+
+    fn subscribe<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, LinkError>> {
+        self.inner.subscribe(subject)
+    }
+}
+
+impl State for Fenced<dyn State> {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Versioned>, LinkError>> {
+        self.inner.get(key)
+    }
+
+    fn put_if<'a>(&'a self, key: &'a str, expected: u64, value: Arc<[u8]>) -> BoxFuture<'a, Result<u64, LinkError>> {
+        self.write(move |inner| inner.put_if(key, expected, value))
+    }
+
+    fn watch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Watch>, LinkError>> {
+        self.inner.watch(key)
+    }
+}
+
+impl Blob for Fenced<dyn Blob> {
+    fn put(&self, bytes: Arc<[u8]>) -> BoxFuture<'_, Result<Digest, LinkError>> {
+        self.write(move |inner| inner.put(bytes))
+    }
+
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Arc<[u8]>, LinkError>> {
+        self.inner.get(digest)
+    }
+
+    fn delete(&self, digest: Digest) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.write(move |inner| inner.delete(digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use folgore_protocol::Envelope;
+
+    use super::*;
+    use crate::{LocalConfig, local};
+
+    #[tokio::test]
+    async fn who_may_not_write_can_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = Arc::new(AtomicBool::new(true));
+        let refusal = || LinkError::Refused { subject: "lease".into(), reason: "lost to another head".into() };
+        let may = open.clone();
+        let links = fenced(
+            local("run", LocalConfig::new(folder.path())),
+            Arc::new(move || if may.load(Ordering::SeqCst) { Ok(()) } else { Err(refusal()) }),
+        );
+        let message = Message { envelope: Envelope::new("run", "k"), body: b"x"[..].into() };
+        links.queue.publish("work", message.clone()).await.unwrap();
+        let revision = links.state.put_if("policy", 0, b"1"[..].into()).await.unwrap();
+        let digest = links.blob.put(b"adapter"[..].into()).await.unwrap();
+        open.store(false, Ordering::SeqCst);
+        assert_eq!(links.queue.publish("work", message).await, Err(refusal()));
+        assert_eq!(links.state.put_if("policy", revision, b"2"[..].into()).await, Err(refusal()));
+        assert_eq!(links.blob.put(b"other"[..].into()).await, Err(refusal()));
+        assert_eq!(links.blob.delete(digest).await, Err(refusal()));
+        assert_eq!(links.state.get("policy").await.unwrap().unwrap().value[..], b"1"[..]);
+        assert_eq!(links.blob.get(digest).await.unwrap()[..], b"adapter"[..]);
+        assert_eq!(links.queue.depth("work").await, Ok((1, 0)));
+    }
+}

@@ -1,0 +1,272 @@
+//! A run whose actors are in several processes: how the head and its workers get hold of the server, and of each other.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_actors::{
+    BoxFuture, ChildPolicy, Context, LinkError, Links, LocalConfig, Service, ServiceError,
+    cached::cached,
+    fenced, local,
+    nats::{Fence, Fenced, Holder, Identity, Lease, Nats, NatsConfig, acquire, admin, connect},
+    routed,
+};
+use folgore_protocol::{Digest, Names, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
+use folgore_rollout::{
+    CoordinatorConfig,
+    fleet::{Reception, Roster, Watchdog, WatchdogConfig},
+};
+use tokio::time::sleep;
+
+use crate::{
+    cli::ServerArgs,
+    compose::{House, Ingredients, Place},
+};
+
+/// Version of this executable, as it is told to others.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+/// How long a process tries to reach the server for the first time.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+/// How long a run may stand still before the watchdog says why.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at whether the server lost something.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Policies that a host keeps on its disk.
+const POLICIES_KEPT: usize = 8;
+
+/// Connects to the server as `role`. The name is that of the identity, which is what the server lets it be.
+pub async fn reach(args: &ServerArgs, run: &RunName, role: Role, name: &str) -> Result<Nats> {
+    let names = Names::new(run).map_err(anyhow::Error::msg)?;
+    let name = match &args.identity {
+        Some(folder) => identity_name(folder)?,
+        None => name.to_owned(),
+    };
+    let mut config = NatsConfig::new(&args.nats, names, role, &name)?;
+    config.identity = args.identity.as_deref().map(Identity::read).transpose()?;
+    config.connect_within = CONNECT_WITHIN;
+    Ok(connect(config).await?)
+}
+
+/// The name of an identity is that of its folder.
+fn identity_name(folder: &Path) -> Result<String> {
+    let folder = folder.canonicalize().with_context(|| format!("--identity {}", folder.display()))?;
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.with_context(|| format!("--identity {}: expected a folder with a name", folder.display()))
+}
+
+/// Name of this machine.
+pub fn host() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = kernel.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let name = name.trim().to_owned();
+    if name.is_empty() { "host".into() } else { name }
+}
+
+/// A name for a worker without an identity: what it does, where, and its process.
+pub fn worker_name(role: Role) -> String {
+    let host: String = host().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    format!("{role}-{host}-{}", std::process::id())
+}
+
+/// What every process of the run must hold, by name.
+pub fn card(run: &str, what: &Ingredients) -> Result<RunCard> {
+    let config = what.config.resolved_yaml()?;
+    let mut facts = policy_facts(&what.policy);
+    facts.insert(CONFIGURATION.into(), Digest::of(config.as_bytes()).short());
+    Ok(RunCard { run: run.to_owned(), protocol: PROTOCOL_VERSION, build: BUILD.into(), config, facts })
+}
+
+/// Name of the configuration among the facts of a run.
+pub const CONFIGURATION: &str = "configuration";
+
+/// What a policy is made of.
+pub fn policy_facts(policy: &crate::policy::Policy) -> BTreeMap<String, String> {
+    let tokenizer = &policy.tokenizer;
+    let template = tokenizer.chat_template().map_or("none".into(), |text| Digest::of(text.as_bytes()).short());
+    [("base model", policy.digest.short()), ("tokenizer", tokenizer.digest().short()), ("chat template", template)]
+        .map(|(name, digest)| (name.to_owned(), digest))
+        .into()
+}
+
+/// The links of a worker: what only its own actors ask stays in the process; policies are downloaded once a host.
+pub fn worker_links(nats: &Nats, blobs: &Path, scores_here: bool) -> Links {
+    let near = local(nats.config().run.run(), LocalConfig::new(blobs.join("local")));
+    let mut far = nats.links();
+    far.blob = cached(far.blob, blobs.join("policies"), POLICIES_KEPT);
+    let stays: &[&str] = if scores_here { &[subjects::GENERATE, subjects::REWARD] } else { &[subjects::GENERATE] };
+    routed(near, far, stays)
+}
+
+/// Folder of what a host keeps for all its workers: `FOLGORE_CACHE`, or the user's cache.
+pub fn host_cache() -> PathBuf {
+    let named = std::env::var_os("FOLGORE_CACHE").map(PathBuf::from);
+    let user = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    named.or_else(|| user().or_else(home).map(|cache| cache.join("folgore"))).unwrap_or_else(std::env::temp_dir)
+}
+
+/// The head's hold on a run: a connection, the lease, and who is there.
+pub struct Head {
+    nats: Nats,
+    links: Links,
+    lease: Lease,
+    /// Epoch of this head.
+    pub epoch: u32,
+    card: RunCard,
+    /// Who is there.
+    pub roster: Roster,
+    remote_reward: bool,
+}
+
+impl Head {
+    /// Takes the run: makes what is missing on the server, waits for the lease, and says what the run is. `fresh` runs must
+    /// not find another run of their name; `recorded` is the highest epoch in the record.
+    pub async fn take(
+        args: &ServerArgs,
+        place: &Place,
+        run: &str,
+        what: &Ingredients,
+        fresh: bool,
+        recorded: u32,
+        say: impl Fn(&str),
+    ) -> Result<Self> {
+        let run_name = RunName::new(run).map_err(anyhow::Error::msg)?;
+        let nats = reach(args, &run_name, Role::Head, "head").await?;
+        for made in admin::ensure(&nats, &admin::Limits::default()).await? {
+            tracing::info!(made, "on the server");
+        }
+        let near = local(run, LocalConfig::new(&place.blobs));
+        let far = nats.links();
+        if fresh && far.get_state::<RunCard>(subjects::CONFIG).await?.is_some() {
+            bail!(
+                "{}: the server holds another run named {run}; choose another --run-name, or delete it with `folgore nats rm {run}`",
+                args.nats
+            );
+        }
+        let holder = Holder::here("head", &host());
+        let lease = acquire(&nats, holder, recorded, |who| say(&format!("waiting: the run is held by {who}"))).await?;
+        let epoch = lease.epoch();
+        let card = card(run, what)?;
+        put_card(&far, &card).await?;
+        let fence = lease.fence();
+        let far = fenced(far, Arc::new(move || may_write(&fence)));
+        let links = routed(near, far, &[subjects::REPLAY, subjects::GENERATE]);
+        let remote_reward = what.config.rollout.remote_reward;
+        Ok(Self { nats, links, lease, epoch, card, roster: Roster::new(), remote_reward })
+    }
+
+    /// Starts the actors of the head, but the learner.
+    pub async fn start(
+        self,
+        place: &Place,
+        what: &Ingredients,
+        force: bool,
+        tell: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<House> {
+        let house = House::over(self.links.clone(), None).await?;
+        let opened = self.open(&house, place, what, force, tell).await;
+        house.or_its_end(opened).await
+    }
+
+    async fn open(
+        self,
+        house: &House,
+        place: &Place,
+        what: &Ingredients,
+        force: bool,
+        tell: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<()> {
+        let Self { nats, lease, epoch, card, roster, remote_reward, .. } = self;
+        let supervisor = &house.supervisor;
+        let (fence, lease) = (lease.fence(), Arc::new(Mutex::new(Some(lease))));
+        supervisor
+            .spawn_as("lease", ChildPolicy::Critical, move || Box::new(LeaseKeeper { lease: lease.clone() }))
+            .await?;
+        let restored = nats.clone();
+        supervisor.spawn("janitor", move || Box::new(Janitor { nats: restored.clone(), fence: fence.clone() })).await?;
+        let (guests, held) = (roster.clone(), card);
+        supervisor
+            .spawn("reception", move || Box::new(Reception { card: held.clone(), epoch, roster: guests.clone() }))
+            .await?;
+        house.keep_record(place, what, force).await?;
+        let poll = Duration::from_millis(100);
+        house.coordinate(CoordinatorConfig { poll, ..CoordinatorConfig::default() }).await?;
+        let connected = nats.connected();
+        let config = WatchdogConfig {
+            patience: PATIENCE,
+            remote_reward,
+            connected: Arc::new(move || *connected.borrow()),
+            tell,
+        };
+        let watched = supervisor.clone();
+        supervisor
+            .spawn("watchdog", move || {
+                Box::new(Watchdog { config: config.clone(), roster: roster.clone(), supervisor: watched.clone() })
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// What a write is told while the lease is not certain: wait where it may be renewed, and never where it is lost.
+fn may_write(fence: &Fence) -> Result<(), LinkError> {
+    let subject = || "lease".to_owned();
+    match fence.check() {
+        Ok(()) => Ok(()),
+        Err(Fenced::Stale { ago_ms, .. }) => Err(LinkError::Deadline { subject: subject(), waited_ms: ago_ms }),
+        Err(lost) => Err(LinkError::Refused { subject: subject(), reason: lost.to_string() }),
+    }
+}
+
+/// Says what the run is; nothing to do where it says so already.
+async fn put_card(links: &Links, card: &RunCard) -> Result<()> {
+    let before = links.get_state::<RunCard>(subjects::CONFIG).await?;
+    let revision = before.as_ref().map_or(0, |b| b.revision);
+    if before.is_none_or(|b| b.value != *card) {
+        links.put_state_if(subjects::CONFIG, revision, card).await?;
+    }
+    Ok(())
+}
+
+/// Renews the lease for as long as the head lives. Losing it ends the head: somebody else has the run.
+struct LeaseKeeper {
+    lease: Arc<Mutex<Option<Lease>>>,
+}
+
+impl Service for LeaseKeeper {
+    fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), ServiceError>> {
+        Box::pin(async move {
+            let lease = self.lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let lease = lease.ok_or("the lease of this head is gone: start it again")?;
+            Ok(lease.keep(context.shutdown).await?)
+        })
+    }
+}
+
+/// Puts back what the server lost: a server may come back with empty hands, and the record has everything.
+struct Janitor {
+    nats: Nats,
+    fence: Fence,
+}
+
+impl Service for Janitor {
+    fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), ServiceError>> {
+        Box::pin(async move {
+            while context.shutdown.unless_stopping(sleep(LOOK_EVERY)).await.is_some() {
+                if !*self.nats.connected().borrow() || self.fence.check().is_err() {
+                    continue;
+                }
+                match self.nats.restore().await {
+                    Ok(restored) if restored.is_empty() => {}
+                    Ok(restored) => tracing::warn!(?restored, "the server had lost parts of the run; they are back"),
+                    Err(error) => tracing::warn!(%error, "the server cannot be looked at"),
+                }
+            }
+            Ok(())
+        })
+    }
+}

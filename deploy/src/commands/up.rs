@@ -1,0 +1,155 @@
+//! `folgore up`: a NATS server, workers and a head on this machine, to try it all. Everything stops with it.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_actors::nats::server::{LocalServer, ServerOptions};
+use folgore_protocol::Role;
+
+use crate::{
+    cli::UpArgs,
+    commands::train::{self, Ended},
+    nats::{identities, server_file},
+};
+
+/// How long workers may take to hand back what they have.
+const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Runs the command.
+pub fn run(args: UpArgs) -> Result<()> {
+    let UpArgs { mut train, workers } = args;
+    if workers == 0 {
+        bail!("--workers: expected at least 1, got 0");
+    }
+    let name = train::run_name(&train)?;
+    if train.resume.is_none() {
+        train.run_name = Some(name.clone());
+    }
+    let folder = tempfile::Builder::new().prefix("folgore-up-").tempdir().context("a folder for the server")?;
+    let server = Server::start(folder.path(), workers)?;
+    println!("NATS server at {} (its files are in {})", server.url, folder.path().display());
+    let crew = Crew::start(&server, folder.path(), &name, workers)?;
+    println!("{workers} rollout workers started");
+    train.nats = Some(server.url.clone());
+    train.identity = Some(server.identity("head"));
+    let output_dir = train::output_dir(&train)?;
+    let ended = train::train(train);
+    crew.end();
+    keep_logs(folder.path(), &output_dir.join(&name), workers);
+    match ended? {
+        Ended::Done => Ok(()),
+        Ended::Interrupted => {
+            drop((server, folder));
+            std::process::exit(train::INTERRUPTED)
+        }
+    }
+}
+
+/// A server with TLS and an identity for every process, as on a network.
+struct Server {
+    url: String,
+    dir: PathBuf,
+    _server: LocalServer,
+}
+
+impl Server {
+    fn start(folder: &Path, workers: u32) -> Result<Self> {
+        let dir = folder.join("nats");
+        let asked = server_file::Asked { port: Some(free_port()?), ..server_file::Asked::default() };
+        let made = server_file::init(&dir, &asked)?;
+        let (authority, _) = server_file::open_authority(&made.path)?;
+        for i in 0..workers {
+            identities::add(&made.path, &authority, &worker(i), Role::Rollout, false)?;
+        }
+        identities::write_users(&made.path)?;
+        let options = ServerOptions {
+            config_file: Some(made.path.join(server_file::CONF)),
+            port: Some(made.settings.port),
+            with_parent: true,
+            ..ServerOptions::new(made.path.join("data"))
+        };
+        let server = LocalServer::start(options)?;
+        Ok(Self { url: made.settings.url(), dir: made.path, _server: server })
+    }
+
+    fn identity(&self, name: &str) -> PathBuf {
+        self.dir.join(identities::IDENTITIES).join(name)
+    }
+}
+
+fn worker(i: u32) -> String {
+    format!("worker-{i}")
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("a free port")?.port())
+}
+
+/// The worker processes. They end when their standard input does, hence also when this process is killed.
+struct Crew(Vec<Child>);
+
+impl Crew {
+    fn start(server: &Server, folder: &Path, run: &str, workers: u32) -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut crew = Self(Vec::new());
+        for i in 0..workers {
+            let log = File::create(log_file(folder, i))?;
+            let mut command = Command::new(&program);
+            command.args(["worker", "--role", "rollout", "--with-parent", "--nats", &server.url, "--run", run]);
+            command.arg("--identity").arg(server.identity(&worker(i)));
+            command.env("FOLGORE_CACHE", folder.join("cache"));
+            command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+            // Ctrl-C is for the head, which lets them finish.
+            #[cfg(unix)]
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            crew.0.push(command.spawn().with_context(|| format!("worker {i}"))?);
+        }
+        Ok(crew)
+    }
+
+    /// Lets them hand back what they have, and ends those that do not.
+    fn end(mut self) {
+        self.0.iter_mut().for_each(|child| drop(child.stdin.take()));
+        let until = Instant::now() + LEAVE_WITHIN;
+        for child in &mut self.0 {
+            let mut ended: Option<ExitStatus> = None;
+            while ended.is_none() && Instant::now() < until {
+                ended = child.try_wait().ok().flatten();
+                sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // Those that have ended by themselves are not there any more.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn log_file(folder: &Path, i: u32) -> PathBuf {
+    folder.join(format!("{}.log", worker(i)))
+}
+
+/// What the workers said goes with the run.
+fn keep_logs(folder: &Path, run: &Path, workers: u32) {
+    let logs = run.join("logs");
+    for i in 0..workers {
+        let to = logs.join(format!("{}.log", worker(i)));
+        if let (true, Err(error)) = (logs.is_dir(), fs::copy(log_file(folder, i), &to)) {
+            eprintln!("warning: {}: {error}", to.display());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `folgore worker`: works for a run whose head is elsewhere, for as long as it likes.
+
+use std::{cell::RefCell, collections::BTreeMap, io::Read as _, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_actors::{Level, Links, Shutdown, on_ctrl_c};
+use folgore_config::{Config, load_text};
+use folgore_model::backend::Cpu;
+use folgore_protocol::{Digest, Hello, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
+use folgore_rollout::fleet::{JoinError, Pulse, PulseConfig, join};
+
+use crate::{
+    cli::{WorkerArgs, WorkerRole},
+    cluster::{self, BUILD, CONFIGURATION},
+    compose::{Hands, House},
+    policy::Policy,
+};
+
+/// Exit code of a worker that was refused: its configuration is not that of the run (EX_CONFIG of sysexits.h).
+const REFUSED: i32 = 78;
+/// Exit code after Ctrl-C, as shells know it.
+const INTERRUPTED: i32 = 130;
+/// Between two looks at a run that nobody has begun yet.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Scores at once of a reward worker, unless told otherwise.
+const SCORES_AT_ONCE: u32 = 4;
+
+impl From<WorkerRole> for Role {
+    fn from(role: WorkerRole) -> Self {
+        match role {
+            WorkerRole::Rollout => Role::Rollout,
+            WorkerRole::Reward => Role::Reward,
+            WorkerRole::Retriever => Role::Retriever,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: WorkerArgs) -> Result<()> {
+    if args.slots == Some(0) {
+        bail!("--slots: expected at least 1, got 0");
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,folgore=info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(work(&args));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+async fn work(args: &WorkerArgs) -> Result<()> {
+    let role = Role::from(args.role);
+    let run = RunName::new(args.run.clone()).map_err(anyhow::Error::msg).context("--run")?;
+    let shutdown = Shutdown::new();
+    on_ctrl_c(shutdown.clone(), |level| match level {
+        Level::Now => std::process::exit(INTERRUPTED),
+        _ => eprintln!("handing back what is not done, and leaving; Ctrl-C again stops now"),
+    })?;
+    if args.with_parent {
+        stop_with_parent(shutdown.clone());
+    }
+    let name = args.name.clone().unwrap_or_else(|| cluster::worker_name(role));
+    let Some(nats) = shutdown.unless_stopping(cluster::reach(&args.server, &run, role, &name)).await else {
+        return Ok(());
+    };
+    let nats = nats?;
+    let name = nats.config().name.clone();
+    println!("{role} worker {name} for run {run} at {}", args.server.nats);
+    let far = nats.links();
+    let mut watch = far.watch_state::<RunCard>(subjects::CONFIG).await?;
+    let mut card = None;
+    while !shutdown.is_stopping() {
+        let Some(current) = (match card.take() {
+            Some(card) => Some(card),
+            None => first_card(&mut watch, &shutdown, &run).await?,
+        }) else {
+            break;
+        };
+        let begun = begin(args, role, &name, &current, &nats, &shutdown).await?;
+        let Some(house) = begun else { break };
+        println!("at work for run {run}");
+        let changed = until_changed(&mut watch, &current, &house, &shutdown).await;
+        house.shutdown().request(Level::Stopping);
+        house.end().await?;
+        if let Some(next) = changed {
+            println!("the run begins again with another configuration: joining again");
+            card = Some(next);
+        }
+    }
+    println!("left");
+    Ok(())
+}
+
+/// What the run is, waiting for its head as long as it takes. None when asked to stop.
+async fn first_card(
+    watch: &mut folgore_actors::TypedWatch<RunCard>,
+    shutdown: &Shutdown,
+    run: &RunName,
+) -> Result<Option<RunCard>> {
+    let mut told = false;
+    loop {
+        let looked = shutdown.unless_stopping(tokio::time::timeout(LOOK_EVERY, watch.next())).await;
+        match looked {
+            None => return Ok(None),
+            Some(Ok(Some(Ok(stored)))) => return Ok(Some(stored.value)),
+            Some(Ok(Some(Err(error)))) => eprintln!("warning: what the run is cannot be read: {error}"),
+            Some(Ok(None)) => bail!("the connection is closed"),
+            Some(Err(_)) if !told => {
+                println!("waiting for the head of run {run}");
+                told = true;
+            }
+            Some(Err(_)) => {}
+        }
+    }
+}
+
+/// Loads what the run is made of, is let in, and starts the actors. None when asked to stop.
+async fn begin(
+    args: &WorkerArgs,
+    role: Role,
+    name: &str,
+    card: &RunCard,
+    nats: &folgore_actors::nats::Nats,
+    shutdown: &Shutdown,
+) -> Result<Option<House>> {
+    let model = args.model.iter().map(|model| format!("model.model_name_or_path={model:?}"));
+    let slots = args.slots.filter(|_| role == Role::Rollout);
+    let slots = slots.iter().map(|slots| format!("rollout.max_concurrent_sequences={slots}"));
+    let config = load_text("the run's configuration", &card.config, &model.chain(slots).collect::<Vec<_>>())?.config;
+    let configuration = (CONFIGURATION.to_owned(), Digest::of(card.config.as_bytes()).short());
+    let mut facts = BTreeMap::from([configuration]);
+    let policy = match role {
+        Role::Rollout => {
+            let named = config.model.model_name_or_path.clone();
+            let loaded = tokio::task::spawn_blocking(move || Policy::load(&named, Arc::new(Cpu::new()))).await?;
+            let policy = Arc::new(loaded.context("--model names the model where it lies here")?);
+            facts.extend(cluster::policy_facts(&policy));
+            Some(policy)
+        }
+        _ => None,
+    };
+    let hello = Hello { protocol: PROTOCOL_VERSION, build: BUILD.into(), role, worker: name.to_owned(), facts };
+    let told = RefCell::new(String::new());
+    let waiting = |reason: &str| {
+        if *told.borrow() != reason {
+            eprintln!("waiting: {reason}");
+            reason.clone_into(&mut told.borrow_mut());
+        }
+    };
+    match join(&nats.links(), shutdown, &hello, waiting).await {
+        Ok(Some(_epoch)) => {}
+        Ok(None) => return Ok(None),
+        Err(refused @ JoinError::Refused { .. }) => {
+            eprintln!("error: {refused}");
+            std::process::exit(REFUSED);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let scores_here = !config.rollout.remote_reward;
+    let links = cluster::worker_links(nats, &cluster::host_cache(), scores_here);
+    start(role, name, config, policy, scores_here, links, args.slots).await.map(Some)
+}
+
+async fn start(
+    role: Role,
+    name: &str,
+    config: Config,
+    policy: Option<Arc<Policy>>,
+    scores_here: bool,
+    links: Links,
+    slots: Option<u32>,
+) -> Result<House> {
+    let house = House::over(links, None).await?;
+    let reward = folgore_reward::build(&config.reward)?;
+    let slots = match role {
+        Role::Rollout => config.rollout.max_concurrent_sequences,
+        _ => slots.unwrap_or(SCORES_AT_ONCE),
+    };
+    match policy {
+        Some(policy) => house.make_rollouts(&Hands { config, policy, reward, scores_here }, name).await?,
+        None => house.score(&reward, slots as usize).await?,
+    }
+    let pulse = PulseConfig { role, worker: name.to_owned(), host: cluster::host(), build: BUILD.into(), slots };
+    let supervisor = house.supervisor.clone();
+    house.supervisor.spawn("pulse", move || Box::new(Pulse::new(pulse.clone(), supervisor.clone()))).await?;
+    Ok(house)
+}
+
+/// Works until asked to stop (none), an actor fails for good (none), or the run becomes another one.
+async fn until_changed(
+    watch: &mut folgore_actors::TypedWatch<RunCard>,
+    current: &RunCard,
+    house: &House,
+    shutdown: &Shutdown,
+) -> Option<RunCard> {
+    let failed = house.shutdown();
+    loop {
+        let next = tokio::select! {
+            () = shutdown.stopping() => return None,
+            () = failed.stopping() => return None,
+            next = watch.next() => next,
+        };
+        match next {
+            Some(Ok(stored)) if stored.value.facts != current.facts => return Some(stored.value),
+            Some(_) => {}
+            None => return None,
+        }
+    }
+}
+
+/// Asks to stop when standard input ends, which it does when the parent is gone.
+fn stop_with_parent(shutdown: Shutdown) {
+    std::thread::spawn(move || {
+        let mut nothing = [0; 64];
+        while matches!(std::io::stdin().lock().read(&mut nothing), Ok(read) if read > 0) {}
+        shutdown.request(Level::Stopping);
+    });
+}
