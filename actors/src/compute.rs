@@ -6,6 +6,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
 };
 
 use tokio::sync::oneshot;
@@ -53,6 +54,46 @@ impl Compute {
     }
 }
 
+/// A piece of work for a [`Lane`].
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A thread that does one piece of work after another for its owner, and ends with it.
+///
+/// Work that takes gigabytes belongs on the same thread each time: allocators keep what a thread freed for that thread, and
+/// a pool would keep it once for each of its threads.
+#[derive(Debug)]
+pub struct Lane {
+    name: String,
+    work: mpsc::Sender<Work>,
+}
+
+impl Lane {
+    /// Starts a thread called `name`.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn new(name: &str) -> Result<Self, ServiceError> {
+        let (work, todo) = mpsc::channel::<Work>();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || todo.into_iter().for_each(|work| work()))
+            .map_err(|e| format!("compute thread {name}: cannot start: {e}"))?;
+        Ok(Self { name: name.to_owned(), work })
+    }
+
+    /// Does `work` there. Dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// If `work` panics; the thread goes on.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServiceError> {
+        let (report, done) = oneshot::channel();
+        let work = Box::new(move || drop(report.send(catch_unwind(AssertUnwindSafe(work)))));
+        self.work.send(work).map_err(|_| format!("compute thread {}: is gone", self.name))?;
+        let done = done.await.map_err(|_| format!("compute thread {}: is gone", self.name))?;
+        done.map_err(|panic| panicked(&self.name, &*panic))
+    }
+}
+
 fn panicked(thread: &str, panic: &(dyn Any + Send)) -> ServiceError {
     format!("compute thread {thread} panicked: {}", panic_text(panic)).into()
 }
@@ -66,6 +107,15 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_lane_is_one_thread_and_survives_a_panic() {
+        let lane = Lane::new("learner").unwrap();
+        let first = lane.run(|| std::thread::current().id()).await.unwrap();
+        let dead = lane.run(|| panic!("row {}", 3)).await.unwrap_err();
+        assert_eq!(dead.to_string(), "compute thread learner panicked: row 3");
+        assert_eq!(lane.run(|| std::thread::current().id()).await.unwrap(), first);
+    }
 
     #[tokio::test]
     async fn the_end_of_the_thread_is_a_future() {

@@ -34,7 +34,7 @@ pub mod typed;
 
 pub use backoff::Backoff;
 pub use cached::cached;
-pub use compute::Compute;
+pub use compute::{Compute, Lane};
 pub use faulty::{FaultPlan, faulty};
 pub use fenced::{MayWrite, fenced};
 pub use link::{

@@ -136,8 +136,14 @@ impl Head {
     ) -> Result<Self> {
         let run_name = RunName::new(run).map_err(anyhow::Error::msg)?;
         let nats = reach(args, &run_name, Role::Head, "head").await?;
-        for made in admin::ensure(&nats, &admin::Limits::default()).await? {
-            tracing::info!(made, "on the server");
+        // What an administrator made keeps the sizes that he chose.
+        if !admin::missing(&nats).await?.is_empty() {
+            let adapter = 4 * what.lora.shape().parameters(what.policy.config()) as u64;
+            let made = admin::ensure(&nats, &limits(adapter)).await;
+            let made = made.with_context(|| {
+                format!("{}: no room for the run; `folgore nats rm` deletes runs that are over", args.nats)
+            })?;
+            made.iter().for_each(|made| tracing::info!(made, "on the server"));
         }
         let near = local(run, LocalConfig::new(&place.blobs));
         let far = nats.links();
@@ -219,6 +225,20 @@ fn may_write(fence: &Fence) -> Result<(), LinkError> {
         Ok(()) => Ok(()),
         Err(Fenced::Stale { ago_ms, .. }) => Err(LinkError::Deadline { subject: subject(), waited_ms: ago_ms }),
         Err(lost) => Err(LinkError::Refused { subject: subject(), reason: lost.to_string() }),
+    }
+}
+
+/// What a run takes on a server that nobody sized for it: about a gigabyte, and sixteen adapters of `adapter` bytes.
+fn limits(adapter: u64) -> admin::Limits {
+    const MIB: u64 = 1 << 20;
+    admin::Limits {
+        jobs: 64 * MIB,
+        trajectories: 512 * MIB,
+        dead_letters: 32 * MIB,
+        events: 32 * MIB,
+        adapters: 16 * (adapter + MIB),
+        bodies: 256 * MIB,
+        ..admin::Limits::default()
     }
 }
 

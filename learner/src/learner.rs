@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_actors::{BoxFuture, CallError, Context, Service, ServiceError};
+use folgore_actors::{BoxFuture, CallError, Context, Lane, Service, ServiceError};
 use folgore_config::EvalSection;
 use folgore_model::{
     backend::Backend,
@@ -134,7 +134,15 @@ impl<B: Backend> Service for Learner<B> {
         Box::pin(async move {
             let parts = parts.ok_or("the learner's weights are gone: go on with --resume")?;
             let schedule = Schedule::new(&self.plan.step.optim, total_updates(&self.plan.step));
-            let run = Run { context, plan: self.plan, gate: self.gate, witness: self.witness, schedule, epoch: 0 };
+            let run = Run {
+                context,
+                plan: self.plan,
+                gate: self.gate,
+                witness: self.witness,
+                schedule,
+                lane: Lane::new("learner")?,
+                epoch: 0,
+            };
             run.run(parts, self.standing).await
         })
     }
@@ -150,6 +158,8 @@ struct Run {
     gate: Option<Arc<Semaphore>>,
     witness: Arc<dyn Witness>,
     schedule: Schedule,
+    /// Where steps and checkpoints are computed.
+    lane: Lane,
     /// Fences this learner's policies from those of one that held the run before.
     epoch: u32,
 }
@@ -236,7 +246,7 @@ impl Run {
         }
     }
 
-    /// One step on a blocking thread, with the gate held where compute alternates.
+    /// One step, with the gate held where compute alternates.
     async fn train<B: Backend>(
         &self,
         mut parts: LearnerParts<B>,
@@ -250,7 +260,7 @@ impl Run {
             drop(permit);
             (report, batch, parts, guard)
         };
-        let (report, batch, parts, guard) = tokio::task::spawn_blocking(work).await?;
+        let (report, batch, parts, guard) = self.lane.run(work).await?;
         Ok(((batch, report?), parts, guard))
     }
 
@@ -291,7 +301,7 @@ impl Run {
             let kept = parts.checkpoints.prune()?;
             Ok((path, kept, parts))
         };
-        let (path, kept, parts) = tokio::task::spawn_blocking(work).await??;
+        let (path, kept, parts) = self.lane.run(work).await??;
         if let Some(step) = kept.first().filter(|_| !self.context.shutdown.is_stopping()) {
             self.ask(ReplayRequest::Forget { step: *step }, format!("forget-{step}")).await?;
         }
