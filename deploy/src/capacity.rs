@@ -37,7 +37,9 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     let q = (model.num_attention_heads * model.head_dim) as u64;
     let kept = if c.model.gradient_checkpointing { hidden } else { 4 * hidden + 2 * q + kv_width + 2 * feed };
     let working = 6 * hidden + 3 * q + 2 * kv_width + 5 * feed;
-    let activations = tokens * F32 * (kept * layers + working);
+    // Twice what is alive: buffers of ever other sizes leave gaps that the allocator keeps. Measured peaks over many steps are
+    // 0.85 to 1.2 of the sum.
+    let activations = 2 * tokens * F32 * (kept * layers + working);
     Memory {
         parts: vec![
             ("base weights", base, "model.model_name_or_path (a smaller model)"),
