@@ -82,3 +82,18 @@ pub struct Heartbeat {
     /// What its actors show of themselves.
     pub status: Value,
 }
+
+/// A message that could not be read and was ended: topic [`crate::subjects::DEAD_LETTERS`], for whoever runs the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The queue that it was in.
+    pub queue: String,
+    /// Its key, as it says.
+    pub key: String,
+    /// Who sent it, where the server proves that.
+    pub sender: Option<String>,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Bytes of its body.
+    pub bytes: u64,
+}

@@ -28,7 +28,7 @@ pub mod trajectory;
 pub use batch::{Batch, GroupRecord};
 pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};
-pub use fleet::{Heartbeat, Hello, HelloReply, RunCard};
+pub use fleet::{DeadLetter, Heartbeat, Hello, HelloReply, RunCard};
 pub use generate::{Generate, Generated, SamplingParams, StopReason};
 pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
 pub use job::{Purpose, RolloutJob};

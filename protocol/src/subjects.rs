@@ -24,3 +24,5 @@ pub const EPOCH: &str = "epoch";
 pub const HELLO: &str = "hello";
 /// Topic: who is there.
 pub const HEARTBEATS: &str = "heartbeats";
+/// Topic: messages that were rejected; kept for a while on a server.
+pub const DEAD_LETTERS: &str = "dead_letters";

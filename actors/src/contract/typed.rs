@@ -1,6 +1,8 @@
 //! The typed helpers over the links.
 
-use folgore_protocol::{Envelope, Format, Passage, Passages, Search, decode, encode, encode_json};
+use folgore_protocol::{
+    DeadLetter, Envelope, Format, Passage, Passages, Search, decode, encode, encode_json, subjects,
+};
 use tokio::time::timeout;
 
 use super::LONG;
@@ -51,6 +53,7 @@ pub(super) async fn replies_keep_the_format_and_the_trace(links: &Links) {
 }
 
 pub(super) async fn what_cannot_be_read_is_refused(links: &Links) {
+    let mut letters = links.subscribe_events::<DeadLetter>(subjects::DEAD_LETTERS).await.expect("subscribe");
     let good = encode(&search("Chad")).expect("body");
     let message = |key: &str, body: &[u8]| Message { envelope: Envelope::new(&links.run, key), body: body.into() };
     let mut newer = message("newer", &good);
@@ -75,6 +78,16 @@ pub(super) async fn what_cannot_be_read_is_refused(links: &Links) {
     for (rejected, why) in rejected.iter().zip(["digest", "protocol version 1, got 2", "Search", "got another"]) {
         assert!(rejected.reason.contains(why), "{:?} does not say {why:?}", rejected.reason);
     }
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        match timeout(LONG, letters.next()).await.expect("in time").expect("open").expect("readable") {
+            TypedEvent::Happened { body, .. } => told.push((body.queue, body.key)),
+            TypedEvent::Missed(missed) => panic!("{missed} dead letters missed"),
+        }
+    }
+    told.sort();
+    let expected: Vec<(String, String)> = keys.iter().map(|key| ("work".to_owned(), (*key).to_owned())).collect();
+    assert_eq!(told, expected, "each is told");
     assert_eq!((jobs[0].body.query.as_str(), jobs[0].attempt), ("Chad", 1));
     let kept = jobs[0].keep_while(super::REDELIVER / 3, async {
         tokio::time::sleep(3 * super::REDELIVER).await;

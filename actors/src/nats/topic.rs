@@ -1,7 +1,10 @@
 //! Publish and subscribe over core NATS: no stream, no ack; who is not there does not hear.
 
 use async_nats::Subscriber;
-use folgore_protocol::{names::check_name, subjects};
+use folgore_protocol::{
+    names::{Role, check_name},
+    subjects,
+};
 use futures_util::StreamExt;
 use tokio::{
     sync::broadcast::{Receiver, Sender, channel, error::RecvError},
@@ -28,6 +31,10 @@ impl NatsTopic {
         Ok(match topic {
             subjects::EVENTS => (run.events_of(config.role), run.events()),
             subjects::HEARTBEATS => (run.heartbeat(config.role, &config.name), run.heartbeats()),
+            subjects::DEAD_LETTERS => {
+                let what = if config.role == Role::Head { "traj" } else { "job" };
+                (run.dead_letters(what), run.dead_letters("*"))
+            }
             other => {
                 let subject = format!("{}.t.{other}", run.prefix());
                 (subject.clone(), subject)

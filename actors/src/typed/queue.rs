@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
-use folgore_protocol::{Envelope, Format};
+use folgore_protocol::{DeadLetter, Envelope, Format, subjects};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 
@@ -141,13 +141,19 @@ impl Links {
                     settle: delivery.settle,
                 }),
                 Err(error) => {
-                    let (key, reason) = (delivery.message.envelope.key, error.to_string());
+                    let (bytes, key) = (delivery.message.body.len() as u64, delivery.message.envelope.key);
+                    let (reason, sender) = (error.to_string(), delivery.sender);
                     tracing::warn!(subject, key, reason, "message rejected");
+                    let (queue, of) = (subject.to_owned(), (key.clone(), sender.clone(), reason.clone()));
+                    let letter = DeadLetter { queue, key: of.0, sender: of.1, reason: of.2, bytes };
+                    if let Err(error) = self.publish_event(subjects::DEAD_LETTERS, &letter, &key).await {
+                        tracing::warn!(subject, key, %error, "rejected message not told");
+                    }
                     // If this fails, the message comes back and is rejected again.
                     if let Err(error) = delivery.settle.term().await {
                         tracing::warn!(subject, key, %error, "rejected message not ended");
                     }
-                    pulled.rejected.push(Rejected { key, sender: delivery.sender, reason });
+                    pulled.rejected.push(Rejected { key, sender, reason });
                 }
             }
         }
