@@ -113,6 +113,7 @@ impl RolloutWorker {
         });
         let mut episodes = JoinSet::new();
         let result = tokio::select! {
+            biased;
             () = context.shutdown.stopping() => Ok(()),
             followed = follow_policy(&context.links, policy) => followed,
             pulled = crew.pull(&mut episodes) => pulled,

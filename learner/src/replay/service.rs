@@ -11,7 +11,9 @@ use std::{
 use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError};
 use folgore_protocol::{Envelope, ReplayReply, ReplayRequest, Trajectory, subjects};
 use tokio::{
-    sync::watch,
+    runtime::{Handle, RuntimeFlavor},
+    sync::{Notify, watch},
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
@@ -46,7 +48,7 @@ impl Service for ReplayService {
 async fn run(setup: ReplaySetup, context: Context) -> Result<(), ServiceError> {
     let store = {
         let setup = setup.clone();
-        tokio::task::spawn_blocking(move || Store::open(&setup)).await??
+        off_the_runtime(move || Store::open(&setup)).await??
     };
     let desk = Arc::new(Desk::new(setup, context.links.clone(), store));
     // Requests in flight hold the desk: without this, a restarted replay would find the record in use.
@@ -74,6 +76,15 @@ async fn run(setup: ReplaySetup, context: Context) -> Result<(), ServiceError> {
     }
 }
 
+/// Runs what blocks where it disturbs nobody. A runtime of one thread has nobody to disturb, and there the order of things
+/// must not hang on another thread: tests play runs again in virtual time.
+fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => tokio::spawn(async move { work() }),
+        _ => tokio::task::spawn_blocking(work),
+    }
+}
+
 /// Where the record stands open, or why it does not.
 enum Slot {
     Open(Box<Store>),
@@ -86,8 +97,8 @@ struct Desk {
     setup: ReplaySetup,
     links: Links,
     slot: Mutex<Slot>,
-    /// Bumped after every change.
-    changed: watch::Sender<u64>,
+    /// Rung after every change. Who waits for it is woken in the order of asking.
+    changed: Notify,
     fatal: watch::Sender<Option<String>>,
     /// The clock of re-issues.
     began: Instant,
@@ -104,7 +115,7 @@ impl Drop for EndOnDrop {
 impl Desk {
     fn new(setup: ReplaySetup, links: Links, store: Store) -> Self {
         let slot = Mutex::new(Slot::Open(Box::new(store)));
-        let (changed, fatal) = (watch::Sender::new(0), watch::Sender::new(None));
+        let (changed, fatal) = (Notify::new(), watch::Sender::new(None));
         Self { setup, links, slot, changed, fatal, began: Instant::now() }
     }
 
@@ -115,13 +126,13 @@ impl Desk {
         W: FnOnce(&mut Store) -> Result<(T, Vec<ReplayEvent>), RecordError> + Send + 'static,
     {
         let desk = self.clone();
-        let done = tokio::task::spawn_blocking(move || desk.with_blocking(work)).await;
+        let done = off_the_runtime(move || desk.with_blocking(work)).await;
         let (value, events) = done.unwrap_or_else(|panic| {
             self.fatal.send_replace(Some(format!("replay: {panic}")));
             (Err(format!("replay: {panic}")), Vec::new())
         });
         if !events.is_empty() {
-            self.changed.send_modify(|n| *n += 1);
+            self.changed.notify_waiters();
         }
         for event in events {
             if let Err(error) = self.links.publish_event(subjects::EVENTS, &event, "replay").await {
@@ -232,7 +243,7 @@ impl Desk {
                     store.change(|ledger| ledger.open_eval(&label, policy, greedy, samples, tasks))
                 };
                 self.with(open).await??;
-                self.changed.send_modify(|n| *n += 1);
+                self.changed.notify_waiters();
                 Ok(ReplayReply::Done {})
             }
             ReplayRequest::Resume { step, policy, first_free_group, min_epoch } => {
@@ -254,23 +265,27 @@ impl Desk {
     }
 
     async fn open_seats(self: &Arc<Self>, max: usize, reissue: bool, until: Instant) -> Result<ReplayReply, String> {
-        let mut changed = self.changed.subscribe();
         let mut reissue = reissue;
         loop {
-            changed.borrow_and_update();
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before looking, so that no change slips in between.
+            changed.as_mut().enable();
             let now_ms = self.began.elapsed().as_millis() as u64;
             let again = std::mem::take(&mut reissue);
             let jobs = self.with(move |store| store.change(|ledger| ledger.open_seats(now_ms, max, again))).await?;
-            if !jobs.is_empty() || timeout_at(until, changed.changed()).await.is_err() {
+            if !jobs.is_empty() || timeout_at(until, changed).await.is_err() {
                 return Ok(ReplayReply::Seats { jobs });
             }
         }
     }
 
     async fn next_batch(self: &Arc<Self>, step: u64, until: Instant) -> Result<ReplayReply, String> {
-        let mut changed = self.changed.subscribe();
         loop {
-            changed.borrow_and_update();
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before looking, so that no change slips in between.
+            changed.as_mut().enable();
             let found = self.with(move |store| {
                 let batch = match store.ledger().has_batch(step) {
                     Err(never) => return Ok((Err(never), Vec::new())),
@@ -285,20 +300,22 @@ impl Desk {
                 Ok(Err(never)) => return Err(never),
                 Err(unavailable) => unavailable,
             };
-            if timeout_at(until, changed.changed()).await.is_err() {
+            if timeout_at(until, changed).await.is_err() {
                 return Ok(ReplayReply::NotYet { reason });
             }
         }
     }
 
     async fn eval_result(self: &Arc<Self>, label: String, until: Instant) -> Result<ReplayReply, String> {
-        let mut changed = self.changed.subscribe();
         loop {
-            changed.borrow_and_update();
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before looking, so that no change slips in between.
+            changed.as_mut().enable();
             let asked = label.clone();
             let complete = self.with(move |store| Ok((store.ledger().eval_complete(&asked), Vec::new()))).await?;
             let complete = complete.ok_or_else(|| format!("there is no evaluation {label:?}: open it first"))?;
-            if complete || timeout_at(until, changed.changed()).await.is_err() {
+            if complete || timeout_at(until, changed).await.is_err() {
                 let asked = label.clone();
                 let summary = self.with(move |store| Ok((store.eval(&asked)?, Vec::new()))).await?;
                 let summary = summary.ok_or_else(|| format!("there is no evaluation {label:?}: open it first"))?;

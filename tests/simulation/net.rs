@@ -1,0 +1,201 @@
+//! The network of a simulated run: local links whose queues prove their senders and can be wiped, behind seeded faults.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use folgore_actors::{
+    BoxFuture, Delivery, FaultPlan, LinkError, Links, LocalConfig, Message, Queue, State, Versioned, Watch, faulty,
+    local,
+};
+use folgore_protocol::{seed, subjects};
+use tokio::time::{Instant, sleep};
+
+/// How often the head looks into the queues of the workers.
+const LOOK: Duration = Duration::from_millis(40);
+
+/// What all processes of one run are connected to.
+#[derive(Clone)]
+pub struct Net {
+    /// Without faults: what is inside one process.
+    pub plain: Links,
+    queue: Arc<Wiped>,
+    seed: u64,
+    /// True if the network is bad.
+    rough: bool,
+}
+
+impl Net {
+    pub fn new(seed: u64, rough: bool, folder: &std::path::Path, senders: Vec<String>) -> Self {
+        let config = LocalConfig {
+            queue_bound: 64,
+            redeliver_after: Duration::from_secs(8),
+            ..LocalConfig::new(folder.join("blobs"))
+        };
+        let plain = local("sim", config);
+        let queue = Arc::new(Wiped { inner: plain.queue.clone(), wipes: AtomicU64::new(0), senders });
+        Self { plain, queue, seed, rough }
+    }
+
+    /// Loses everything that is in a queue.
+    pub fn wipe(&self) {
+        self.queue.wipes.fetch_add(1, Relaxed);
+    }
+
+    /// The links of the head: replay is asked inside the process, all else crosses the network.
+    pub fn head(&self, life: u64) -> Links {
+        let through = self.through(seed::mix(&[self.seed, 1, life]), Arc::new(AsHead(self.queue.clone())), 0);
+        Links { ask: self.plain.ask.clone(), ..through }
+    }
+
+    /// The links of the worker `name`, number `place` of all.
+    pub fn worker(&self, name: &str, place: u64, life: u64) -> Links {
+        let queue = Arc::new(AsWorker { queue: self.queue.clone(), name: name.to_owned() });
+        self.through(seed::mix(&[self.seed, 2, place, life]), queue, place)
+    }
+
+    fn through(&self, dice: u64, queue: Arc<dyn Queue>, place: u64) -> Links {
+        let state = Arc::new(Apart { inner: self.plain.state.clone(), late: Duration::from_millis(3 + 2 * place) });
+        let plan = FaultPlan { loss: 0.1, ..FaultPlan::rough(dice) };
+        let plan = if self.rough { plan } else { FaultPlan::none(dice) };
+        faulty(Links { queue, state, ..self.plain.clone() }, plan)
+    }
+}
+
+/// Queues that can be wiped: what was in them stays behind under a name that nobody reads any more.
+struct Wiped {
+    inner: Arc<dyn Queue>,
+    wipes: AtomicU64,
+    senders: Vec<String>,
+}
+
+impl Wiped {
+    fn name(&self, subject: &str, sender: &str) -> String {
+        format!("{subject}/{sender}/{}", self.wipes.load(Relaxed))
+    }
+}
+
+/// As the head sees the queues: it reads the trajectories of everybody, and knows whose they are.
+struct AsHead(Arc<Wiped>);
+
+impl AsHead {
+    async fn pull_from_all(&self, max: usize) -> Result<Vec<Delivery>, LinkError> {
+        let mut all = Vec::new();
+        for sender in &self.0.senders {
+            let name = self.0.name(subjects::TRAJECTORIES, sender);
+            let deliveries = self.0.inner.pull(&name, max - all.len(), Duration::ZERO).await?;
+            all.extend(deliveries.into_iter().map(|d| Delivery { sender: Some(sender.clone()), ..d }));
+            if all.len() == max {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Queue for AsHead {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move { self.0.inner.publish(&self.0.name(subject, ""), message).await })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
+        Box::pin(async move {
+            assert_eq!(subject, subjects::TRAJECTORIES, "the head works off trajectories only");
+            let until = Instant::now() + wait;
+            loop {
+                let deliveries = self.pull_from_all(max).await?;
+                if !deliveries.is_empty() || Instant::now() >= until {
+                    return Ok(deliveries);
+                }
+                sleep(LOOK).await;
+            }
+        })
+    }
+
+    fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
+        Box::pin(async move {
+            if subject != subjects::TRAJECTORIES {
+                return self.0.inner.depth(&self.0.name(subject, "")).await;
+            }
+            let (mut waiting, mut held) = (0, 0);
+            for sender in &self.0.senders {
+                let depth = self.0.inner.depth(&self.0.name(subject, sender)).await?;
+                (waiting, held) = (waiting + depth.0, held + depth.1);
+            }
+            Ok((waiting, held))
+        })
+    }
+}
+
+/// As the worker `name` sees the queues: what it publishes bears its name, whatever it writes into it.
+struct AsWorker {
+    queue: Arc<Wiped>,
+    name: String,
+}
+
+impl Queue for AsWorker {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move { self.queue.inner.publish(&self.queue.name(subject, &self.name), message).await })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
+        Box::pin(async move { self.queue.inner.pull(&self.queue.name(subject, ""), max, wait).await })
+    }
+
+    fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
+        Box::pin(async move { self.queue.inner.depth(&self.queue.name(subject, "")).await })
+    }
+}
+
+/// The state as it is heard on one machine: a little later than on the others, each by a time of its own. So who hears of a
+/// policy first follows from the schedule, and not from the order in which a runtime wakes tasks.
+struct Apart {
+    inner: Arc<dyn State>,
+    late: Duration,
+}
+
+impl State for Apart {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Versioned>, LinkError>> {
+        self.inner.get(key)
+    }
+
+    fn put_if<'a>(&'a self, key: &'a str, expected: u64, value: Arc<[u8]>) -> BoxFuture<'a, Result<u64, LinkError>> {
+        self.inner.put_if(key, expected, value)
+    }
+
+    fn watch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Watch>, LinkError>> {
+        Box::pin(async move {
+            let inner = self.inner.watch(key).await?;
+            Ok(Box::new(Late { inner, late: self.late }) as Box<dyn Watch>)
+        })
+    }
+}
+
+struct Late {
+    inner: Box<dyn Watch>,
+    late: Duration,
+}
+
+impl Watch for Late {
+    fn next(&mut self) -> BoxFuture<'_, Option<Versioned>> {
+        Box::pin(async move {
+            let next = self.inner.next().await;
+            sleep(self.late).await;
+            next
+        })
+    }
+}
