@@ -153,6 +153,18 @@ fn moment(run: &Path) -> Moment {
     }
 }
 
+/// The record proves what became of everything.
+#[track_caller]
+fn proven(at: &Path, what: &str) {
+    let mut command = folgore(["inspect", "r", "--check", "--output-dir"]);
+    command.arg(at);
+    let ended = run(command);
+    assert!(ended.status.success(), "{what}: {}\n{}", ended.stdout, ended.stderr);
+    for name in ["seats", "line", "versions", "staleness", "checkpoints"] {
+        assert!(ended.stdout.contains(&format!("ok      {name} ")), "{what}: {name} is missing in\n{}", ended.stdout);
+    }
+}
+
 /// Goes on with a run that was stopped, and checks all that going on promises.
 #[track_caller]
 fn goes_on_as_if_nothing_had_happened(at: &Path, what: &str) -> Ended {
@@ -160,6 +172,7 @@ fn goes_on_as_if_nothing_had_happened(at: &Path, what: &str) -> Ended {
     let from = checkpoints(&run_dir).into_iter().max().unwrap_or(0);
     assert!(from >= 1, "{what}: there is no checkpoint to go on from");
     let before = raw_metrics(&run_dir);
+    proven(at, what);
     let ended = run(go_on(at, &[])).well();
     assert!(ended.stdout.contains(&format!("resumed from step {from}\n")), "{what}: {}", ended.stdout);
     let after = raw_metrics(&run_dir);
@@ -169,6 +182,7 @@ fn goes_on_as_if_nothing_had_happened(at: &Path, what: &str) -> Ended {
     let shown: Vec<u64> = ended.stdout.lines().filter_map(step).collect();
     assert_eq!(shown, (from + 1..=STEPS).collect::<Vec<_>>(), "{what}: {}", ended.stdout);
     assert_same(&outcome(&run_dir), what);
+    proven(at, what);
     assert!(!is_saving(&run_dir), "{what}: what a save left is still there");
     ended
 }

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use folgore_actors::{Context, Links, Service, Shutdown, Status};
+use folgore_actors::{Context, Links, Service, Shutdown, Status, TypedEvent, TypedSubscription};
 use folgore_config::replay::OnEmptyBatch;
 use folgore_learner::{
     record::{Record, check::check, evidence::LogEntry},
-    replay::{ReplayService, ReplaySettings, ReplaySetup, RunIdentity},
+    replay::{ReplayEvent, ReplayService, ReplaySettings, ReplaySetup, RunIdentity},
 };
-use folgore_protocol::{Digest, Prompt, SamplingParams, Task};
+use folgore_protocol::{Digest, Prompt, SamplingParams, Task, subjects};
 use folgore_rollout::{Coordinator, CoordinatorConfig, Environments, EpisodeLimits, RolloutWorker, WorkerConfig};
 use redb::StorageBackend;
 use tokio::{
@@ -182,6 +182,8 @@ pub async fn schedule(seed: u64, log: Log) -> Result<Ended, String> {
     let senders = (0..WORKERS).map(|place| format!("w{place}")).chain([ROGUE.to_owned()]).collect();
     let net = Net::new(seed, !dice.one_in(4), folder.path(), senders);
     let _served = (serve_generator(&net.plain).await, serve_reward(&net.plain).await);
+    let told = net.plain.subscribe_events::<ReplayEvent>(subjects::EVENTS).await.map_err(|e| e.to_string())?;
+    let _listener = AbortOnDrop(tokio::spawn(listen(told, log.clone())));
     let mut world = World {
         setup: setup(plan.settings.clone(), &memory),
         net,
@@ -200,6 +202,24 @@ pub async fn schedule(seed: u64, log: Log) -> Result<Ended, String> {
     };
     world.play().await?;
     world.end(&memory).await
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Logs what replay tells, as far as the network lets it be heard.
+async fn listen(mut told: TypedSubscription<ReplayEvent>, log: Log) {
+    while let Some(event) = told.next().await {
+        if let Ok(TypedEvent::Happened { body, .. }) = event {
+            log.say(format_args!("    {body:?}"));
+        }
+    }
 }
 
 fn setup(settings: ReplaySettings, memory: &Memory) -> ReplaySetup {

@@ -50,7 +50,7 @@ impl Ledger {
         }
         if self.counters.quarantined.contains(worker) {
             // Somebody else shall have the seat, and soon.
-            self.issues.settle(&seat);
+            self.issues.release(&seat);
             return Err(Ingested::Refused(Refusal::Quarantined, format!("seat {seat}: {worker} is quarantined")));
         }
         Ok(())

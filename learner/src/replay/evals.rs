@@ -180,7 +180,7 @@ impl Ledger {
         }
         let policy = eval.row.policy;
         if let Some(other) = trajectory.policies().iter().find(|made_by| !same_weights(made_by, &policy)) {
-            self.issues.settle(&key);
+            self.issues.release(&key);
             let reason = format!("seat {key}: evaluates policy {policy}, made by {other}");
             return Ingested::Refused(Refusal::Policy, reason);
         }

@@ -12,6 +12,8 @@ use crate::record::evidence::DrawEnd;
 pub(super) struct Issue {
     at_ms: u64,
     times: u32,
+    /// What came back was not taken: due again at once.
+    released: bool,
 }
 
 /// The time of one question for seats.
@@ -27,7 +29,7 @@ impl Clock {
     /// A seat is due again when it has been out long, and nothing at all came in for as long: a queue that is merely long
     /// must not be made longer.
     fn due(&self, issue: &Issue) -> bool {
-        issue.at_ms.max(self.quiet_since_ms).saturating_add(self.reissue_after_ms) <= self.now_ms
+        issue.released || issue.at_ms.max(self.quiet_since_ms).saturating_add(self.reissue_after_ms) <= self.now_ms
     }
 }
 
@@ -52,8 +54,16 @@ impl Issues {
             return false;
         }
         let times = before.map_or(0, |issue| issue.times) + 1;
-        self.out.insert(seat, Issue { at_ms: clock.now_ms, times });
+        self.out.insert(seat, Issue { at_ms: clock.now_ms, times, released: false });
         true
+    }
+
+    /// What came back for `seat` was not taken, and that was not the seat's fault: it is due at once. How often it was
+    /// handed out stays known, lest it goes to and fro for ever.
+    pub(super) fn release(&mut self, seat: &SeatKey) {
+        if let Some(issue) = self.out.get_mut(seat) {
+            issue.released = true;
+        }
     }
 
     /// Forgets `seat`.
@@ -120,7 +130,7 @@ impl Ledger {
     fn give_up_unanswered(&mut self, clock: &Clock) {
         let limit = self.settings.max_issues;
         for seat in self.issues.unanswered(clock, limit) {
-            let reason = format!("handed out {limit} times, and nothing came back");
+            let reason = format!("handed out {limit} times, and nothing that can be taken came back");
             if is_eval(seat.group) {
                 self.redraw_eval_unanswered(seat, &reason);
             } else {

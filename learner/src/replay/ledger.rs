@@ -185,7 +185,7 @@ impl Ledger {
         let made_by = trajectory.policies();
         if let Err(reason) = self.believable(step, &made_by) {
             // Its maker was late or had another line's policy. Somebody shall have the seat soon.
-            self.issues.settle(&key);
+            self.issues.release(&key);
             return Ingested::Refused(Refusal::Policy, format!("seat {key}: {reason}"));
         }
         let total = match &trajectory.outcome {

@@ -155,7 +155,7 @@ fn in_one_process_nonsense_drops_groups_and_keeps_nobody_out() {
 
 #[test]
 fn a_policy_that_was_never_published_is_refused_and_its_seat_is_open_at_once() {
-    let mut store = open(ReplaySettings { max_staleness: 2, ..settings() }, &MemoryDisk::default());
+    let mut store = open(ReplaySettings { max_staleness: 2, max_issues: 9, ..settings() }, &MemoryDisk::default());
     change(&mut store, |l: &mut Ledger| l.resume(0, Some(policy(0)), 0, 0)).unwrap();
     let third = hand_out(&mut store, 100).into_iter().find(|job| job.seat.group.0 == 6).unwrap();
     for made_by in [policy(1), policy(2), folgore_protocol::PolicyId { digest: policy(9).digest, ..policy(0) }] {
@@ -164,6 +164,20 @@ fn a_policy_that_was_never_published_is_refused_and_its_seat_is_open_at_once() {
         assert_eq!(hand_out(&mut store, 100), [third.clone()]);
     }
     assert_eq!(change(&mut store, |l| l.ingest(by("w", &third))), Ingested::Taken);
+}
+
+#[test]
+fn a_seat_that_only_the_quarantined_answer_is_drawn_again_after_a_while() {
+    let mut store = open(settings(), &MemoryDisk::default());
+    (0..3).for_each(|_| change(&mut store, |l| l.refuse_unreadable(Some("rogue"), "nonsense")));
+    let first = hand_out(&mut store, 1).remove(0);
+    for _ in 1..settings().max_issues {
+        change(&mut store, |l| l.ingest_from(Some("rogue"), by("rogue", &first)));
+        assert_eq!(hand_out(&mut store, 1), [first.clone()]);
+    }
+    change(&mut store, |l| l.ingest_from(Some("rogue"), by("rogue", &first)));
+    let next = hand_out(&mut store, 1).remove(0).seat;
+    assert_eq!((next.group, next.sample, next.draw), (first.seat.group, 0, 1));
 }
 
 #[test]
