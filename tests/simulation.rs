@@ -110,6 +110,7 @@ fn a_thousand_schedules_hold_the_invariants() {
     // A simulation in which nothing happens holds every invariant.
     for what in [
         "head killed",
+        "network cut",
         "replay killed",
         "worker killed",
         "queues wiped",

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep};
 
 /// How often the head looks into the queues of the workers.
 const LOOK: Duration = Duration::from_millis(40);
+/// How long somebody waits for a network that is cut.
+const GIVE_UP: Duration = Duration::from_millis(1500);
 
 /// What all processes of one run are connected to.
 #[derive(Clone)]
@@ -37,13 +39,23 @@ impl Net {
             ..LocalConfig::new(folder.join("blobs"))
         };
         let plain = local("sim", config);
-        let queue = Arc::new(Wiped { inner: plain.queue.clone(), wipes: AtomicU64::new(0), senders });
+        let queue = Arc::new(Wiped {
+            inner: plain.queue.clone(),
+            wipes: AtomicU64::new(0),
+            down_until: Mutex::new(Instant::now()),
+            senders,
+        });
         Self { plain, queue, seed, rough }
     }
 
     /// Loses everything that is in a queue.
     pub fn wipe(&self) {
         self.queue.wipes.fetch_add(1, Relaxed);
+    }
+
+    /// From now on nothing crosses the network, for `length`.
+    pub fn cut(&self, length: Duration) {
+        *self.queue.down_until.lock().unwrap() = Instant::now() + length;
     }
 
     /// The links of the head: replay is asked inside the process, all else crosses the network.
@@ -59,7 +71,11 @@ impl Net {
     }
 
     fn through(&self, dice: u64, queue: Arc<dyn Queue>, place: u64) -> Links {
-        let state = Arc::new(Apart { inner: self.plain.state.clone(), late: Duration::from_millis(3 + 2 * place) });
+        let state = Arc::new(Apart {
+            inner: self.plain.state.clone(),
+            queue: self.queue.clone(),
+            late: Duration::from_millis(3 + 2 * place),
+        });
         let plan = FaultPlan { loss: 0.1, ..FaultPlan::rough(dice) };
         let plan = if self.rough { plan } else { FaultPlan::none(dice) };
         faulty(Links { queue, state, ..self.plain.clone() }, plan)
@@ -70,10 +86,21 @@ impl Net {
 struct Wiped {
     inner: Arc<dyn Queue>,
     wipes: AtomicU64,
+    /// Until then the network is cut.
+    down_until: Mutex<Instant>,
     senders: Vec<String>,
 }
 
 impl Wiped {
+    /// What a caller hears while the network is cut: nothing, until it gives up.
+    async fn reached(&self, subject: &str) -> Result<(), LinkError> {
+        if Instant::now() >= *self.down_until.lock().unwrap() {
+            return Ok(());
+        }
+        sleep(GIVE_UP).await;
+        Err(LinkError::Deadline { subject: subject.to_owned(), waited_ms: GIVE_UP.as_millis() as u64 })
+    }
+
     fn name(&self, subject: &str, sender: &str) -> String {
         format!("{subject}/{sender}/{}", self.wipes.load(Relaxed))
     }
@@ -99,7 +126,10 @@ impl AsHead {
 
 impl Queue for AsHead {
     fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async move { self.0.inner.publish(&self.0.name(subject, ""), message).await })
+        Box::pin(async move {
+            self.0.reached(subject).await?;
+            self.0.inner.publish(&self.0.name(subject, ""), message).await
+        })
     }
 
     fn pull<'a>(
@@ -112,7 +142,10 @@ impl Queue for AsHead {
             assert_eq!(subject, subjects::TRAJECTORIES, "the head works off trajectories only");
             let until = Instant::now() + wait;
             loop {
-                let deliveries = self.pull_from_all(max).await?;
+                let deliveries = match self.0.reached(subject).await {
+                    Ok(()) => self.pull_from_all(max).await?,
+                    Err(_) => Vec::new(),
+                };
                 if !deliveries.is_empty() || Instant::now() >= until {
                     return Ok(deliveries);
                 }
@@ -123,6 +156,7 @@ impl Queue for AsHead {
 
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
         Box::pin(async move {
+            self.0.reached(subject).await?;
             if subject != subjects::TRAJECTORIES {
                 return self.0.inner.depth(&self.0.name(subject, "")).await;
             }
@@ -144,7 +178,10 @@ struct AsWorker {
 
 impl Queue for AsWorker {
     fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async move { self.queue.inner.publish(&self.queue.name(subject, &self.name), message).await })
+        Box::pin(async move {
+            self.queue.reached(subject).await?;
+            self.queue.inner.publish(&self.queue.name(subject, &self.name), message).await
+        })
     }
 
     fn pull<'a>(
@@ -153,7 +190,12 @@ impl Queue for AsWorker {
         max: usize,
         wait: Duration,
     ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
-        Box::pin(async move { self.queue.inner.pull(&self.queue.name(subject, ""), max, wait).await })
+        Box::pin(async move {
+            match self.queue.reached(subject).await {
+                Ok(()) => self.queue.inner.pull(&self.queue.name(subject, ""), max, wait).await,
+                Err(_) => Ok(Vec::new()),
+            }
+        })
     }
 
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
@@ -165,16 +207,23 @@ impl Queue for AsWorker {
 /// policy first follows from the schedule, and not from the order in which a runtime wakes tasks.
 struct Apart {
     inner: Arc<dyn State>,
+    queue: Arc<Wiped>,
     late: Duration,
 }
 
 impl State for Apart {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Versioned>, LinkError>> {
-        self.inner.get(key)
+        Box::pin(async move {
+            self.queue.reached(key).await?;
+            self.inner.get(key).await
+        })
     }
 
     fn put_if<'a>(&'a self, key: &'a str, expected: u64, value: Arc<[u8]>) -> BoxFuture<'a, Result<u64, LinkError>> {
-        self.inner.put_if(key, expected, value)
+        Box::pin(async move {
+            self.queue.reached(key).await?;
+            self.inner.put_if(key, expected, value).await
+        })
     }
 
     fn watch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Watch>, LinkError>> {

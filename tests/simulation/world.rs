@@ -341,7 +341,7 @@ impl World {
 
     async fn make_trouble(&mut self) -> Result<(), String> {
         let place = self.dice.below(WORKERS);
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0 => {
                 self.note("head killed");
                 for living in [self.learner.take(), self.coordinator.take(), self.replay.take()].into_iter().flatten() {
@@ -372,7 +372,11 @@ impl World {
                 self.note("rogue leaves");
                 kill(self.rogue.take()).await?;
             }
-            8..=10 if !self.workers.contains_key(&place) => self.join(place),
+            8 => {
+                self.note("network cut");
+                self.net.cut(Duration::from_millis(1000 + self.dice.below(30_000)));
+            }
+            9..=11 if !self.workers.contains_key(&place) => self.join(place),
             _ => {}
         }
         Ok(())
