@@ -168,9 +168,10 @@ impl Names {
         format!("rl_{}_adapters", self.run)
     }
 
-    /// Object bucket of bodies that do not fit into a message, written by anyone.
+    /// Object bucket of bodies that do not fit into a message, written by anyone. All runs of a server share it: a permission
+    /// can tell it from a bucket of policies only if no run is part of its name.
     pub fn bodies_bucket(&self) -> String {
-        format!("rl_{}_blobs", self.run)
+        "rl_bodies".to_owned()
     }
 }
 

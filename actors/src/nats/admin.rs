@@ -210,14 +210,18 @@ pub async fn status(nats: &Nats) -> Result<Status, NatsError> {
     })
 }
 
-/// Deletes everything of the run; names what there was.
+/// Deletes everything of the run; names what there was. The bucket of bodies is every run's, and goes with the last one.
 ///
 /// # Errors
 /// If the server refuses or does not answer; what was done before stays.
 pub async fn remove(nats: &Nats) -> Result<Vec<String>, NatsError> {
     let mut removed = Vec::new();
+    let run = &nats.config().run;
+    let bodies = format!("OBJ_{}", run.bodies_bucket());
+    let last = runs(nats).await?.iter().all(|other| other == run.run());
     for store in stores(nats, &Limits::default()) {
-        if find(nats, &store.name).await?.is_some() {
+        let ours = last || store.name != bodies;
+        if ours && find(nats, &store.name).await?.is_some() {
             answer(nats, &store.name, nats.jetstream.delete_stream(&store.name)).await?;
             removed.push(store.name);
         }

@@ -1,5 +1,5 @@
-//! Bodies that do not fit into a message, in an object bucket of the run that anyone may write to. The server forgets them
-//! after a day, as it does the messages.
+//! Bodies that do not fit into a message, in an object bucket that anyone may write to. The server forgets them after a
+//! day, as it does the messages.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! One key-value bucket: reads that see the last write, and writes that are compared with it.
 //!
-//! A bucket is the stream `KV_<name>` with a subject per key. Reads go to the stream's leader, so that who has written reads
-//! it back; a revision is the stream's sequence number of the write. A deleted key is a marker with a revision of its own,
+//! A bucket is the stream `KV_<name>` with a subject per key. The head's reads go to the stream's leader, so that who has
+//! written reads it back; all others use direct gets, which work for buckets only: they need no permission to read any
+//! message of any stream. A revision is the stream's sequence number of the write. A deleted key is a marker with a revision of its own,
 //! which is why "absent" is not always revision 0 on the server, but is here.
 
 use std::{error::Error, sync::Arc, time::Duration};
@@ -12,9 +13,11 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
-        stream::{LastRawMessageErrorKind, Stream},
+        message::StreamMessage,
+        stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream},
     },
 };
+use folgore_protocol::Role;
 use tokio::time::{Instant, timeout};
 
 use super::Nats;
@@ -101,16 +104,30 @@ impl Bucket {
         check_key(key)?;
         let (stream, subject, begun) = (self.stream().await?, self.subject(key), Instant::now());
         self.nats.ready(key, self.patience).await?;
-        let Ok(read) = timeout(self.patience, stream.get_last_raw_message_by_subject(&subject)).await else {
+        let Ok(read) = timeout(self.patience, self.last(&stream, &subject)).await else {
             return Err(passing(key, begun, &"no answer"));
         };
         match read {
-            Ok(message) => {
+            Ok(Some(message)) => {
                 let gone = message.headers.get(OPERATION).or_else(|| message.headers.get(MARKER)).is_some();
                 Ok(Entry { at: message.sequence, value: (!gone).then(|| Arc::from(&message.payload[..])) })
             }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Entry { at: 0, value: None }),
+            Ok(None) => Ok(Entry { at: 0, value: None }),
             Err(error) => Err(passing(key, begun, &error)),
+        }
+    }
+
+    /// The last message of `subject`.
+    async fn last(&self, stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, async_nats::Error> {
+        if self.nats.config().role == Role::Head {
+            return match stream.get_last_raw_message_by_subject(subject).await {
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                read => Ok(Some(read?)),
+            };
+        }
+        match stream.direct_get_last_for_subject(subject).await {
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            read => Ok(Some(read?)),
         }
     }
 

@@ -7,7 +7,7 @@
 //! | `headers` | an envelope as headers |
 //! | `ask`, `queue`, `topic`, `state`, `blob` | the five links |
 //! | [`admin`] | streams, consumers and buckets made, told of and removed |
-//! | `bucket`, `objects`, `bodies` | a key-value bucket, an object bucket, bodies that do not fit into a message |
+//! | `bucket`, `objects`, `chunks`, `bodies` | a key-value bucket, an object bucket, bodies that do not fit into a message |
 //! | `memory`, `restore` | what a writer remembers of its writes, and puts back when the server lost it |
 //! | `lease` | one head at a time, and how it learns that it is not the one any more |
 //! | [`server`] | a server of one's own, as a child process |
@@ -19,6 +19,7 @@ mod ask;
 mod blob;
 mod bodies;
 mod bucket;
+mod chunks;
 mod config;
 mod connection;
 mod headers;

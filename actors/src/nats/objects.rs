@@ -1,31 +1,25 @@
 //! One object bucket: bytes by their digest, put once, never overwritten.
 //!
-//! An object is a row of chunks and a record that names them. Reading one that is overwritten or deleted meanwhile would
-//! wait for ever, and so would reading without a server; hence each chunk has a deadline, and the whole has one that grows
-//! with its size.
+//! An object is a row of chunks and a record that names them. Chunks are read by direct gets, a window of them at a time,
+//! and not by a consumer: who may create consumers may read every stream, and have anybody get what they read. Each chunk
+//! has a deadline, and the whole has one that grows with its size.
 
 use std::{
     collections::HashSet,
-    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectStore};
+use async_nats::jetstream::object_store::{DeleteErrorKind, InfoErrorKind, ObjectStore};
 use folgore_protocol::Digest;
 use futures_util::StreamExt;
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use super::{Nats, bucket::passing};
+use super::{Nats, bucket::passing, chunks::Chunks};
 use crate::LinkError;
 
 /// Bytes a second that a link must carry; slower is an outage.
 const SLOWEST: u64 = 256 << 10;
-/// Read at once.
-const BUFFER: usize = 128 << 10;
 
 /// An object bucket.
 #[derive(Clone)]
@@ -66,31 +60,34 @@ impl Objects {
         let (name, store, begun) = (digest.hex(), self.open(digest).await?, Instant::now());
         let late = |reason: &dyn std::fmt::Display| passing(&blob(digest), begun, reason);
         let wrong = |reason: String| LinkError::Blob { name: name.clone(), reason };
-        let mut object = match timeout(self.chunk(), store.get(&name)).await {
-            Ok(Ok(object)) => object,
-            Ok(Err(error)) if error.kind() == GetErrorKind::NotFound => return Err(wrong("it is not there".into())),
+        let info = match timeout(self.chunk(), store.info(&name)).await {
+            Ok(Ok(info)) if !info.deleted => info,
+            Ok(Ok(_)) => return Err(wrong("it is not there".into())),
+            Ok(Err(error)) if error.kind() == InfoErrorKind::NotFound => return Err(wrong("it is not there".into())),
             Ok(Err(error)) => return Err(late(&error)),
             Err(_) => return Err(late(&"no answer")),
         };
-        let size = object.info.size as u64;
+        let size = info.size as u64;
         if size > self.limit {
             return Err(wrong(format!("expected at most {} bytes, got {size}", self.limit)));
         }
-        let (mut bytes, mut buffer, until) = (Vec::new(), vec![0; BUFFER], begun + self.patience(size));
-        loop {
+        let mut chunks = Chunks::of(&self.nats, &self.bucket, &info.nuid);
+        let (mut bytes, until) = (Vec::new(), begun + self.patience(size));
+        while (bytes.len() as u64) < size {
             let chunk = self.chunk().min(until.saturating_duration_since(Instant::now()));
-            match timeout(chunk, object.read(&mut buffer)).await {
-                Ok(Ok(0)) => break,
-                Ok(Ok(read)) if (bytes.len() + read) as u64 <= size => bytes.extend_from_slice(&buffer[..read]),
-                Ok(Ok(_)) => return Err(wrong(format!("more than its {size} bytes"))),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(wrong(error.to_string())),
+            match timeout(chunk, chunks.next()).await {
+                Ok(Ok(Some(read))) if (bytes.len() + read.payload.len()) as u64 <= size => {
+                    bytes.extend_from_slice(&read.payload);
+                }
+                Ok(Ok(Some(_))) => return Err(wrong(format!("more than its {size} bytes"))),
+                Ok(Ok(None)) => return Err(wrong(format!("{} of its {size} bytes are there", bytes.len()))),
                 Ok(Err(error)) => return Err(late(&error)),
                 Err(_) => return Err(late(&format!("{} of {size} bytes", bytes.len()))),
             }
         }
         let found = Digest::of(&bytes);
-        if bytes.len() as u64 != size || found != digest {
-            return Err(wrong(format!("its {} of {size} bytes have digest {}", bytes.len(), found.short())));
+        if found != digest {
+            return Err(wrong(format!("its {size} bytes have digest {}", found.short())));
         }
         Ok(bytes.into())
     }
@@ -121,7 +118,7 @@ impl Objects {
     }
 
     /// Best effort: removes chunks that no object names and that are older than `age`; after puts that failed they would
-    /// fill the bucket. Gives how many objects' worth.
+    /// fill the bucket. Gives how many objects' worth. For the head only: others may not purge.
     pub(super) async fn sweep(&self, age: Duration) -> usize {
         match timeout(self.chunk() * 4, self.try_sweep(age)).await {
             Ok(Ok(swept)) => {

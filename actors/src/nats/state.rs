@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
+use async_nats::Subscriber;
 use futures_util::StreamExt;
 use tokio::{
     sync::watch,
@@ -17,11 +17,6 @@ use crate::{BoxFuture, LinkError, State, Versioned, Watch};
 
 /// How often a watched key is read although nothing was heard of it.
 const REREAD: Duration = Duration::from_secs(2);
-/// How often the server says that it has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// After which time without a reader the server forgets the consumer of a watch.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
-
 pub(super) struct NatsState {
     nats: Nats,
     bucket: Bucket,
@@ -95,9 +90,8 @@ impl Follower {
             }
             match self.bucket.get(&self.key).await {
                 Ok(Some(found)) => self.show(found),
-                Ok(None) => {}
-                // The server may have come back without the consumer.
-                Err(_) => hints = None,
+                // The client subscribes again by itself when the server comes back.
+                Ok(None) | Err(_) => {}
             }
             tokio::select! {
                 () = heard(&mut hints) => {}
@@ -115,31 +109,18 @@ impl Follower {
         });
     }
 
-    /// Asks the server to tell of writes to the key from now on; none if it does not answer, and then reading must do.
-    async fn hints(&self) -> Option<push::Messages> {
-        let config = push::Config {
-            deliver_subject: self.nats.client.new_inbox(),
-            description: Some("state watch".to_owned()),
-            deliver_policy: DeliverPolicy::New,
-            ack_policy: AckPolicy::None,
-            filter_subject: self.bucket.subject(&self.key),
-            headers_only: true,
-            idle_heartbeat: HEARTBEAT,
-            inactive_threshold: FORGOTTEN_AFTER,
-            memory_storage: true,
-            num_replicas: 1,
-            ..push::Config::default()
-        };
-        let create =
-            async { Some(self.bucket.stream().await.ok()?.create_consumer(config).await.ok()?.messages().await) };
-        timeout(self.nats.config().request_timeout, create).await.ok().flatten()?.ok()
+    /// Hears the writes themselves, as they pass; none if that does not work, and then reading must do. A consumer would
+    /// hear no more that counts, and who may create one can send what it reads to anybody, past its own permissions.
+    async fn hints(&self) -> Option<Subscriber> {
+        let subscribed = self.nats.client.subscribe(self.bucket.subject(&self.key));
+        timeout(self.nats.config().request_timeout, subscribed).await.ok()?.ok()
     }
 }
 
-/// Waits for a hint; for ever if there are none. Missed heartbeats are an end of the hints.
-async fn heard(hints: &mut Option<push::Messages>) {
+/// Waits for a hint; for ever if there are none.
+async fn heard(hints: &mut Option<Subscriber>) {
     let Some(messages) = hints else { return std::future::pending().await };
-    if !matches!(messages.next().await, Some(Ok(_))) {
+    if messages.next().await.is_none() {
         *hints = None;
     }
 }
