@@ -6,3 +6,4 @@ pub mod files;
 pub mod identities;
 pub mod permissions;
 pub mod server_file;
+pub mod status;

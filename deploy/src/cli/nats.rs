@@ -13,6 +13,10 @@ pub enum NatsCommand {
     Init(NatsInitArgs),
     /// Makes an identity for one process on another machine, with what its role needs and no more
     AddWorker(NatsAddWorkerArgs),
+    /// Shows the runs on a server: queues, workers, policy, who leads
+    Status(NatsStatusArgs),
+    /// Deletes a run's streams and buckets from a server; what the run's folder holds stays
+    Rm(NatsRmArgs),
 }
 
 /// `nats init`
@@ -34,6 +38,12 @@ pub struct NatsInitArgs {
     /// Most that streams and buckets may take on disk [at first 20GB, or 80 % of what is free if that is less]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_file_store: Option<u64>,
+    /// Creates the streams and buckets of a run too, on the server at this address
+    #[arg(long, requires = "run")]
+    pub url: Option<String>,
+    /// The run that --url is for
+    #[arg(long, requires = "url")]
+    pub run: Option<String>,
 }
 
 /// `nats add-worker`
@@ -50,4 +60,42 @@ pub struct NatsAddWorkerArgs {
     /// Makes new keys for a name that is taken; the old ones end
     #[arg(long)]
     pub replace: bool,
+}
+
+/// Where a server is and who asks.
+#[derive(Clone, Debug, Args)]
+pub struct NatsServerArgs {
+    /// Address of the server, nats://host:port
+    #[arg(long)]
+    pub url: String,
+    /// Folder of the identity to connect with [nats/identities/head if it is there]
+    #[arg(long, value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+}
+
+/// `nats status`
+#[derive(Debug, Args)]
+pub struct NatsStatusArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: NatsServerArgs,
+    /// Only this run
+    #[arg(long)]
+    pub run: Option<String>,
+    /// Prints one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `nats rm`
+#[derive(Debug, Args)]
+pub struct NatsRmArgs {
+    /// The run
+    pub run: String,
+    /// The server.
+    #[command(flatten)]
+    pub server: NatsServerArgs,
+    /// Deletes without asking
+    #[arg(long)]
+    pub yes: bool,
 }

@@ -1,18 +1,24 @@
 //! `folgore nats`: a server for runs on several machines.
 
-use std::path::Path;
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Result;
-use folgore_actors::nats::server::find_server;
-use folgore_protocol::Role;
+use anyhow::{Context as _, Result, bail};
+use folgore_actors::nats::{Limits, Nats, NatsConfig, admin, connect, server::find_server};
+use folgore_protocol::{Names, Role, RunName};
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
-    cli::nats::{NatsAddWorkerArgs, NatsCommand, NatsInitArgs},
+    cli::nats::{NatsAddWorkerArgs, NatsCommand, NatsInitArgs, NatsRmArgs, NatsServerArgs, NatsStatusArgs},
     nats::{
         control::{self, Checked, Reloaded},
         files::Kept,
         identities,
         server_file::{self, Asked, CONF, HEAD},
+        status::{self, RunStatus},
     },
     stream::quietly,
 };
@@ -22,6 +28,8 @@ pub fn run(command: NatsCommand) -> Result<()> {
     let said = match command {
         NatsCommand::Init(args) => init(&args)?,
         NatsCommand::AddWorker(args) => add_worker(&args)?,
+        NatsCommand::Status(args) => return show(&args),
+        NatsCommand::Rm(args) => remove(&args)?,
     };
     quietly((said.join("\n") + "\n").as_bytes())
 }
@@ -55,7 +63,22 @@ fn init(args: &NatsInitArgs) -> Result<Vec<String>> {
         [] => said.push("elsewhere   not reachable; --host NAME adds a name or address by which it is".to_owned()),
         urls => said.push(format!("elsewhere   {}", urls.join("  "))),
     }
+    if let (Some(url), Some(run)) = (&args.url, &args.run) {
+        let identity = Some(server.path.join(identities::IDENTITIES).join(HEAD));
+        said.extend(create(&NatsServerArgs { url: url.clone(), identity }, run, &server.settings)?);
+    }
     Ok(said)
+}
+
+/// Creates the streams and buckets of `run`.
+fn create(at: &NatsServerArgs, run: &str, settings: &server_file::Settings) -> Result<Vec<String>> {
+    let limits = Limits::within(settings.max_file_store);
+    let done =
+        runtime()?.block_on(async { Ok::<_, anyhow::Error>(admin::ensure(&join(at, run).await?, &limits).await?) })?;
+    Ok(match done.is_empty() {
+        true => vec![format!("run {run}: everything is there")],
+        false => done.into_iter().map(|done| format!("run {run}: {done}")).collect(),
+    })
 }
 
 fn add_worker(args: &NatsAddWorkerArgs) -> Result<Vec<String>> {
@@ -89,4 +112,87 @@ fn told(dir: &Path, server: Option<&Path>) -> Option<String> {
             server_file::PID
         )),
     }
+}
+
+/// Shows the runs, each looked at at the same time.
+fn show(args: &NatsStatusArgs) -> Result<()> {
+    let found = runtime()?.block_on(async {
+        let runs = match &args.run {
+            Some(run) => vec![run.clone()],
+            None => admin::runs(&join(&args.server, ANY_RUN).await?).await?,
+        };
+        let mut looks = JoinSet::new();
+        for run in runs {
+            let server = args.server.clone();
+            looks.spawn(async move { status::look(&join(&server, &run).await?, status::LISTEN).await });
+        }
+        let mut found = looks.join_all().await.into_iter().collect::<Result<Vec<RunStatus>>>()?;
+        found.sort_by(|a, b| a.server.run.cmp(&b.server.run));
+        Ok::<_, anyhow::Error>(found)
+    })?;
+    if args.json {
+        return quietly(format!("{:#}\n", serde_json::json!({ "runs": found })).as_bytes());
+    }
+    let texts: Vec<String> = found.iter().map(RunStatus::text).collect::<Result<_>>()?;
+    let text = if texts.is_empty() { format!("{}: no runs\n", args.server.url) } else { texts.join("\n") };
+    quietly(text.as_bytes())
+}
+
+fn remove(args: &NatsRmArgs) -> Result<Vec<String>> {
+    runtime()?.block_on(async {
+        let nats = join(&args.server, &args.run).await?;
+        let there = admin::status(&nats).await?;
+        if !admin::runs(&nats).await?.contains(&args.run) {
+            bail!("run {}: nothing of it is on {}; `folgore nats status` lists the runs", args.run, args.server.url);
+        }
+        let stores: Vec<&str> = there.stores.keys().map(String::as_str).collect();
+        let led = there.head.map(|head| format!(", which {head} leads now")).unwrap_or_default();
+        let question = format!("run {}{led}: deletes {} from {}", args.run, stores.join(", "), args.server.url);
+        if !args.yes && !agreed(&question)? {
+            return Ok(vec!["nothing was deleted".to_owned()]);
+        }
+        let removed = admin::remove(&nats).await?;
+        Ok(removed.into_iter().map(|name| format!("deleted {name}")).collect())
+    })
+}
+
+fn agreed(question: &str) -> Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        bail!("{question}; --yes does it without asking");
+    }
+    eprint!("{question}. Do it? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Stands for no run in particular; a connection is always for one.
+const ANY_RUN: &str = "any";
+/// How long a request may take; these commands are used where something is slow.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connects to `server` for `run`.
+async fn join(server: &NatsServerArgs, run: &str) -> Result<Nats> {
+    let run = Names::new(&RunName::new(run).map_err(anyhow::Error::msg)?).map_err(anyhow::Error::msg)?;
+    let usual = PathBuf::from("nats").join(identities::IDENTITIES).join(HEAD);
+    let folder = server.identity.clone().or_else(|| usual.is_dir().then_some(usual));
+    let mut config = match folder {
+        Some(folder) => {
+            let who = identities::open(&folder)?;
+            let mut config = NatsConfig::new(&server.url, run, who.role, &who.name)?;
+            config.identity = Some(who.keys);
+            config
+        }
+        None => NatsConfig::new(&server.url, run, Role::Console, "console")?,
+    };
+    config.request_timeout = PATIENCE;
+    let identified = config.identity.is_some();
+    let hint = || if identified { "" } else { "; --identity DIR names the folder of an identity" };
+    connect(config).await.map_err(|e| anyhow::anyhow!("{e}{}", hint()))
+}
+
+fn runtime() -> Result<Runtime> {
+    Runtime::new().context("the async runtime")
 }

@@ -1,8 +1,8 @@
 //! The identities of a fleet: one folder each, made on the server's machine and carried to the worker's.
 //!
 //! ```text
-//! identities/NAME/nkey.seed  ca.pem  cert.pem  key.pem  role    what `--identity FOLDER` reads
-//! identities/NAME/public.nk                                     what the server knows of it
+//! identities/NAME/nkey.seed  ca.pem  cert.pem  key.pem  name  role    what `--identity FOLDER` reads
+//! identities/NAME/public.nk                                           what the server knows of it
 //! ```
 //! `users.conf` is made anew from all folders, so an identity ends when its folder is gone and the file is made again.
 
@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use folgore_actors::nats::Identity;
 use folgore_protocol::{Role, names::check_name};
 use nkeys::KeyPair;
 use serde_json::json;
@@ -30,6 +31,7 @@ pub const IDENTITIES: &str = "identities";
 pub const USERS: &str = "users.conf";
 const PUBLIC: &str = "public.nk";
 const ROLE: &str = "role";
+const NAME: &str = "name";
 
 /// What the server knows of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,28 @@ fn known(folder: &Path) -> Result<Known> {
     Ok(Known { role: role_named(role.trim()).with_context(|| role_path.display().to_string())?, public })
 }
 
+/// An identity as its process has it: the folder may have another name there.
+pub struct Carried {
+    /// The name that the server knows it under.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Its keys.
+    pub keys: Identity,
+}
+
+/// Reads the identity in `folder`.
+pub fn open(folder: &Path) -> Result<Carried> {
+    let line = |file: &str| Ok::<_, anyhow::Error>(files::read(&folder.join(file))?.trim().to_owned());
+    let keys = Identity::read(folder)?;
+    let (name, role) = (line(NAME)?, line(ROLE)?);
+    check_name("identity", &name)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| folder.join(NAME).display().to_string())?;
+    let role = role_named(&role).with_context(|| folder.join(ROLE).display().to_string())?;
+    Ok(Carried { name, role, keys })
+}
+
 /// The role called `name`.
 pub fn role_named(name: &str) -> Result<Role> {
     let roles = Role::ALL.map(Role::name).join(", ");
@@ -97,6 +121,7 @@ pub fn add(dir: &Path, authority: &Authority, name: &str, role: Role, replace: b
     files::write(&part.join("ca.pem"), &authority.cert)?;
     files::write(&part.join("cert.pem"), &signed.cert)?;
     files::write(&part.join("key.pem"), &signed.key)?;
+    files::write(&part.join(NAME), &format!("{name}\n"))?;
     files::write(&part.join(ROLE), &format!("{role}\n"))?;
     files::write(&part.join(PUBLIC), &format!("{}\n", user.public_key()))?;
     if folder.exists() {
@@ -168,6 +193,19 @@ mod tests {
         fs::remove_dir_all(&other).unwrap();
         assert_eq!(write_users(dir.path()).unwrap(), Kept::Changed);
         assert!(!files::read(&dir.path().join(USERS)).unwrap().contains("w2"));
+    }
+
+    #[test]
+    fn a_carried_folder_says_who_it_is() {
+        let (dir, authority) = fleet();
+        let made = add(dir.path(), &authority, "w1", Role::Reward, false).unwrap();
+        let carried = dir.path().join("elsewhere");
+        fs::rename(made, &carried).unwrap();
+        let opened = open(&carried).unwrap();
+        assert_eq!((opened.name.as_str(), opened.role), ("w1", Role::Reward));
+        assert!(opened.keys.ca.is_some_and(|ca| ca.starts_with(&carried)));
+        fs::remove_file(carried.join("key.pem")).unwrap();
+        assert!(open(&carried).err().unwrap().to_string().contains("key.pem"));
     }
 
     #[test]

@@ -51,7 +51,8 @@ fn head(runs: &Runs, own: &mut Permissions) {
     own.publish(["$KV.*.>", "$O.*.>", "_INBOX.*.>"]);
     own.publish(["$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.DIRECT.>", "$JS.FC.>"]);
     own.publish(["CREATE", "INFO", "DELETE", "LIST", "NAMES"].map(|verb| format!("$JS.API.CONSUMER.{verb}.>")));
-    own.subscribe(runs.all([runs.names.heartbeats(), runs.names.events(), runs.names.request(subjects::HELLO)]));
+    own.subscribe(runs.all([runs.names.heartbeats(), runs.names.events()]));
+    own.subscribe([runs.queue(subjects::HELLO)]);
     own.subscribe(["$KV.*.>"]);
 }
 
@@ -65,45 +66,44 @@ fn rollout(runs: &Runs, name: &str, own: &mut Permissions) {
         runs.names.request(subjects::SEARCH),
     ]));
     own.publish(pull_from(ROLLOUT_CONSUMER));
+    // what an object is, and its chunks; only buckets answer direct gets, so that no job or trajectory is read in this way
+    own.publish(["$JS.API.DIRECT.GET.*.$O.*.M.*", "$JS.API.DIRECT.GET.*"]);
+    // a body that is put again is found by its digest, hence nothing is ever purged
+    let bodies = runs.names.bodies_bucket();
+    own.publish([format!("$O.{bodies}.C.*"), format!("$O.{bodies}.M.*")]);
 }
 
 /// A reward worker or a retriever answers one kind of request, wherever the asker waits.
 fn answers(runs: &Runs, kind: &str, own: &mut Permissions) {
     joins(runs, own);
     own.publish(["_INBOX.*.>"]);
-    own.subscribe(runs.all([runs.names.request(kind)]));
+    own.subscribe([runs.queue(kind)]);
 }
 
-/// Somebody who looks on; reads everything that is for people, and neither jobs nor trajectories.
+/// Somebody who looks on: what there is, the latest values, and what is told to people.
 fn console(runs: &Runs, own: &mut Permissions) {
-    reads(own);
-    own.publish(["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.INFO.*.*"]);
-    own.publish(["$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.NAMES.*"]);
+    own.publish(LOOKS);
+    own.publish(["$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.DIRECT.GET.*.$KV.*.*"]);
     own.subscribe(runs.all([runs.names.heartbeats(), runs.names.events()]));
 }
 
-/// What every worker does: it asks to be let in, and reads what the run is made of.
+/// What every worker does: it asks to be let in, reads what the run is made of, and looks whether its stores are there.
 fn joins(runs: &Runs, own: &mut Permissions) {
-    own.publish(runs.all([runs.names.request(subjects::HELLO)]));
-    reads(own);
-}
-
-/// Latest values and objects, by direct gets; values also as they are written. Only buckets allow direct gets: jobs and
-/// trajectories cannot be read in this way.
-fn reads(own: &mut Permissions) {
-    own.publish(["$JS.API.STREAM.INFO.*", "$JS.API.DIRECT.GET.*", "$JS.API.DIRECT.GET.*.>"]);
     let keys = [subjects::POLICY, subjects::CONFIG, subjects::EPOCH];
+    own.publish(runs.all([runs.names.request(subjects::HELLO)]));
+    own.publish(LOOKS);
+    // the latest value of a key, and values as they are written
+    own.publish(keys.map(|key| format!("$JS.API.DIRECT.GET.*.$KV.*.{key}")));
     own.subscribe(keys.map(|key| format!("$KV.*.{key}")));
 }
 
+/// How much there is of what; nothing of what is in it.
+const LOOKS: [&str; 2] = ["$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"];
+
 /// What pulling from a durable consumer and settling what came takes. The stream is a token that holds the run, hence a
 /// wildcard: consumers are told apart by their own names.
-fn pull_from(consumer: &str) -> [String; 3] {
-    [
-        format!("$JS.API.CONSUMER.INFO.*.{consumer}"),
-        format!("$JS.API.CONSUMER.MSG.NEXT.*.{consumer}"),
-        format!("$JS.ACK.*.{consumer}.>"),
-    ]
+fn pull_from(consumer: &str) -> [String; 2] {
+    [format!("$JS.API.CONSUMER.MSG.NEXT.*.{consumer}"), format!("$JS.ACK.*.{consumer}.>")]
 }
 
 impl Permissions {
@@ -128,6 +128,11 @@ impl Runs {
     fn new() -> Self {
         let name = RunName::new(ANY).expect("a usable name");
         Self { names: Names::new(&name).expect("one token") }
+    }
+
+    /// Requests of `kind`, as one of those who share them: nobody listens to what others are asked.
+    fn queue(&self, kind: &str) -> String {
+        format!("{} {kind}", self.names.request(kind).replace(ANY, "*"))
     }
 
     fn all<const N: usize>(&self, subjects: [String; N]) -> [String; N] {
@@ -194,6 +199,14 @@ mod tests {
                 assert_eq!(may_publish(role, "me", subject), role == Role::Head, "{role} {subject}");
             }
         }
+    }
+
+    #[test]
+    fn a_worker_stores_bodies_and_no_policies() {
+        let bodies = Runs::new().names.bodies_bucket();
+        assert!(may_publish(Role::Rollout, "me", &format!("$O.{bodies}.C.abc")));
+        assert!(!may_publish(Role::Rollout, "me", "$O.rl_demo_adapters.C.abc"));
+        assert!(!may_publish(Role::Reward, "me", &format!("$O.{bodies}.C.abc")));
     }
 
     #[test]

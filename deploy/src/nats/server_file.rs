@@ -166,7 +166,13 @@ impl Settings {
 
     /// Reached from elsewhere, once a name or address other than this machine's own is among them.
     fn listens_on(&self) -> &'static str {
-        if self.hosts.iter().all(|host| is_here(host)) { "127.0.0.1" } else { "0.0.0.0" }
+        let elsewhere: Vec<&String> = self.hosts.iter().filter(|host| !is_here(host)).collect();
+        match elsewhere.iter().any(|host| host.parse::<Ipv6Addr>().is_ok()) {
+            // both kinds of addresses
+            true => "\"::\"",
+            false if elsewhere.is_empty() => "127.0.0.1",
+            false => "0.0.0.0",
+        }
     }
 
     /// The address for a process on this machine.
@@ -324,9 +330,11 @@ mod tests {
         assert_eq!(first.settings.listens_on(), "127.0.0.1");
         let key = || fs::read(dir.path().join(TLS).join(SERVER_KEY)).unwrap();
         let before = key();
-        let hosts = ["gpu-1", "10.0.0.7", "fd00::7"].map(String::from).to_vec();
-        let again = init(dir.path(), &Asked { hosts, ..Asked::default() }).unwrap();
-        assert_eq!(again.settings.listens_on(), "0.0.0.0");
+        let hosts = |hosts: &[&str]| Asked { hosts: hosts.iter().map(|h| h.to_string()).collect(), ..Asked::default() };
+        let named = init(dir.path(), &hosts(&["gpu-1"])).unwrap();
+        assert_eq!(named.settings.listens_on(), "0.0.0.0");
+        let again = init(dir.path(), &hosts(&["10.0.0.7", "fd00::7"])).unwrap();
+        assert_eq!(again.settings.listens_on(), "\"::\"");
         assert!(key() == before && again.done.iter().any(|d| d.contains("10.0.0.7")), "{:?}", again.done);
         let urls = ["nats://gpu-1:4222", "nats://10.0.0.7:4222", "nats://[fd00::7]:4222"];
         assert_eq!(again.settings.urls_from_elsewhere(), urls);
