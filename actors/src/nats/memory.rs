@@ -34,6 +34,7 @@ impl Memory {
         lock(&self.stores).get(name).cloned()
     }
 
+    /// Remembers what is at `key`: written by this process, or seen by it.
     pub(super) fn wrote(&self, key: &str, value: Arc<[u8]>) {
         lock(&self.values).insert(key.to_owned(), value);
     }

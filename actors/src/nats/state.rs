@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::Subscriber;
+use folgore_protocol::Role;
 use futures_util::StreamExt;
 use tokio::{
     sync::watch,
@@ -17,6 +18,9 @@ use crate::{BoxFuture, LinkError, State, Versioned, Watch};
 
 /// How often a watched key is read although nothing was heard of it.
 const REREAD: Duration = Duration::from_secs(2);
+/// Waits before the reads that follow a hint: a write is heard as it passes, which may be before it can be read.
+const SOON: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(300)];
+
 pub(super) struct NatsState {
     nats: Nats,
     bucket: Bucket,
@@ -31,7 +35,14 @@ impl NatsState {
 
 impl State for NatsState {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Versioned>, LinkError>> {
-        Box::pin(self.bucket.get(key))
+        Box::pin(async move {
+            let found = self.bucket.get(key).await?;
+            if let Some(found) = found.as_ref().filter(|_| self.nats.config().role == Role::Head) {
+                // Also a write whose answer was lost has to be put back.
+                self.nats.memory.wrote(key, found.value.clone());
+            }
+            Ok(found)
+        })
     }
 
     fn put_if<'a>(&'a self, key: &'a str, expected: u64, value: Arc<[u8]>) -> BoxFuture<'a, Result<u64, LinkError>> {
@@ -84,6 +95,7 @@ impl Follower {
 
     async fn follow(&self) {
         let mut hints = None;
+        let mut soon = [].iter();
         loop {
             if hints.is_none() {
                 hints = self.hints().await;
@@ -94,8 +106,8 @@ impl Follower {
                 Ok(None) | Err(_) => {}
             }
             tokio::select! {
-                () = heard(&mut hints) => {}
-                () = sleep(REREAD) => {}
+                () = heard(&mut hints) => soon = SOON.iter(),
+                () = sleep(soon.next().copied().unwrap_or(REREAD)) => {}
             }
         }
     }
