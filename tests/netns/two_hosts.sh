@@ -27,7 +27,7 @@ trap 'exit 130' INT TERM
 
 say() { echo "$(date +%T) $*"; }
 on() { local host=$1; shift; ip netns exec "$host" "$@"; }
-steps() { wc -l <"$place/runs/two/metrics.jsonl" 2>/dev/null || echo 0; }
+steps() { { wc -l <"$place/runs/two/metrics.jsonl"; } 2>/dev/null || echo 0; }
 fail() { say "FAILED: $*"; tail -n 20 "$place"/*.log; exit 1; }
 # Waits until the run has done $1 steps.
 reach() {
