@@ -7,7 +7,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
-    sync::OnceLock,
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use serde_json::Value;
 use support::{Line, Running, folder, folgore, metrics, root, run};
 use tempfile::TempDir;
 
-/// A server with its folder, one for all tests of this file: each has a run of its own.
+/// A server with its folder, shared by the tests that run at the same time: each has a run of its own.
 struct Server {
     url: String,
     cache: TempDir,
@@ -25,30 +25,36 @@ struct Server {
     _folder: TempDir,
 }
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
+/// The server that is there, or a new one; it ends with the last test that holds it.
+fn server() -> Arc<Server> {
+    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    let mut there = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    there.upgrade().unwrap_or_else(|| {
         let place = folder();
         let executable = nats_server_for_tests().unwrap();
         let server = LocalServer::start_with(executable, ServerOptions::new(place.path())).unwrap();
-        Server { url: server.url(), cache: folder(), _server: server, _folder: place }
+        let made = Arc::new(Server { url: server.url(), cache: folder(), _server: server, _folder: place });
+        *there = Arc::downgrade(&made);
+        made
     })
 }
 
-fn head(at: &Path, run: &str, more: &[&str]) -> Command {
-    let mut command = folgore(["train", "--nats", &server().url, "--run-name", run]);
-    command.arg("--output-dir").arg(at).args(more);
-    command
-}
+impl Server {
+    fn head(&self, at: &Path, run: &str, more: &[&str]) -> Command {
+        let mut command = folgore(["train", "--nats", &self.url, "--run-name", run]);
+        command.arg("--output-dir").arg(at).args(more);
+        command
+    }
 
-fn worker(run: &str, name: &str) -> Command {
-    let mut command = folgore(["worker", "--nats", &server().url, "--run", run, "--name", name]);
-    command.env("FOLGORE_CACHE", server().cache.path());
-    command
-}
+    fn worker(&self, run: &str, name: &str) -> Command {
+        let mut command = folgore(["worker", "--nats", &self.url, "--run", run, "--name", name]);
+        command.env("FOLGORE_CACHE", self.cache.path());
+        command
+    }
 
-fn crew(run: &str, size: usize) -> Vec<Running> {
-    (0..size).map(|i| Running::start(worker(run, &format!("{run}-{i}")))).collect()
+    fn crew(&self, run: &str, size: usize) -> Vec<Running> {
+        (0..size).map(|i| Running::start(self.worker(run, &format!("{run}-{i}")))).collect()
+    }
 }
 
 /// Leaves out what depends on the clock.
@@ -71,14 +77,14 @@ fn accuracy(run: &Path) -> [f64; 2] {
 /// so that more is true than that the accuracy is about the same: every number is.
 #[test]
 fn three_workers_learn_what_one_process_learns() {
-    let at = folder();
+    let (server, at) = (server(), folder());
     for seed in ["0", "1", "2"] {
         let (apart, together) = (format!("apart-{seed}"), format!("together-{seed}"));
         let mut one = folgore(["train", "--seed", seed, "--run-name", &together]);
         one.arg("--output-dir").arg(at.path());
         run(one).well();
-        let workers = crew(&apart, 3);
-        run(head(at.path(), &apart, &["--seed", seed])).well();
+        let workers = server.crew(&apart, 3);
+        run(server.head(at.path(), &apart, &["--seed", seed])).well();
         drop(workers);
         let (apart, together) = (at.path().join(apart), at.path().join(together));
         assert_eq!(timeless_metrics(&apart), timeless_metrics(&together), "seed {seed}: metrics.jsonl");
@@ -99,11 +105,11 @@ fn sampled_by(run: &Path, worker: &str) -> usize {
 
 #[test]
 fn nobody_there_is_shown_and_is_no_error() {
-    let at = folder();
+    let (server, at) = (server(), folder());
     let settings = ["--max-steps", "3", "eval.before=false", "eval.after=false"];
-    let mut head = Running::start(head(at.path(), "alone", &settings));
+    let mut head = Running::start(server.head(at.path(), "alone", &settings));
     assert!(head.until_it_says("no rollout worker is there"), "the head went away");
-    let workers = crew("alone", 1);
+    let workers = server.crew("alone", 1);
     let ended = head.end().well();
     assert!(ended.stdout.contains("3 steps in"), "{}", ended.stdout);
     drop(workers);
@@ -111,17 +117,17 @@ fn nobody_there_is_shown_and_is_no_error() {
 
 #[test]
 fn a_worker_leaves_in_order_and_another_goes_on() {
-    let at = folder();
+    let (server, at) = (server(), folder());
     let settings = ["--max-steps", "12", "eval.before=false", "eval.after=false"];
-    let mut head = Running::start(head(at.path(), "leaving", &settings));
-    let mut first = Running::start(worker("leaving", "first"));
+    let mut head = Running::start(server.head(at.path(), "leaving", &settings));
+    let mut first = Running::start(server.worker("leaving", "first"));
     assert!(first.until_it_says("at work"));
     let begun = at.path().join("leaving/metrics.jsonl");
     assert!(head.until(|| fs::read_to_string(&begun).is_ok_and(|text| text.lines().count() >= 2)));
     first.signal("INT");
     let left = first.end().well();
     assert!(left.stdout.contains("left"), "{}", left.stdout);
-    let _second = Running::start(worker("leaving", "second"));
+    let _second = Running::start(server.worker("leaving", "second"));
     head.end().well();
     let mut check = folgore(["inspect", "leaving", "--check", "--output-dir"]);
     check.arg(at.path());
@@ -130,9 +136,9 @@ fn a_worker_leaves_in_order_and_another_goes_on() {
 
 #[test]
 fn a_worker_with_another_model_is_refused_with_both_digests() {
-    let at = folder();
-    let _head = Running::start(head(at.path(), "other-model", &["--max-steps", "2"]));
-    let mut command = worker("other-model", "stranger");
+    let (server, at) = (server(), folder());
+    let _head = Running::start(server.head(at.path(), "other-model", &["--max-steps", "2"]));
+    let mut command = server.worker("other-model", "stranger");
     command.arg("--model").arg(root().join("tests/parity/fixtures/tiny-tied"));
     let ended = run(command);
     assert_eq!(ended.status.code(), Some(78), "{}\n{}", ended.stdout, ended.stderr);
@@ -142,9 +148,9 @@ fn a_worker_with_another_model_is_refused_with_both_digests() {
 
 #[test]
 fn a_retriever_is_not_needed_where_nothing_is_searched() {
-    let at = folder();
-    let _head = Running::start(head(at.path(), "no-search", &["--max-steps", "2"]));
-    let mut command = worker("no-search", "finder");
+    let (server, at) = (server(), folder());
+    let _head = Running::start(server.head(at.path(), "no-search", &["--max-steps", "2"]));
+    let mut command = server.worker("no-search", "finder");
     command.args(["--role", "retriever"]);
     let ended = run(command);
     assert_eq!(ended.status.code(), Some(78), "{}\n{}", ended.stdout, ended.stderr);
@@ -153,11 +159,11 @@ fn a_retriever_is_not_needed_where_nothing_is_searched() {
 
 #[test]
 fn rewards_may_come_from_workers_of_their_own() {
-    let at = folder();
+    let (server, at) = (server(), folder());
     let settings = ["--max-steps", "2", "rollout.remote_reward=true", "eval.before=false", "eval.after=false"];
-    let head = Running::start(head(at.path(), "scored", &settings));
-    let workers = crew("scored", 1);
-    let mut judge = worker("scored", "judge");
+    let head = Running::start(server.head(at.path(), "scored", &settings));
+    let workers = server.crew("scored", 1);
+    let mut judge = server.worker("scored", "judge");
     judge.args(["--role", "reward"]);
     let judge = Running::start(judge);
     head.end().well();

@@ -50,19 +50,19 @@ on "$b" ip link set "$far" up
 
 "$folgore" nats init --dir "$place/nats" --host 10.77.0.1 --port 4222
 for worker in w1 w2; do "$folgore" nats add-worker "$worker" --role rollout --dir "$place/nats"; done
-on "$a" "$server" -c "$place/nats/server.conf" >"$place/server.log" 2>&1 &
+ip netns exec "$a" "$server" -c "$place/nats/server.conf" >"$place/server.log" 2>&1 &
 pids+=($!)
 
 settings=(optim.max_steps=16 eval.eval_items=40 rollout.num_prompts=4 --output-dir "$place/runs")
 say "one process, for comparison"
 "$folgore" train --run-name one "${settings[@]}" >"$place/one.log" 2>&1 || fail "one process"
 say "head on host a, two workers on host b"
-on "$a" "$folgore" train --run-name two "${settings[@]}" --nats nats://10.77.0.1:4222 \
+ip netns exec "$a" "$folgore" train --run-name two "${settings[@]}" --nats nats://10.77.0.1:4222 \
     --identity "$place/nats/identities/head" >"$place/head.log" 2>&1 &
 head=$!
 pids+=("$head")
 for worker in w1 w2; do
-    FOLGORE_CACHE="$place/cache" on "$b" "$folgore" worker --nats nats://10.77.0.1:4222 --run two \
+    FOLGORE_CACHE="$place/cache" ip netns exec "$b" "$folgore" worker --nats nats://10.77.0.1:4222 --run two \
         --identity "$place/nats/identities/$worker" >"$place/$worker.log" 2>&1 &
     pids+=($!)
 done

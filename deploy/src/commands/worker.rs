@@ -22,6 +22,8 @@ const REFUSED: i32 = 78;
 const INTERRUPTED: i32 = 130;
 /// Between two looks at a run that nobody has begun yet.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a worker whose parent is gone may take to leave.
+const ORPHANED: Duration = Duration::from_secs(15);
 /// Scores at once of a reward worker, unless told otherwise.
 const SCORES_AT_ONCE: u32 = 4;
 
@@ -208,11 +210,14 @@ async fn until_changed(
     }
 }
 
-/// Asks to stop when standard input ends, which it does when the parent is gone.
+/// Asks to stop when standard input ends, which it does when the parent is gone; the server may be gone with it, so that there
+/// is not always somebody to hand jobs back to.
 fn stop_with_parent(shutdown: Shutdown) {
     std::thread::spawn(move || {
         let mut nothing = [0; 64];
         while matches!(std::io::stdin().lock().read(&mut nothing), Ok(read) if read > 0) {}
         shutdown.request(Level::Stopping);
+        std::thread::sleep(ORPHANED);
+        std::process::exit(INTERRUPTED);
     });
 }
