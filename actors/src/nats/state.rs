@@ -100,10 +100,9 @@ impl Follower {
             if hints.is_none() {
                 hints = self.hints().await;
             }
-            match self.bucket.get(&self.key).await {
-                Ok(Some(found)) => self.show(found),
-                // The client subscribes again by itself when the server comes back.
-                Ok(None) | Err(_) => {}
+            // After an error too: the client subscribes again by itself when the server comes back.
+            if let Ok(Some(found)) = self.bucket.get(&self.key).await {
+                self.show(found);
             }
             tokio::select! {
                 () = heard(&mut hints) => soon = SOON.iter(),
