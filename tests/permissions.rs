@@ -428,7 +428,7 @@ async fn the_commands_look_and_remove(fleet: &Fleet) {
     let (url, eye, head) = (fleet.server.url(), fleet.identity("eye"), fleet.identity("head"));
     let command = |args: &[&str], identity: &Path| {
         let mut command = folgore(["nats"]);
-        command.args(args).args(["--url", &url]).arg("--identity").arg(identity);
+        command.args(args).args(["--nats", &url]).arg("--identity").arg(identity);
         command
     };
     let said = run(command(&["status", "--json"], &eye)).well().stdout;

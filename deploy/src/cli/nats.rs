@@ -39,9 +39,9 @@ pub struct NatsInitArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_file_store: Option<u64>,
     /// Creates the streams and buckets of a run too, on the server at this address
-    #[arg(long, requires = "run")]
+    #[arg(long = "nats", requires = "run")]
     pub url: Option<String>,
-    /// The run that --url is for
+    /// The run that --nats is for
     #[arg(long, requires = "url")]
     pub run: Option<String>,
 }
@@ -52,7 +52,7 @@ pub struct NatsAddWorkerArgs {
     /// Name of the process, the only one that it can hand things in under
     pub name: String,
     /// What it does: rollout, reward, retriever, console, or head for a second machine that may lead
-    #[arg(long, value_parser = |name: &str| role_named(name).map_err(|e| e.to_string()))]
+    #[arg(long, default_value = "rollout", value_parser = |name: &str| role_named(name).map_err(|e| e.to_string()))]
     pub role: folgore_protocol::Role,
     /// Folder of the server
     #[arg(long, default_value = "nats")]
@@ -66,7 +66,7 @@ pub struct NatsAddWorkerArgs {
 #[derive(Clone, Debug, Args)]
 pub struct NatsServerArgs {
     /// Address of the server, nats://host:port
-    #[arg(long)]
+    #[arg(long = "nats")]
     pub url: String,
     /// Folder of the identity to connect with [nats/identities/head if it is there]
     #[arg(long, value_name = "DIR")]

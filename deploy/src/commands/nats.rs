@@ -95,7 +95,7 @@ fn add_worker(args: &NatsAddWorkerArgs) -> Result<Vec<String>> {
     let url = settings.urls_from_elsewhere().into_iter().next().unwrap_or_else(|| settings.url());
     said.push(match args.role {
         Role::Head => format!("  folgore train RUN.yaml --nats {url} --identity {}", args.name),
-        Role::Console => format!("  folgore nats status --url {url} --identity {}", args.name),
+        Role::Console => format!("  folgore nats status --nats {url} --identity {}", args.name),
         role => format!("  folgore worker --role {role} --nats {url} --run RUN --identity {}", args.name),
     });
     Ok(said)

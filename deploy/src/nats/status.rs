@@ -91,7 +91,7 @@ impl RunStatus {
         for name in &server.missing {
             writeln!(
                 out,
-                "missing     {name}; the head makes it when it starts, and `folgore nats init --url --run` does"
+                "missing     {name}; the head makes it when it starts, and `folgore nats init --nats --run` does"
             )?;
         }
         for (name, store) in &server.stores {
