@@ -12,7 +12,7 @@ use folgore_actors::{
     BoxFuture, ChildPolicy, Context, LinkError, Links, LocalConfig, Service, ServiceError,
     cached::cached,
     fenced, local,
-    nats::{Fence, Fenced, Holder, Identity, Lease, Nats, NatsConfig, acquire, admin, connect},
+    nats::{Fence, Fenced, Holder, Lease, Nats, NatsConfig, acquire, admin, connect},
     routed,
 };
 use folgore_protocol::{Digest, Names, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
@@ -25,6 +25,7 @@ use tokio::time::sleep;
 use crate::{
     cli::ServerArgs,
     compose::{House, Ingredients, Place},
+    nats::identities,
 };
 
 /// Version of this executable, as it is told to others.
@@ -41,21 +42,15 @@ const POLICIES_KEPT: usize = 8;
 /// Connects to the server as `role`. The name is that of the identity, which is what the server lets it be.
 pub async fn reach(args: &ServerArgs, run: &RunName, role: Role, name: &str) -> Result<Nats> {
     let names = Names::new(run).map_err(anyhow::Error::msg)?;
-    let name = match &args.identity {
-        Some(folder) => identity_name(folder)?,
-        None => name.to_owned(),
-    };
-    let mut config = NatsConfig::new(&args.nats, names, role, &name)?;
-    config.identity = args.identity.as_deref().map(Identity::read).transpose()?;
+    let carried = args.identity.as_deref().map(identities::open).transpose()?;
+    if let Some(other) = carried.as_ref().filter(|carried| carried.role != role) {
+        bail!("identity {} is made for the role {}, and this is a {role}", other.name, other.role);
+    }
+    let name = carried.as_ref().map_or(name, |carried| &carried.name);
+    let mut config = NatsConfig::new(&args.nats, names, role, name)?;
+    config.identity = carried.map(|carried| carried.keys);
     config.connect_within = CONNECT_WITHIN;
     Ok(connect(config).await?)
-}
-
-/// The name of an identity is that of its folder.
-fn identity_name(folder: &Path) -> Result<String> {
-    let folder = folder.canonicalize().with_context(|| format!("--identity {}", folder.display()))?;
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-    name.with_context(|| format!("--identity {}: expected a folder with a name", folder.display()))
 }
 
 /// Name of this machine.

@@ -285,7 +285,7 @@ fn loader(policy: Arc<Policy>) -> PolicyLoader<Option<Arc<Adapter<Cpu>>>> {
 /// the bits are equal; another kind may round otherwise.
 fn same_fingerprint(expected: &[f32], got: &[f32]) -> Result<(), String> {
     const TOLERANCE: f32 = 1e-4;
-    let far = |(a, b): (&f32, &f32)| !((a - b).abs() <= TOLERANCE);
+    let far = |(a, b): (&f32, &f32)| (a - b).is_nan() || (a - b).abs() > TOLERANCE;
     match expected.iter().zip(got).position(far) {
         _ if expected.len() != got.len() => {
             Err(format!("fingerprint: expected {} log-probs, got {}", expected.len(), got.len()))
