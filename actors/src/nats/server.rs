@@ -81,7 +81,7 @@ impl ServerOptions {
 }
 
 /// A running server, or one that was killed and may be restarted. Stopped on drop. The calls block: a second at most in
-/// the usual case, [`START_WITHIN`] at worst.
+/// the usual case, half a minute at worst.
 #[derive(Debug)]
 pub struct LocalServer {
     executable: PathBuf,

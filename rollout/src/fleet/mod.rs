@@ -1,4 +1,4 @@
-//! Many processes, one run: who is there ([`roster`]), how a worker joins and shows itself ([`join`], [`pulse`]), who lets it
+//! Many processes, one run: who is there ([`roster`]), how a worker joins and shows itself ([`mod@join`], [`pulse`]), who lets it
 //! in ([`reception`]), and what holds the run up when it does not go on ([`watchdog`]).
 
 pub mod join;
