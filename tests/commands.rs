@@ -376,3 +376,25 @@ fn replies_come_before_the_next_row_is_asked_for() {
         assert!(child.wait().unwrap().success());
     }
 }
+
+/// The bench of the fleet on two processes for a moment: real workers, steps, policies that arrive.
+#[test]
+fn bench_scale_measures_real_workers() {
+    let nats = folgore_actors::nats::server::nats_server_for_tests().unwrap();
+    let quick = ["--seconds", "4", "--warmup", "1", "--mean", "0.2", "--publish-every", "1", "--adapter-mb", "0.2"];
+    for (configuration, hosts) in [(&["--processes", "2x3"][..], 1), (&["--processes", "2", "--host-each"][..], 2)] {
+        let args = ["bench", "scale", "--json"].iter().chain(configuration).chain(&quick).copied();
+        let output = folgore(&args.collect::<Vec<_>>()).env("FOLGORE_NATS_SERVER", &nats).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report = parsed(&output.stdout).remove(0);
+        let line = &report["lines"][0];
+        let positive = ["samples", "steps", "samples_per_s", "efficiency", "mean_drawn_s", "wire_mb_s", "bound_s"];
+        for name in positive {
+            assert!(line[name].as_f64().is_some_and(|n| n > 0.0), "{name} in {line}");
+        }
+        assert!(line["served_s"]["count"].as_u64().is_some_and(|n| n > 0), "{line}");
+        assert_eq!((&line["hosts"], &line["refused"]), (&json!(hosts), &json!({})), "{line}");
+    }
+    let refusal = complaint(&["bench", "scale", "--mean", "0"], "");
+    assert!(refusal.contains("--mean"), "{refusal}");
+}

@@ -59,10 +59,10 @@ impl Blob for Cached {
                 return Ok(bytes);
             }
             // Held until the file is there; without it, this process goes on its own.
-            let _lock = self.folder.lock(digest).await;
-            if let Some(bytes) = self.folder.look(digest).await {
-                return Ok(bytes);
-            }
+            let _lock = match self.folder.turn(digest).await {
+                Turn::Come(bytes) => return Ok(bytes),
+                Turn::Own(lock) => lock,
+            };
             let bytes = self.inner.get(digest).await?;
             self.folder.fill(digest, bytes.clone()).await;
             Ok(bytes)
@@ -75,6 +75,14 @@ impl Blob for Cached {
             self.inner.delete(digest).await
         })
     }
+}
+
+/// How a wait for a blob ends.
+enum Turn {
+    /// It is there.
+    Come(Arc<[u8]>),
+    /// It is to be downloaded, under the lock if there can be one and it was free in time.
+    Own(Option<File>),
 }
 
 #[derive(Clone)]
@@ -111,23 +119,29 @@ impl Folder {
         .await;
     }
 
-    /// The lock of one blob; none after [`LOCK_PATIENCE`] or if there can be none.
-    async fn lock(&self, digest: Digest) -> Option<File> {
+    /// Waits until somebody else has brought the blob, or it is one's own turn. Those who wait look for the file and not for
+    /// the lock: when it comes, they all read it at once.
+    async fn turn(&self, digest: Digest) -> Turn {
         let deadline = Instant::now() + LOCK_PATIENCE;
-        let mut file = self.quietly("lock", move |folder| folder.open_lock(digest).map(Some)).await?;
-        loop {
-            let tried = spawn_blocking(move || (file.try_lock(), file)).await.ok()?;
-            match tried.0 {
-                Ok(()) => return Some(tried.1),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => file = tried.1,
-                Err(TryLockError::WouldBlock) => return None,
+        let mut lock = self.quietly("lock", move |folder| folder.open_lock(digest).map(Some)).await;
+        while let Some(file) = lock.take() {
+            let Ok((tried, file)) = spawn_blocking(move || (file.try_lock(), file)).await else { break };
+            // Also with the lock: it may have come before.
+            if let Some(bytes) = self.look(digest).await {
+                return Turn::Come(bytes);
+            }
+            match tried {
+                Ok(()) => return Turn::Own(Some(file)),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => lock = Some(file),
+                Err(TryLockError::WouldBlock) => break,
                 Err(TryLockError::Error(error)) => {
                     tracing::warn!(folder = %self.path.display(), %error, "blob cache: cannot lock");
-                    return None;
+                    break;
                 }
             }
             sleep(LOCK_TRY).await;
         }
+        Turn::Own(None)
     }
 
     fn open_lock(&self, digest: Digest) -> io::Result<File> {

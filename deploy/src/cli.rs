@@ -1,5 +1,6 @@
 //! The command line, as types.
 
+pub mod bench;
 pub mod nats;
 
 use std::path::PathBuf;
@@ -39,7 +40,10 @@ pub enum Command {
     /// Evaluates an objective on given log-probs and rewards: advantages, loss, gradient
     Loss(StreamArgs),
     /// Measures the engine and the learner on this machine
-    Bench(BenchArgs),
+    Bench(bench::BenchArgs),
+    /// A worker of `bench scale`
+    #[command(hide = true)]
+    BenchWorker(bench::BenchWorkerArgs),
     /// Sets up a NATS server for runs on several machines
     #[command(subcommand)]
     Nats(nats::NatsCommand),
@@ -282,39 +286,6 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub ignore_eos: bool,
 }
-
-/// `bench`
-#[derive(Debug, Args)]
-#[command(after_help = BENCH_HELP)]
-pub struct BenchArgs {
-    /// Model folder, GGUF file, `embedded`, or `random:smollm2` for random weights of that shape
-    #[arg(long, default_value = "random:smollm2")]
-    pub model: String,
-    /// Threads
-    #[arg(long, default_value_t = 2)]
-    pub threads: usize,
-    /// Repetitions; the best counts
-    #[arg(long, default_value_t = 3)]
-    pub repeat: usize,
-    /// Only these: ceilings, decode, prefill, train, step
-    #[arg(long, value_delimiter = ',')]
-    pub only: Vec<String>,
-    /// Prints one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// How the figures of `bench` are to be read.
-const BENCH_HELP: &str = "\
-Ceilings, best of five: a product of two 2048 x 2048 matrices in f32 with our kernels, and reading 512 MiB. A share is the \
-time that the ceilings allow at the least, divided by the time taken, where every call of the model takes the larger of \
-operations / product ceiling and bytes / reading ceiling.
-
-Operations, nothing computed again being counted, with P weights of the layers' linear maps, A of the adapter, V = \
-vocabulary x hidden size, L layers and q = heads x head size:
-  forward   2 (P + A) + 4 L q keys  a token, and 2 V for each that is scored
-  backward  2 P + 4 A + 8 L q keys  a token, and 2 V for each that is scored
-Bytes: the weights of layers and head once a call, and the keys and values of every sequence.";
 
 /// `make-base`
 #[derive(Debug, Args)]

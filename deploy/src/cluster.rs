@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at whether the server lost something.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Policies that a host keeps on its disk.
-const POLICIES_KEPT: usize = 8;
+pub const POLICIES_KEPT: usize = 8;
 
 /// Connects to the server as `role`. The name is that of the identity, which is what the server lets it be.
 pub async fn reach(args: &ServerArgs, run: &RunName, role: Role, name: &str) -> Result<Nats> {
@@ -87,11 +87,12 @@ pub fn policy_facts(policy: &crate::policy::Policy) -> BTreeMap<String, String> 
         .into()
 }
 
-/// The links of a worker: what only its own actors ask stays in the process; policies are downloaded once a host.
-pub fn worker_links(nats: &Nats, blobs: &Path, scores_here: bool) -> Links {
+/// The links of a worker: what only its own actors ask stays in the process; policies are downloaded once a host, which keeps
+/// `kept` of them.
+pub fn worker_links(nats: &Nats, blobs: &Path, kept: usize, scores_here: bool) -> Links {
     let near = local(nats.config().run.run(), LocalConfig::new(blobs.join("local")));
     let mut far = nats.links();
-    far.blob = cached(far.blob, blobs.join("policies"), POLICIES_KEPT);
+    far.blob = cached(far.blob, blobs.join("policies"), kept);
     let stays: &[&str] = if scores_here { &[subjects::GENERATE, subjects::REWARD] } else { &[subjects::GENERATE] };
     routed(near, far, stays)
 }
@@ -102,6 +103,11 @@ pub fn host_cache() -> PathBuf {
     let user = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     named.or_else(|| user().or_else(home).map(|cache| cache.join("folgore"))).unwrap_or_else(std::env::temp_dir)
+}
+
+/// How the coordinator of a head works: over a server, looking costs two round trips.
+pub fn coordinator() -> CoordinatorConfig {
+    CoordinatorConfig { poll: Duration::from_millis(100), ..CoordinatorConfig::default() }
 }
 
 /// The head's hold on a run: a connection, the lease, and who is there.
@@ -194,8 +200,7 @@ impl Head {
             .spawn("reception", move || Box::new(Reception { card: held.clone(), epoch, roster: guests.clone() }))
             .await?;
         house.keep_record(place, what, force).await?;
-        let poll = Duration::from_millis(100);
-        house.coordinate(CoordinatorConfig { poll, ..CoordinatorConfig::default() }).await?;
+        house.coordinate(coordinator()).await?;
         let connected = nats.connected();
         let config = WatchdogConfig {
             patience: PATIENCE,

@@ -6,6 +6,7 @@ mod cluster;
 mod commands;
 mod compose;
 mod console;
+mod crew;
 mod embedded;
 mod nats;
 mod policy;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(args),
         Command::Loss(args) => commands::loss::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::BenchWorker(args) => commands::bench::worker(args),
         Command::Nats(command) => commands::nats::run(command),
     };
     match result {

@@ -88,6 +88,16 @@ pub struct Generate {
     pub seed: u64,
     /// The policy to use; none: the newest one that the engine serves.
     pub policy: Option<PolicyId>,
+    /// Epoch and step from which on another policy will do while `policy` is still on its way to the engine; none: wait.
+    #[serde(default)]
+    pub at_least: Option<(u32, u64)>,
+}
+
+impl Generate {
+    /// True if `policy` will do while the one that is asked for is on its way.
+    pub fn is_content_with(&self, policy: &PolicyId) -> bool {
+        self.at_least.is_some_and(|(epoch, step)| policy.epoch >= epoch && policy.step >= step)
+    }
 }
 
 /// Why a generation ended.

@@ -8,7 +8,13 @@ use std::time::Duration;
 
 use folgore_actors::{BoxFuture, CallError, Context, LinkError, Links, Service, ServiceError, Status};
 use folgore_protocol::{ReplayReply, ReplayRequest, RolloutJob, subjects};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep},
+};
+
+/// Jobs on their way into the queue at once.
+const ISSUED_AT_ONCE: usize = 32;
 
 /// Settings of the coordinator.
 #[derive(Clone, Copy, Debug)]
@@ -128,9 +134,7 @@ impl Desk {
         self.started = true;
         let count = jobs.len();
         self.reissued += if reissue { count as u64 } else { 0 };
-        for job in jobs {
-            self.issue(&job).await?;
-        }
+        self.issue_all(jobs).await?;
         Ok(count)
     }
 
@@ -161,18 +165,38 @@ impl Desk {
         }
     }
 
-    /// Puts one job into the queue, waiting as long as it is full.
-    async fn issue(&mut self, job: &RolloutJob) -> Result<(), ServiceError> {
-        let key = job.seat.to_string();
-        loop {
-            let published = self.links.publish_job_waiting(subjects::JOBS, job, &key, Duration::from_secs(60)).await;
-            match published {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => tracing::warn!(seat = key, %error, "queue of jobs is still full"),
-                Err(error) => return Err(error.into()),
+    /// Puts jobs into the queue, several at once: a server far away, or with a slow disk, takes its time over each.
+    async fn issue_all(&mut self, jobs: Vec<RolloutJob>) -> Result<(), ServiceError> {
+        let mut under_way = JoinSet::new();
+        for job in jobs {
+            if under_way.len() >= ISSUED_AT_ONCE {
+                self.note_issued(under_way.join_next().await)?;
             }
+            under_way.spawn(issue(self.links.clone(), job));
         }
-        self.issued += 1;
+        while !under_way.is_empty() {
+            self.note_issued(under_way.join_next().await)?;
+        }
         Ok(())
+    }
+
+    fn note_issued(&mut self, ended: Option<Result<Result<(), CallError>, JoinError>>) -> Result<(), ServiceError> {
+        if let Some(ended) = ended {
+            ended??;
+            self.issued += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Puts one job into the queue, waiting as long as it is full.
+async fn issue(links: Links, job: RolloutJob) -> Result<(), CallError> {
+    let key = job.seat.to_string();
+    loop {
+        match links.publish_job_waiting(subjects::JOBS, &job, &key, Duration::from_secs(60)).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() => tracing::warn!(seat = key, %error, "queue of jobs is still full"),
+            Err(error) => return Err(error),
+        }
     }
 }

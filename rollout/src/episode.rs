@@ -132,11 +132,14 @@ impl Stage<'_> {
     async fn turn(&self, script: &mut Script<'_>) -> Result<Generated, EpisodeError> {
         let ids = script.context();
         let len = ids.len();
+        let newest = *self.published.borrow();
         let mut request = Generate {
             ids,
             sampling: script.job.sampling.clone(),
             seed: seed::mix(&[script.job.seed, u64::from(script.turns)]),
-            policy: script.pinned().or(*self.published.borrow()),
+            policy: script.pinned().or(newest),
+            // To stand still while each new policy travels would cost the samples that staleness is there to save.
+            at_least: newest.filter(|_| script.pinned().is_none()).map(|p| (p.epoch, script.job.min_policy_step)),
         };
         let mut backoff = backoff(script.job);
         let mut attempt = 1;

@@ -2,21 +2,24 @@
 //!
 //! Requests and policies reach the thread through one bounded channel, so their order is the order of arrival. A request
 //! that names a policy newer than any served waits for it: the worker that heard of a policy first must not lose to the
-//! generator that is still loading it. A policy that cannot be loaded is kept out and the old one stays.
+//! generator that is still loading it. Where it says that the one before will do, it does not wait. A policy that cannot be loaded is kept out and the old one stays.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use folgore_actors::{Backoff, BoxFuture, Compute, Context, Links, Service, ServiceError, Shutdown, Status};
-use folgore_protocol::{Digest, Envelope, Generate, Generated, PolicyId, PolicyPublished, subjects};
+use folgore_actors::{BoxFuture, Compute, Context, Links, Service, ServiceError, Shutdown, Status};
+use folgore_protocol::{Envelope, Generate, Generated, PolicyId, PolicyPublished, subjects};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, oneshot},
 };
 
-use crate::engine::{Engine, EngineConfig, EngineError, EngineStats, Model, SequenceId, TextPiece};
+use crate::{
+    engine::{Engine, EngineConfig, EngineError, EngineStats, Model, SequenceId, TextPiece},
+    published::Policies,
+};
 
 /// Makes a policy's weights from its announcement and its bytes (none: the base as it is). Checks names, shapes, finiteness
 /// and the fingerprint; the error says what is wrong.
@@ -151,62 +154,13 @@ async fn ask(
 
 /// Follows the published policy and hands each one to the thread, with its bytes.
 async fn follow_policy(links: &Links, commands: mpsc::Sender<Command>) -> Result<(), ServiceError> {
-    let mut watch = links.watch_state::<PolicyPublished>(subjects::POLICY).await?;
-    let mut epoch = 0;
-    while let Some(stored) = watch.next().await {
-        let published = match stored {
-            Ok(stored) => stored.value,
-            Err(error) => {
-                tracing::error!(%error, "published policy not readable, kept out");
-                continue;
-            }
-        };
-        if published.policy.epoch < epoch {
-            tracing::error!(policy = %published.policy, epoch, "policy of a head that has lost the run, kept out");
-            continue;
-        }
-        let bytes = match &published.blob {
-            None => None,
-            Some(blob) => match fetch(links, &published, blob).await {
-                Ok(bytes) => Some(bytes),
-                Err(reason) => {
-                    tracing::error!(policy = %published.policy, reason, "policy not fetched, kept out");
-                    continue;
-                }
-            },
-        };
-        epoch = published.policy.epoch;
+    let mut policies = Policies::follow(links).await?;
+    while let Some((published, bytes)) = policies.next().await {
         if commands.send(Command::Policy { published: Box::new(published), bytes }).await.is_err() {
             return Ok(());
         }
     }
     Ok(())
-}
-
-/// Fetches a policy's bytes and checks that they are those of its identity. Tries again a few times, because the blob may
-/// travel slower than its announcement.
-async fn fetch(links: &Links, published: &PolicyPublished, blob: &str) -> Result<Arc<[u8]>, String> {
-    const ATTEMPTS: u32 = 5;
-    let name = Digest::try_from(blob.to_owned())?;
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), published.policy.step);
-    for attempt in 1.. {
-        match links.blob.get(name).await {
-            Ok(bytes) => {
-                let found = Digest::of(&bytes);
-                if found == published.policy.digest {
-                    return Ok(bytes);
-                }
-                return Err(format!(
-                    "expected bytes of digest {}, got {}",
-                    published.policy.digest.short(),
-                    found.short()
-                ));
-            }
-            Err(error) if attempt == ATTEMPTS => return Err(error.to_string()),
-            Err(_) => tokio::time::sleep(backoff.next_wait()).await,
-        }
-    }
-    Err("not tried".into())
 }
 
 /// The thread's side.
@@ -278,7 +232,10 @@ impl<M: Model> Worker<M> {
             Err(EngineError::NotServed { policy, newest })
                 if (policy.epoch, policy.step) > (newest.epoch, newest.step) && !self.is_kept_out(Some(policy)) =>
             {
-                return self.parked.push((request, reply));
+                return match request.is_content_with(&newest) {
+                    true => self.submit(Generate { policy: Some(newest), ..request }, reply),
+                    false => self.parked.push((request, reply)),
+                };
             }
             Err(error) => match &self.kept_out {
                 Some((kept_out, reason)) if Some(*kept_out) == policy => format!("{error}: {reason}"),

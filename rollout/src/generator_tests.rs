@@ -1,7 +1,7 @@
 //! The generator service over the fake model.
 
 use folgore_actors::{Level, LinkError, LocalConfig, Shutdown, local};
-use folgore_protocol::{SamplingParams, StopReason};
+use folgore_protocol::{Digest, SamplingParams, StopReason};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -48,7 +48,7 @@ impl Bed {
 
     async fn generate(&self, policy: Option<PolicyId>, new: u32, wait: Duration) -> Result<Generated, LinkError> {
         let sampling = SamplingParams { max_new_tokens: new, ignore_eos: true, ..SamplingParams::default() };
-        let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy };
+        let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy, at_least: None };
         let reply = self.links.call_when_served(subjects::GENERATE, &request, "k", wait).await;
         reply.map_err(|error| error.link().unwrap().clone())
     }
@@ -75,6 +75,23 @@ async fn a_request_waits_for_its_policy_and_an_old_policy_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_a_policy_is_on_its_way_one_that_will_do_is_used() {
+    let bed = bed(None);
+    let before = bed.publish(3, None).await;
+    let coming = PolicyId { epoch: 0, step: 4, digest: Digest::of(b"on its way") };
+    let sampling = SamplingParams { max_new_tokens: 2, ignore_eos: true, ..SamplingParams::default() };
+    let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy: Some(coming), at_least: Some((0, 3)) };
+    let ask = async |request: &Generate, wait| -> Result<Generated, _> {
+        bed.links.call_when_served(subjects::GENERATE, request, "k", wait).await
+    };
+    assert_eq!(ask(&request, 20 * SECOND).await.unwrap().policies.runs(), [(before, 2)]);
+    for at_least in [(0, 4), (1, 0)] {
+        let request = Generate { at_least: Some(at_least), ..request.clone() };
+        assert!(ask(&request, SECOND / 2).await.is_err(), "{at_least:?} was given {before}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_cannot_be_loaded_is_kept_out() {
     let bed = bed(None);
     bed.publish(0, None).await;
@@ -86,17 +103,6 @@ async fn a_policy_that_cannot_be_loaded_is_kept_out() {
     assert!(bed.status.get()["policy_kept_out"].as_str().unwrap().contains("invalid digit"));
     let good = bed.publish(2, Some("9")).await;
     assert_eq!(bed.generate(Some(good), 2, 20 * SECOND).await.unwrap().ids, alone(9, &[1, 2, 3], 5, 2).0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_not_the_policys_are_not_loaded() {
-    let bed = bed(None);
-    let name = bed.links.blob.put((*b"7").into()).await.unwrap();
-    let policy = PolicyId { epoch: 0, step: 1, digest: Digest::of(b"8") };
-    let published =
-        PolicyPublished { policy, blob: Some(name.hex()), bytes: 1, fingerprint: Vec::new(), kept: Vec::new() };
-    let reason = fetch(&bed.links, &published, &name.hex()).await.unwrap_err();
-    assert!(reason.contains("expected bytes of digest"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ pub mod environment;
 pub mod episode;
 pub mod fleet;
 pub mod generator;
+pub mod published;
 pub mod worker;
 
 pub use coordinator::{Coordinator, CoordinatorConfig};
@@ -19,4 +20,5 @@ pub use engine::{DecoderModel, Engine, EngineConfig, EngineError, EngineStats, M
 pub use environment::{Environment, Environments};
 pub use episode::{EpisodeLimits, PromptEncoder};
 pub use generator::{ComputeGate, Generator, GeneratorConfig, PolicyLoader};
+pub use published::Policies;
 pub use worker::{RolloutWorker, WorkerConfig};

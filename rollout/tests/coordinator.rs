@@ -9,6 +9,7 @@ use std::{
 };
 
 use common::*;
+use folgore_actors::{BoxFuture, Delivery, LinkError, Links, Message, Queue};
 use folgore_protocol::*;
 use folgore_rollout::{Coordinator, CoordinatorConfig};
 
@@ -20,10 +21,7 @@ struct Seats {
     reissues: u32,
 }
 
-async fn serve_replay(
-    links: &folgore_actors::Links,
-    open: std::ops::Range<u64>,
-) -> (folgore_actors::Served, Arc<Mutex<Seats>>) {
+async fn serve_replay(links: &Links, open: std::ops::Range<u64>) -> (folgore_actors::Served, Arc<Mutex<Seats>>) {
     let seats = Arc::new(Mutex::new(Seats { open: open.collect(), ..Seats::default() }));
     let shared = seats.clone();
     let answer = move |request: ReplayRequest| {
@@ -57,7 +55,7 @@ fn config() -> CoordinatorConfig {
     }
 }
 
-async fn depth(links: &folgore_actors::Links) -> (usize, usize) {
+async fn depth(links: &Links) -> (usize, usize) {
     links.queue.depth(subjects::JOBS).await.unwrap()
 }
 
@@ -124,4 +122,43 @@ async fn a_late_replay_is_waited_for() {
     tokio::time::sleep(Duration::from_millis(30)).await;
     let (_replay, _seats) = serve_replay(&links, 0..1).await;
     until("the job is there", async || depth(&links).await == (1, 0)).await;
+}
+
+/// A queue that takes no job before eight are on their way.
+struct Eight {
+    inner: Arc<dyn Queue>,
+    under_way: tokio::sync::Barrier,
+}
+
+impl Queue for Eight {
+    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move {
+            self.under_way.wait().await;
+            self.inner.publish(subject, message).await
+        })
+    }
+
+    fn pull<'a>(
+        &'a self,
+        subject: &'a str,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
+        self.inner.pull(subject, max, wait)
+    }
+
+    fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
+        self.inner.depth(subject)
+    }
+}
+
+#[tokio::test]
+async fn a_queue_far_away_gets_several_jobs_at_once() {
+    let (near, _folder) = links();
+    let queue = Arc::new(Eight { inner: near.queue.clone(), under_way: tokio::sync::Barrier::new(8) });
+    let links = Links { queue, ..near };
+    let (_replay, _seats) = serve_replay(&links, 0..64).await;
+    let config = CoordinatorConfig { jobs_ahead: 64, ..config() };
+    let (_context, _end) = spawn(Coordinator::new(config), "coordinator", &links);
+    until("all jobs wait", async || depth(&links).await == (64, 0)).await;
 }

@@ -81,7 +81,7 @@ fn requests() -> Vec<Generate> {
             ignore_eos: i % 2 == 0,
             ..SamplingParams::default()
         };
-        requests.push(Generate { ids, sampling, seed: 1000 + i / 2, policy: Some(policy(i % 2)) });
+        requests.push(Generate { ids, sampling, seed: 1000 + i / 2, policy: Some(policy(i % 2)), at_least: None });
     }
     requests
 }

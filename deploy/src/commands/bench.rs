@@ -1,6 +1,7 @@
-//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do.
+//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do. [`scale`] is
+//! another bench, of the fleet instead of the engine.
 //!
-//! Everything runs in this process, on the engine and the learner that training uses. Each figure is set against two
+//! Everything else runs in this process, on the engine and the learner that training uses. Each figure is set against two
 //! ceilings measured here as well ([`ceiling`]): arithmetic and reading. What the work is counted as is in [`cost`]; the
 //! ceilings are measured before and after all else, and the better of the two counts, because machines are shared.
 
@@ -10,6 +11,7 @@ mod generate;
 mod learn;
 mod meter;
 mod result;
+mod scale;
 mod subject;
 
 use std::io::Write as _;
@@ -17,7 +19,7 @@ use std::io::Write as _;
 use anyhow::{Result, bail};
 
 use self::{ceiling::Ceilings, result::Report, subject::Subject};
-use crate::cli::BenchArgs;
+use crate::cli::bench::{BenchArgs, BenchWorkerArgs, OtherBench};
 
 /// The parts, in the order in which they run.
 const PARTS: [&str; 5] = ["ceilings", "decode", "prefill", "train", "step"];
@@ -26,6 +28,9 @@ const DECODE_BATCHES: [usize; 3] = [1, 8, 32];
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result<()> {
+    if let Some(OtherBench::Scale(args)) = args.other {
+        return scale::run(&args);
+    }
     check(&args)?;
     let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|o| o == part);
     let say = |what: &str| {
@@ -65,6 +70,11 @@ pub fn run(args: BenchArgs) -> Result<()> {
     Ok(())
 }
 
+/// Runs the hidden command: a worker of `bench scale`.
+pub fn worker(args: BenchWorkerArgs) -> Result<()> {
+    scale::worker::run(&args)
+}
+
 fn check(args: &BenchArgs) -> Result<()> {
     if let Some(other) = args.only.iter().find(|o| !PARTS.contains(&o.as_str())) {
         bail!("--only {other}: expected some of {}", PARTS.join(", "));
@@ -83,7 +93,7 @@ mod tests {
 
     fn args(only: &[&str]) -> BenchArgs {
         let only = only.iter().map(|o| (*o).to_owned()).collect();
-        BenchArgs { model: crate::embedded::NAME.into(), threads: 2, repeat: 1, only, json: true }
+        BenchArgs { other: None, model: crate::embedded::NAME.into(), threads: 2, repeat: 1, only, json: true }
     }
 
     #[test]

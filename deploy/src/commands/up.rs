@@ -1,12 +1,9 @@
 //! `folgore up`: a NATS server, workers and a head on this machine, to try it all. Everything stops with it.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -16,11 +13,9 @@ use folgore_protocol::Role;
 use crate::{
     cli::UpArgs,
     commands::train::{self, Ended},
+    crew::Crew,
     nats::{identities, server_file},
 };
-
-/// How long workers may take to hand back what they have.
-const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// Runs the command.
 pub fn run(args: UpArgs) -> Result<()> {
@@ -35,7 +30,7 @@ pub fn run(args: UpArgs) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("folgore-up-").tempdir().context("a folder for the server")?;
     let server = Server::start(folder.path(), workers)?;
     println!("NATS server at {} (its files are in {})", server.url, folder.path().display());
-    let crew = Crew::start(&server, folder.path(), &name, workers)?;
+    let crew = start_workers(&server, folder.path(), &name, workers)?;
     println!("{workers} rollout workers started");
     train.nats = Some(server.url.clone());
     train.identity = Some(server.identity("head"));
@@ -93,50 +88,16 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("a free port")?.port())
 }
 
-/// The worker processes. They end when their standard input does, hence also when this process is killed.
-struct Crew(Vec<Child>);
-
-impl Crew {
-    fn start(server: &Server, folder: &Path, run: &str, workers: u32) -> Result<Self> {
-        let program = std::env::current_exe().context("the path of this program")?;
-        let mut crew = Self(Vec::new());
-        for i in 0..workers {
-            let log = File::create(log_file(folder, i))?;
-            let mut command = Command::new(&program);
+fn start_workers(server: &Server, folder: &Path, run: &str, workers: u32) -> Result<Crew> {
+    let mut crew = Crew::new();
+    for i in 0..workers {
+        crew.start(&log_file(folder, i), |command| {
             command.args(["worker", "--role", "rollout", "--with-parent", "--nats", &server.url, "--run", run]);
             command.arg("--identity").arg(server.identity(&worker(i)));
             command.env("FOLGORE_CACHE", folder.join("cache"));
-            command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-            // Ctrl-C is for the head, which lets them finish.
-            #[cfg(unix)]
-            std::os::unix::process::CommandExt::process_group(&mut command, 0);
-            crew.0.push(command.spawn().with_context(|| format!("worker {i}"))?);
-        }
-        Ok(crew)
+        })?;
     }
-
-    /// Lets them hand back what they have, and ends those that do not.
-    fn end(mut self) {
-        self.0.iter_mut().for_each(|child| drop(child.stdin.take()));
-        let until = Instant::now() + LEAVE_WITHIN;
-        for child in &mut self.0 {
-            let mut ended: Option<ExitStatus> = None;
-            while ended.is_none() && Instant::now() < until {
-                ended = child.try_wait().ok().flatten();
-                sleep(Duration::from_millis(20));
-            }
-        }
-    }
-}
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // Those that have ended by themselves are not there any more.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    Ok(crew)
 }
 
 fn log_file(folder: &Path, i: u32) -> PathBuf {

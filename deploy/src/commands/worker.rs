@@ -159,7 +159,7 @@ async fn begin(
         Err(error) => return Err(error.into()),
     }
     let scores_here = !config.rollout.remote_reward;
-    let links = cluster::worker_links(nats, &cluster::host_cache(), scores_here);
+    let links = cluster::worker_links(nats, &cluster::host_cache(), cluster::POLICIES_KEPT, scores_here);
     start(role, name, config, policy, scores_here, links, args.slots).await.map(Some)
 }
 
@@ -212,7 +212,7 @@ async fn until_changed(
 
 /// Asks to stop when standard input ends, which it does when the parent is gone; the server may be gone with it, so that there
 /// is not always somebody to hand jobs back to.
-fn stop_with_parent(shutdown: Shutdown) {
+pub fn stop_with_parent(shutdown: Shutdown) {
     std::thread::spawn(move || {
         let mut nothing = [0; 64];
         while matches!(std::io::stdin().lock().read(&mut nothing), Ok(read) if read > 0) {}

@@ -13,7 +13,7 @@ use folgore_protocol::{Envelope, ReplayReply, ReplayRequest, Trajectory, subject
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::{Notify, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, timeout_at},
 };
 
@@ -30,6 +30,8 @@ const PULL_WAIT: Duration = Duration::from_secs(1);
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Requests answered at once; most of them wait.
 const ASKS_MAX: usize = 64;
+/// Trajectories being settled at once.
+const SETTLED_AT_ONCE: usize = 32;
 /// Longest wait for an answer that may still come.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -220,9 +222,7 @@ impl Desk {
             })
         };
         let durable = self.with(ingest).await.is_ok();
-        for job in &pulled.jobs {
-            settle(job, durable).await;
-        }
+        settle_all(pulled.jobs, durable).await;
         Ok(())
     }
 
@@ -342,6 +342,18 @@ fn forget(store: &mut Store, step: u64) -> Result<((), Vec<ReplayEvent>), Record
         store.compact()?;
     }
     Ok(((), events))
+}
+
+/// Settles `jobs`, several at once: a server far away takes its time over each.
+async fn settle_all(jobs: Vec<Job<Trajectory>>, durable: bool) {
+    let mut under_way = JoinSet::new();
+    for job in jobs {
+        if under_way.len() >= SETTLED_AT_ONCE {
+            under_way.join_next().await;
+        }
+        under_way.spawn(async move { settle(&job, durable).await });
+    }
+    while under_way.join_next().await.is_some() {}
 }
 
 /// Acks what is durable; gives back what is not. A late ack is harmless: the trajectory comes again and is a duplicate.

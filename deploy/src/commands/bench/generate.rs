@@ -54,7 +54,7 @@ pub fn publish(engine: &mut BenchEngine, step: u64, adapter: Option<Arc<Adapter<
 /// Continues `ids` by exactly `new` tokens at temperature 1.
 pub fn request(ids: Vec<u32>, seed: u64, new: usize) -> Generate {
     let sampling = SamplingParams { max_new_tokens: new as u32, ignore_eos: true, ..SamplingParams::default() };
-    Generate { ids, sampling, seed, policy: None }
+    Generate { ids, sampling, seed, policy: None, at_least: None }
 }
 
 /// Steps until nothing is left.

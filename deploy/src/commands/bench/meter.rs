@@ -49,9 +49,29 @@ impl Meter {
 
 /// Largest resident memory of this process, in bytes.
 pub fn peak_memory() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    memory("self", "VmHWM:")
+}
+
+/// Resident memory of process `pid`, in bytes.
+pub fn resident_memory(pid: u32) -> Option<u64> {
+    memory(&pid.to_string(), "VmRSS:")
+}
+
+fn memory(pid: &str, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Seconds that process `pid` has computed.
+pub fn computed(pid: u32) -> Option<f64> {
+    let ticks = own_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    Some(ticks as f64 / TICKS)
+}
+
+/// Seconds that all cores together have computed.
+pub fn computed_by_all() -> Option<f64> {
+    Some(busy_ticks(&fs::read_to_string("/proc/stat").ok()?)? as f64 / TICKS)
 }
 
 /// `value` with `digits` digits after the point.

@@ -11,7 +11,7 @@ use super::{
     cost::Call,
     meter::{Around, peak_memory, round},
 };
-use crate::{cli::BenchArgs, summary::Hardware};
+use crate::{cli::bench::BenchArgs, summary::Hardware};
 
 /// One measurement.
 #[derive(Clone, Debug)]
