@@ -212,14 +212,20 @@ async fn wait_for_crew(
 ) -> Result<f64> {
     let all = plan.processes as usize;
     until(ears, crew, folder, "come", |heard| heard.begun && heard.ready.len() == all).await?;
-    let begin = Instant::now();
-    let wire = plan.args.host_each.then_some(object);
-    links.put_state_if(BEGIN, 0, &Begin { wire }).await?;
-    if !plan.args.host_each {
-        return Ok(one_reader);
+    let (mut rate, mut revision) = (one_reader, 0);
+    if plan.args.host_each {
+        rate = 0.0;
+        let bytes = f64::from(plan.processes) * plan.adapter_len() as f64;
+        for round in 1..=wire::GETS {
+            let begin = Instant::now();
+            revision = links.put_state_if(BEGIN, revision, &Begin::Fetch { round, object }).await?;
+            let done = |heard: &Heard| heard.fetched.len() == round as usize * all;
+            until(ears, crew, folder, "fetch an object", done).await?;
+            rate = rate.max(bytes / begin.elapsed().as_secs_f64().max(1e-9));
+        }
     }
-    until(ears, crew, folder, "fetch an object", |heard| heard.fetched.len() == all).await?;
-    Ok(f64::from(plan.processes) * plan.adapter_len() as f64 / begin.elapsed().as_secs_f64())
+    links.put_state_if(BEGIN, revision, &Begin::Work).await?;
+    Ok(rate)
 }
 
 /// Waits until `done`; an error if a worker ends meanwhile, or it takes too long.

@@ -20,9 +20,16 @@ pub const BEGIN: &str = "bench";
 
 /// Lets workers begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Begin {
-    /// A blob to fetch before that, so that the wire is measured.
-    pub wire: Option<Digest>,
+pub enum Begin {
+    /// Not yet: first the wire is measured.
+    Fetch {
+        /// Which time.
+        round: u32,
+        /// The object to fetch.
+        object: Digest,
+    },
+    /// Now.
+    Work,
 }
 
 /// What a worker tells.
@@ -33,10 +40,12 @@ pub enum Told {
         /// Its name.
         worker: String,
     },
-    /// It has fetched [`Begin::wire`].
+    /// It has done [`Begin::Fetch`].
     Fetched {
         /// Its name.
         worker: String,
+        /// Which time.
+        round: u32,
     },
     /// It serves a policy.
     Served {
@@ -67,8 +76,8 @@ pub struct Heard {
     pub begun: bool,
     /// Workers that are ready.
     pub ready: BTreeSet<String>,
-    /// Workers that have fetched.
-    pub fetched: BTreeSet<String>,
+    /// Workers that have fetched, in each round.
+    pub fetched: BTreeSet<(u32, String)>,
     /// Policies by step.
     pub journeys: BTreeMap<u64, Journey>,
     /// Seats closed, as far as heard.
@@ -121,7 +130,7 @@ impl Heard {
     fn told(&mut self, told: Told) {
         match told {
             Told::Ready { worker } => drop(self.ready.insert(worker)),
-            Told::Fetched { worker } => drop(self.fetched.insert(worker)),
+            Told::Fetched { worker, round } => drop(self.fetched.insert((round, worker))),
             Told::Served { worker, step } => {
                 let journey = self.journeys.entry(step).or_default();
                 journey.served_by.insert(worker);

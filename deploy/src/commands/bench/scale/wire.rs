@@ -7,8 +7,8 @@ use folgore_actors::Links;
 use folgore_protocol::{Digest, seed};
 use tokio::time::Instant;
 
-/// Gets by one reader; the best counts, because machines are shared.
-const GETS: u32 = 5;
+/// Gets, by one reader or by all at once; the best counts, because machines are shared.
+pub const GETS: u32 = 5;
 
 /// Bytes that do not compress, the same for the same seed.
 pub fn bytes(len: usize, seed: u64) -> Vec<u8> {

@@ -56,10 +56,9 @@ async fn work(args: &BenchWorkerArgs) -> Result<()> {
 async fn until_begun(links: &Links, name: &str) -> Result<()> {
     let mut watch = links.watch_state::<Begin>(BEGIN).await?;
     links.publish_event(TOPIC, &Told::Ready { worker: name.to_owned() }, name).await?;
-    let begin = watch.next().await.context("the connection is closed")??.value;
-    if let Some(digest) = begin.wire {
-        links.blob.get(digest).await?;
-        links.publish_event(TOPIC, &Told::Fetched { worker: name.to_owned() }, name).await?;
+    while let Begin::Fetch { round, object } = watch.next().await.context("the connection is closed")??.value {
+        links.blob.get(object).await?;
+        links.publish_event(TOPIC, &Told::Fetched { worker: name.to_owned(), round }, name).await?;
     }
     Ok(())
 }
