@@ -14,9 +14,11 @@ use std::{
     time::Duration,
 };
 
-use folgore_learner::record::Record;
 use folgore_protocol::seed::mix;
-use support::{Ended, Line, Running, folder, folgore, metrics, number, raw_metrics, refused, run};
+use support::{
+    Ended, Line, Running, checkpoints, folder, folgore, is_saving, metrics, number, raw_metrics, recorded, refused,
+    run, timeless,
+};
 
 const STEPS: u64 = 12;
 /// Small, and with several updates of each batch, so that learning takes as long as generating.
@@ -51,12 +53,6 @@ fn go_on(at: &Path, more: &[&str]) -> Command {
 struct Outcome {
     metrics: Vec<Line>,
     files: Vec<(&'static str, Vec<u8>)>,
-}
-
-/// Leaves out what depends on the clock.
-fn timeless(mut line: Line) -> Line {
-    line.retain(|key, _| key != "step_time" && !key.starts_with("time/") && !key.starts_with("perf/"));
-    line
 }
 
 fn outcome(run: &Path) -> Outcome {
@@ -114,18 +110,6 @@ fn assert_same(found: &Outcome, what: &str) {
     }
 }
 
-/// Steps of the folders that are checkpoints.
-fn checkpoints(run: &Path) -> Vec<u64> {
-    let names = fs::read_dir(run.join("checkpoints")).into_iter().flatten().map(|e| e.unwrap().file_name());
-    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).collect()
-}
-
-/// True if a save is under way, or was when its process died.
-fn is_saving(run: &Path) -> bool {
-    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().filter_map(Result::ok);
-    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(".tmp"))
-}
-
 /// What a run was about when it died, told by what it left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
@@ -140,11 +124,7 @@ fn moment(run: &Path) -> Moment {
         return Moment::Saving;
     }
     let done = raw_metrics(run).len() as u64;
-    // on a copy: opening the record mends it
-    let copy = folder();
-    let path = copy.path().join("record.redb");
-    fs::copy(run.join("record.redb"), &path).unwrap();
-    let snapshot = Record::open(&path).unwrap().load().unwrap();
+    let snapshot = recorded(run);
     let asked = snapshot.groups.values().any(|group| group.step == done + 1);
     match snapshot.steps.get(&(done + 1)) {
         Some(step) if step.batch.is_some() => Moment::Learning,

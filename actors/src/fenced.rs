@@ -3,15 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use folgore_protocol::Digest;
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    Blob, BoxFuture, Delivery, LinkError, Links, Message, Queue, State, Subscription, Topic, Versioned, Watch,
+    Blob, BoxFuture, Delivery, LinkError, Links, Message, Queue, Settle, State, Subscription, Topic, Versioned, Watch,
 };
+
+/// Between two questions whether the process may write again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Says whether the process may write now, and why not.
 pub type MayWrite = Arc<dyn Fn() -> Result<(), LinkError> + Send + Sync>;
 
-/// `links`, with every write of queues, states and blobs asked of `may` first. Reading, asking and answering stay free.
+/// `links`, with every write of queues, states and blobs asked of `may` first. Taking from a queue and settling what was
+/// taken are writes too: what a former head takes and acks is lost to the head that came after it. Reading, asking and
+/// answering stay free.
 pub fn fenced(links: Links, may: MayWrite) -> Links {
     let Links { run, ask, queue, topic, state, blob } = links;
     Links {
@@ -56,11 +62,59 @@ impl Queue for Fenced<dyn Queue> {
         max: usize,
         wait: Duration,
     ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
-        self.inner.pull(subject, max, wait)
+        Box::pin(async move {
+            let until = Instant::now() + wait;
+            let left = || until.saturating_duration_since(Instant::now());
+            loop {
+                match (self.may)() {
+                    Ok(()) => break,
+                    // It may be allowed again: until then nothing comes.
+                    Err(LinkError::Deadline { .. }) if left().is_zero() => return Ok(Vec::new()),
+                    Err(LinkError::Deadline { .. }) => sleep(LOOK_AGAIN.min(left())).await,
+                    Err(never) => return Err(never),
+                }
+            }
+            let taken = self.inner.pull(subject, max, left()).await?;
+            let fence = |d: Delivery| Delivery { settle: Box::new(FencedSettle(d.settle, self.may.clone())), ..d };
+            Ok(taken.into_iter().map(fence).collect())
+        })
     }
 
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
         self.inner.depth(subject)
+    }
+}
+
+/// Settles while its process may write.
+struct FencedSettle(Box<dyn Settle>, MayWrite);
+
+impl FencedSettle {
+    fn settle<'a>(
+        &'a self,
+        work: impl FnOnce(&'a dyn Settle) -> BoxFuture<'a, Result<(), LinkError>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move {
+            (self.1)()?;
+            work(&*self.0).await
+        })
+    }
+}
+
+impl Settle for FencedSettle {
+    fn ack(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(|inner| inner.ack())
+    }
+
+    fn nak(&self, delay: Duration) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(move |inner| inner.nak(delay))
+    }
+
+    fn term(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(|inner| inner.term())
+    }
+
+    fn progress(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(|inner| inner.progress())
     }
 }
 
@@ -132,6 +186,32 @@ mod tests {
         assert_eq!(links.blob.delete(digest).await, Err(refusal()));
         assert_eq!(links.state.get("policy").await.unwrap().unwrap().value[..], b"1"[..]);
         assert_eq!(links.blob.get(digest).await.unwrap()[..], b"adapter"[..]);
+        assert_eq!(links.queue.depth("work").await, Ok((1, 0)));
+    }
+
+    #[tokio::test]
+    async fn who_may_not_write_takes_nothing_and_settles_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let standing = Arc::new(std::sync::Mutex::new(Ok(())));
+        let may = standing.clone();
+        let links =
+            fenced(local("run", LocalConfig::new(folder.path())), Arc::new(move || may.lock().unwrap().clone()));
+        let wait = Duration::from_millis(100);
+        for key in ["a", "b"] {
+            let message = Message { envelope: Envelope::new("run", key), body: b"x"[..].into() };
+            links.queue.publish("work", message).await.unwrap();
+        }
+        let taken = links.queue.pull("work", 1, wait).await.unwrap();
+        let stale = LinkError::Deadline { subject: "lease".into(), waited_ms: 9 };
+        *standing.lock().unwrap() = Err(stale.clone());
+        assert_eq!(taken[0].settle.ack().await, Err(stale));
+        assert!(links.queue.pull("work", 1, wait).await.unwrap().is_empty(), "taken while it may not");
+        assert_eq!(links.queue.depth("work").await, Ok((1, 1)));
+        *standing.lock().unwrap() = Ok(());
+        assert_eq!(taken[0].settle.ack().await, Ok(()), "it may again");
+        let lost = LinkError::Refused { subject: "lease".into(), reason: "lost to another head".into() };
+        *standing.lock().unwrap() = Err(lost.clone());
+        assert_eq!(links.queue.pull("work", 1, wait).await.err(), Some(lost));
         assert_eq!(links.queue.depth("work").await, Ok((1, 0)));
     }
 }

@@ -10,6 +10,7 @@ pub mod algo;
 mod alias;
 pub mod check;
 pub mod checkpoint;
+pub mod cluster;
 mod contradiction;
 pub mod data;
 mod error;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use algo::AlgoSection;
 pub use check::{Problem, Problems};
 pub use checkpoint::CheckpointSection;
+pub use cluster::ClusterSection;
 pub use data::DataSection;
 pub use error::{ConfigError, Place, Refused};
 pub use eval::EvalSection;
@@ -71,6 +73,8 @@ pub struct Config {
     pub replay: ReplaySection,
     /// What is saved.
     pub checkpoint: CheckpointSection,
+    /// Patience between the processes of a run.
+    pub cluster: ClusterSection,
     /// Held-out evaluation.
     pub eval: EvalSection,
     /// What is shown.
@@ -95,6 +99,7 @@ impl Config {
         self.lora.check(p.section("lora"));
         self.replay.check(p.section("replay"));
         self.checkpoint.check(p.section("checkpoint"));
+        self.cluster.check(p.section("cluster"));
         self.eval.check(p.section("eval"));
         self.log.check(p.section("log"));
         contradiction::check(self, &mut p);

@@ -15,6 +15,7 @@ use folgore_actors::{
     nats::{Fence, Fenced, Holder, Lease, Nats, NatsConfig, acquire, admin, connect},
     routed,
 };
+use folgore_config::ClusterSection;
 use folgore_protocol::{Digest, Names, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
 use folgore_rollout::{
     CoordinatorConfig,
@@ -39,8 +40,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Policies that a host keeps on its disk.
 pub const POLICIES_KEPT: usize = 8;
 
-/// Connects to the server as `role`. The name is that of the identity, which is what the server lets it be.
-pub async fn reach(args: &ServerArgs, run: &RunName, role: Role, name: &str) -> Result<Nats> {
+/// Connects to the server as `role`. The name is that of the identity, which is what the server lets it be. `patience` is
+/// told to the server by who makes the queues.
+pub async fn reach(
+    args: &ServerArgs,
+    run: &RunName,
+    role: Role,
+    name: &str,
+    patience: Option<&ClusterSection>,
+) -> Result<Nats> {
     let names = Names::new(run).map_err(anyhow::Error::msg)?;
     let carried = args.identity.as_deref().map(identities::open).transpose()?;
     if let Some(other) = carried.as_ref().filter(|carried| carried.role != role) {
@@ -50,7 +58,16 @@ pub async fn reach(args: &ServerArgs, run: &RunName, role: Role, name: &str) -> 
     let mut config = NatsConfig::new(&args.nats, names, role, name)?;
     config.identity = carried.map(|carried| carried.keys);
     config.connect_within = CONNECT_WITHIN;
+    if let Some(patience) = patience {
+        config.ack_wait_jobs = seconds(patience.ack_wait_s);
+        // Replay settles in milliseconds what it takes: there is no reason to wait longer for it than for a worker.
+        config.ack_wait_trajectories = config.ack_wait_trajectories.min(config.ack_wait_jobs);
+    }
     Ok(connect(config).await?)
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
 }
 
 /// Name of this machine.
@@ -106,8 +123,9 @@ pub fn host_cache() -> PathBuf {
 }
 
 /// How the coordinator of a head works: over a server, looking costs two round trips.
-pub fn coordinator() -> CoordinatorConfig {
-    CoordinatorConfig { poll: Duration::from_millis(100), ..CoordinatorConfig::default() }
+pub fn coordinator(patience: &ClusterSection) -> CoordinatorConfig {
+    let (poll, reissue_after) = (Duration::from_millis(100), seconds(patience.reissue_after_s));
+    CoordinatorConfig { poll, reissue_after, ..CoordinatorConfig::default() }
 }
 
 /// The head's hold on a run: a connection, the lease, and who is there.
@@ -136,11 +154,13 @@ impl Head {
         say: impl Fn(&str),
     ) -> Result<Self> {
         let run_name = RunName::new(run).map_err(anyhow::Error::msg)?;
-        let nats = reach(args, &run_name, Role::Head, "head").await?;
+        let patience = &what.config.cluster;
+        let nats = reach(args, &run_name, Role::Head, "head", Some(patience)).await?;
         // What an administrator made keeps the sizes that he chose.
         if !admin::missing(&nats).await?.is_empty() {
             let adapter = 4 * what.lora.shape().parameters(what.policy.config()) as u64;
-            let made = admin::ensure(&nats, &limits(adapter)).await;
+            let limits = admin::Limits { lease_age: seconds(patience.lease_s), ..limits(adapter) };
+            let made = admin::ensure(&nats, &limits).await;
             let made = made.with_context(|| {
                 format!("{}: no room for the run; `folgore nats rm` deletes runs that are over", args.nats)
             })?;
@@ -200,7 +220,7 @@ impl Head {
             .spawn("reception", move || Box::new(Reception { card: held.clone(), epoch, roster: guests.clone() }))
             .await?;
         house.keep_record(place, what, force).await?;
-        house.coordinate(coordinator()).await?;
+        house.coordinate(coordinator(&what.config.cluster)).await?;
         let connected = nats.connected();
         let config = WatchdogConfig {
             patience: PATIENCE,
@@ -277,10 +297,17 @@ impl Service for Janitor {
     fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), ServiceError>> {
         Box::pin(async move {
             while context.shutdown.unless_stopping(sleep(LOOK_EVERY)).await.is_some() {
-                if !*self.nats.connected().borrow() || self.fence.check().is_err() {
+                if !*self.nats.connected().borrow() {
                     continue;
                 }
-                match self.nats.restore().await {
+                let restored = match self.fence.check() {
+                    Ok(()) => self.nats.restore().await,
+                    // A server that was away for longer than the lease lasts, and came back empty: the lease needs its
+                    // bucket, and all else needs the lease.
+                    Err(Fenced::Stale { .. }) => self.nats.restore_stores().await,
+                    Err(_) => continue,
+                };
+                match restored {
                     Ok(restored) if restored.is_empty() => {}
                     Ok(restored) => tracing::warn!(?restored, "the server had lost parts of the run; they are back"),
                     Err(error) => tracing::warn!(%error, "the server cannot be looked at"),

@@ -1,6 +1,6 @@
 //! Puts the actors of one process together: this file is the system on one page.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use folgore_actors::{ChildPolicy, Links, LocalConfig, RestartPolicy, Shutdown, Supervisor, SupervisorHandle, local};
@@ -34,6 +34,8 @@ fn digest(section: &impl Serialize) -> String {
 
 /// Requests that a reward worker beside a rollout worker answers at once.
 const REWARDS_AT_ONCE: usize = 4;
+/// How often a worker says that it is at a job, within the time after which the job goes to another one.
+const SIGNS_OF_LIFE: u32 = 6;
 
 /// Settings of memory and speed, which change no number: a run may go on with others.
 const FREE: [&str; 3] = ["rollout.max_concurrent_sequences", "rollout.kv_tokens", "rollout.remote_reward"];
@@ -195,11 +197,13 @@ impl House {
             })
             .await?;
 
+        let (usual, silence) = (WorkerConfig::default(), Duration::from_secs(hands.config.cluster.ack_wait_s.into()));
         let config = WorkerConfig {
             name: Some(worker.to_owned()),
             concurrency: engine.max_concurrent_sequences,
             episode: EpisodeLimits::from(rollout),
-            ..WorkerConfig::default()
+            progress_every: usual.progress_every.min(silence / SIGNS_OF_LIFE),
+            ..usual
         };
         self.supervisor
             .spawn("rollout-0", move || {

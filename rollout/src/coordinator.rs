@@ -155,7 +155,8 @@ impl Desk {
 
     async fn open_seats(&self, room: usize, reissue: bool) -> Result<Vec<RolloutJob>, CallError> {
         let request = ReplayRequest::OpenSeats { max: room.min(u32::MAX as usize) as u32, reissue };
-        let deadline = self.config.replay_deadline;
+        // Replay holds the question until a seat is open. No longer than jobs may be lost unnoticed: meanwhile nobody looks.
+        let deadline = self.config.replay_deadline.min(self.config.reissue_after);
         match self.links.call_when_served(subjects::REPLAY, &request, "open-seats", deadline).await? {
             ReplayReply::Seats { jobs } => Ok(jobs),
             other => {

@@ -76,7 +76,7 @@ impl<M: Model + 'static> Generator<M> {
         let concurrency = config.engine.max_waiting.max(1);
         let (commands, inbox) = mpsc::channel(concurrency);
         let mut compute = self.start(&name, inbox, shutdown.clone(), status)?;
-        let requests = commands.clone();
+        let (requests, last_word) = (commands.clone(), commands.clone());
         let handler = move |envelope, request| ask(requests.clone(), envelope, request, config.deadline);
         let served = links.serve_enveloped(subjects::GENERATE, concurrency, handler).await?;
         let end = tokio::select! {
@@ -85,8 +85,12 @@ impl<M: Model + 'static> Generator<M> {
             ended = compute.ended() => Some(ended),
             followed = follow_policy(&links, commands) => Some(followed),
         };
-        // Nobody can reach the thread any more, which is how it learns that it is to end.
+        // Nobody can reach the thread any more, which is how it learns that it is to end. Requests in flight are answered
+        // first; those that wait for a policy would wait for ever, because nobody tells of policies any more.
         drop(served);
+        // The thread may be gone already.
+        let _ = last_word.send(Command::NoMorePolicies).await;
+        drop(last_word);
         match end {
             None => compute.ended().await,
             Some(Ok(())) if shutdown.is_stopping() => Ok(()),
@@ -112,6 +116,7 @@ impl<M: Model + 'static> Generator<M> {
                 inbox,
                 replies: Vec::new(),
                 parked: Vec::new(),
+                leaving: false,
                 kept_out: None,
                 meter: Meter::new(status, self.config.status_every),
             }
@@ -130,6 +135,7 @@ impl<M: Model + 'static> Service for Generator<M> {
 enum Command {
     Generate { request: Generate, reply: Reply },
     Policy { published: Box<PolicyPublished>, bytes: Option<Arc<[u8]>> },
+    NoMorePolicies,
 }
 
 type Reply = oneshot::Sender<Result<Generated, String>>;
@@ -173,6 +179,8 @@ struct Worker<M: Model> {
     replies: Vec<(SequenceId, Reply)>,
     /// Requests for a policy that is yet to come.
     parked: Vec<(Generate, Reply)>,
+    /// True once no policy will come any more.
+    leaving: bool,
     /// The last policy that could not be loaded, and why.
     kept_out: Option<(PolicyId, String)>,
     meter: Meter,
@@ -206,6 +214,10 @@ impl<M: Model> Worker<M> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate { request, reply } => self.submit(request, reply),
+            Command::NoMorePolicies => {
+                self.leaving = true;
+                self.unpark();
+            }
             Command::Policy { published, bytes } => {
                 let policy = published.policy;
                 match (self.loader)(&published, bytes.as_deref()) {
@@ -228,9 +240,9 @@ impl<M: Model> Worker<M> {
         let policy = request.policy;
         let refusal = match self.engine.submit(request.clone()) {
             Ok(id) => return self.replies.push((id, reply)),
-            Err(EngineError::NoPolicy) if !self.is_kept_out(policy) => return self.parked.push((request, reply)),
+            Err(EngineError::NoPolicy) if !self.will_not_come(policy) => return self.parked.push((request, reply)),
             Err(EngineError::NotServed { policy, newest })
-                if (policy.epoch, policy.step) > (newest.epoch, newest.step) && !self.is_kept_out(Some(policy)) =>
+                if (policy.epoch, policy.step) > (newest.epoch, newest.step) && !self.will_not_come(Some(policy)) =>
             {
                 return match request.is_content_with(&newest) {
                     true => self.submit(Generate { policy: Some(newest), ..request }, reply),
@@ -246,8 +258,9 @@ impl<M: Model> Worker<M> {
         let _ = reply.send(Err(refusal));
     }
 
-    fn is_kept_out(&self, policy: Option<PolicyId>) -> bool {
-        policy.is_some() && self.kept_out.as_ref().map(|(kept_out, _)| *kept_out) == policy
+    /// True if `policy` will not come: it cannot be used, or the engine is about to end.
+    fn will_not_come(&self, policy: Option<PolicyId>) -> bool {
+        self.leaving || policy.is_some() && self.kept_out.as_ref().map(|(kept_out, _)| *kept_out) == policy
     }
 
     /// Submits what waited for a policy again; what still has to wait is parked again.

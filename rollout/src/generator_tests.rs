@@ -133,6 +133,19 @@ async fn a_generator_that_waits_for_the_gate_stops_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_policy_is_still_to_come_does_not_hold_up_the_end() {
+    let bed = bed(None);
+    bed.publish(0, None).await;
+    let never = PolicyId { epoch: 1, step: 1, digest: Digest::of(b"never there") };
+    let (asked, ()) = tokio::join!(bed.generate(Some(never), 3, 60 * SECOND), async {
+        tokio::time::sleep(SECOND / 10).await;
+        bed.shutdown.request(Level::Stopping);
+    });
+    assert!(asked.is_err());
+    tokio::time::timeout(20 * SECOND, bed.end).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_request_is_given_up() {
     let gate: ComputeGate = Arc::new(Semaphore::new(1));
     let held = gate.clone().acquire_owned().await.unwrap();

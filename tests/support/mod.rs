@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use folgore_learner::record::{Record, Snapshot};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -173,4 +174,30 @@ pub fn metrics(run: &Path) -> Vec<Line> {
 #[track_caller]
 pub fn number(line: &Line, key: &str) -> f64 {
     line.get(key).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number {key:?} in {line:?}"))
+}
+
+/// Leaves out what depends on the clock.
+pub fn timeless(mut line: Line) -> Line {
+    line.retain(|key, _| key != "step_time" && !key.starts_with("time/") && !key.starts_with("perf/"));
+    line
+}
+
+/// Steps of the folders that are checkpoints.
+pub fn checkpoints(run: &Path) -> Vec<u64> {
+    let names = fs::read_dir(run.join("checkpoints")).into_iter().flatten().map(|e| e.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).collect()
+}
+
+/// True if a save is under way, or was when its process died.
+pub fn is_saving(run: &Path) -> bool {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().filter_map(Result::ok);
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(".tmp"))
+}
+
+/// What the record of a run holds, read from a copy: opening a record mends it.
+pub fn recorded(run: &Path) -> Snapshot {
+    let copy = folder();
+    let path = copy.path().join("record.redb");
+    fs::copy(run.join("record.redb"), &path).unwrap();
+    Record::open(&path).unwrap().load().unwrap()
 }

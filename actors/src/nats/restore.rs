@@ -24,6 +24,15 @@ impl Restored {
 }
 
 impl Nats {
+    /// The first part of [`Nats::restore`]: streams and buckets, empty. It overwrites nothing, hence it needs no lease; and
+    /// where the bucket of the lease is gone, no lease can be had before.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn restore_stores(&self) -> Result<Restored, NatsError> {
+        Ok(Restored { stores: admin::make_missing(self).await?, ..Restored::default() })
+    }
+
     /// Puts back what a server lost: streams and buckets as this process saw them last, here or in [`admin::ensure`] (else
     /// with the usual limits), and the last blobs and values that it wrote. What is there stays as it is, and doing it again does nothing. Only for
     /// who writes: check the [`super::Fence`] before.
@@ -31,7 +40,7 @@ impl Nats {
     /// # Errors
     /// If the server does not answer; what was done before stays.
     pub async fn restore(&self) -> Result<Restored, NatsError> {
-        let mut restored = Restored { stores: admin::make_missing(self).await?, ..Restored::default() };
+        let mut restored = self.restore_stores().await?;
         let failed = |what: String| move |source: LinkError| NatsError::Link { what, source };
         // Blobs first: values name them.
         let objects = Objects::new(self, self.config().run.adapters_bucket(), u64::MAX);

@@ -62,7 +62,7 @@ async fn work(args: &WorkerArgs) -> Result<()> {
         stop_with_parent(shutdown.clone());
     }
     let name = args.name.clone().unwrap_or_else(|| cluster::worker_name(role));
-    let Some(nats) = shutdown.unless_stopping(cluster::reach(&args.server, &run, role, &name)).await else {
+    let Some(nats) = shutdown.unless_stopping(cluster::reach(&args.server, &run, role, &name, None)).await else {
         return Ok(());
     };
     let nats = nats?;

@@ -157,7 +157,8 @@ async fn stopped(house: &House) {
 /// The connection of the head, and its links as in a run.
 async fn connect(server: &LocalServer, folder: &Path) -> Result<(Nats, Links)> {
     let run = RunName::new(RUN).map_err(anyhow::Error::msg)?;
-    let nats = cluster::reach(&ServerArgs { nats: server.url(), identity: None }, &run, Role::Head, "head").await?;
+    let nats =
+        cluster::reach(&ServerArgs { nats: server.url(), identity: None }, &run, Role::Head, "head", None).await?;
     admin::ensure(&nats, &admin::Limits::default()).await?;
     let near = local(RUN, LocalConfig::new(folder.join("blobs")));
     let links = routed(near, nats.links(), &[subjects::REPLAY, subjects::GENERATE]);
@@ -197,7 +198,7 @@ async fn start_actors(plan: &Plan, folder: &Path, house: &House, ears: &Ears) ->
         .await?;
     let learner = Learner::new(plan.adapter_len(), plan.args.seed, ears.note());
     supervisor.spawn_as("learner", ChildPolicy::RunEnds, move || Box::new(learner.clone())).await?;
-    house.coordinate(cluster::coordinator()).await
+    house.coordinate(cluster::coordinator(&folgore_config::ClusterSection::default())).await
 }
 
 /// Waits until all workers are here and lets them begin; gives the rate of the wire in bytes a second.

@@ -37,7 +37,7 @@ async fn work(args: &BenchWorkerArgs) -> Result<()> {
     stop_with_parent(shutdown.clone());
     let run = RunName::new(args.run.clone()).map_err(anyhow::Error::msg)?;
     let server = ServerArgs { nats: args.nats.clone(), identity: None };
-    let nats = cluster::reach(&server, &run, Role::Rollout, &args.name).await?;
+    let nats = cluster::reach(&server, &run, Role::Rollout, &args.name, None).await?;
     let begun = shutdown.unless_stopping(until_begun(&nats.links(), &args.name)).await;
     let Some(()) = begun.transpose()? else { return Ok(()) };
     let house = House::over(cluster::worker_links(&nats, &args.cache, args.kept, true), None).await?;

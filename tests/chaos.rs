@@ -1,0 +1,258 @@
+//! Whatever ends, sleeps or lies, nothing is lost: a run over a real server, in real processes, disturbed in every way.
+//!
+//! After each of them the run has done all its steps, and its record proves that every seat ended once, that no batch was
+//! trained twice and that versions only grew. Where samples may not lag behind, its numbers are those of a run in one process
+//! that nobody disturbed, bit for bit. `tests/chaos/run.sh` does it all with longer outages.
+
+#[path = "chaos/fleet.rs"]
+mod fleet;
+#[path = "chaos/moment.rs"]
+mod moment;
+#[path = "chaos/rogue.rs"]
+mod rogue;
+mod support;
+
+use std::{collections::BTreeSet, path::Path, process::Command, thread::sleep, time::Duration};
+
+use fleet::{Fleet, PATIENCE, RUN, STEPS, calm, proves, same_as_calm};
+use folgore_protocol::seed::mix;
+use moment::Moment;
+use rogue::Rogue;
+use support::{checkpoints, is_saving, raw_metrics, recorded};
+
+/// A little more than it takes until a silent process is given up.
+const GIVEN_UP: Duration = Duration::from_secs(PATIENCE + 2);
+
+/// How long the server is away: `CHAOS_OUTAGE_S`, or shorter than a person would want to see.
+fn outage() -> Duration {
+    let named = std::env::var("CHAOS_OUTAGE_S").ok().map(|text| text.parse().expect("CHAOS_OUTAGE_S: whole seconds"));
+    Duration::from_secs(named.unwrap_or(8))
+}
+
+fn share(random: u64) -> f64 {
+    0.1 + 0.8 * (random >> 40) as f64 / (1u64 << 24) as f64
+}
+
+fn workers_are_killed(staleness: u32) {
+    let mut fleet = Fleet::start(staleness);
+    let mut hits = 0;
+    for kill in 0..8 {
+        let step = (1 + kill).max(fleet.steps());
+        fleet.until_generating(step, share(mix(&[u64::from(staleness), kill])));
+        for name in fleet.workers.keys().cloned().collect::<Vec<_>>() {
+            fleet.kill(&name);
+        }
+        // What the dead have in hand is what they were at.
+        hits += u64::from(fleet.jobs_held() > 0);
+        for worker in 0..2 {
+            fleet.join(&format!("w{}", 2 + 2 * kill + worker));
+        }
+        if hits == 2 {
+            break;
+        }
+    }
+    assert_eq!(hits, 2, "no worker was killed at work");
+    fleet.completes("workers killed");
+}
+
+#[test]
+fn workers_are_killed_while_they_generate() {
+    workers_are_killed(0);
+}
+
+#[test]
+fn workers_are_killed_while_they_run_ahead() {
+    workers_are_killed(1);
+}
+
+/// Waits for the place in a step where `wanted` is likely; `random` says how far into it. Steps up to `known` may be done
+/// again from the record, without samples. False if the run is over.
+fn aim(fleet: &mut Fleet, wanted: Moment, random: u64, known: u64) -> bool {
+    let run = fleet.run_dir();
+    let newest = |run: &Path| checkpoints(run).into_iter().max().unwrap_or(0);
+    let saved = newest(&run);
+    let head = fleet.head();
+    let (generating, learning) = calm().seconds[5];
+    let (reached, pause) = match wanted {
+        Moment::Generating | Moment::CommittedNotAcked | Moment::Learning | Moment::Other => {
+            let reached = head.until(|| raw_metrics(&run).len() as u64 > known);
+            let into = if wanted == Moment::Learning { generating + share(random) * learning } else { 0.0 };
+            // Samples of a step come in one by one; over a server it takes longer than in one process.
+            (reached, if wanted == Moment::Generating { share(random) * generating } else { into })
+        }
+        Moment::Saving => (head.until(|| is_saving(&run)), 0.0),
+        Moment::SavedNotCommitted => (head.until(|| newest(&run) > saved), 0.0),
+        Moment::CommittedNotPublished => (head.until(|| newest(&run) > saved), share(random) * 0.02),
+    };
+    if reached && wanted == Moment::CommittedNotAcked {
+        fleet.until_taken();
+    }
+    sleep(Duration::from_secs_f64(pause));
+    reached && fleet.steps() < STEPS
+}
+
+/// Kills the head in each of the `wanted` moments; it goes on each time. A run that is over makes room for another one.
+fn head_is_killed(staleness: u32, wanted: &[Moment]) {
+    const RUNS: u64 = 6;
+    let mut missing: BTreeSet<Moment> = wanted.iter().copied().collect();
+    let mut seen = Vec::new();
+    for attempt in 0..RUNS {
+        let mut fleet = Fleet::start(staleness);
+        fleet.until_step(2);
+        let (mut known, mut hits) = (2, Vec::new());
+        while let Some(next) = missing.iter().nth(hits.len() % missing.len().max(1)).copied() {
+            if !aim(&mut fleet, next, mix(&[attempt, hits.len() as u64]), known) {
+                break;
+            }
+            fleet.head.take().expect("a head").kill();
+            let hit = Moment::of(&fleet);
+            missing.remove(&hit);
+            hits.push(hit);
+            // The next step may have a batch already.
+            known = known.max(fleet.steps() + 1);
+            fleet.resume();
+            assert!(fleet.head().until_it_says("resumed from step"), "the head did not go on after {hits:?}");
+        }
+        fleet.completes(&format!("killed at {hits:?}"));
+        seen.extend(hits);
+        if missing.is_empty() {
+            return;
+        }
+    }
+    panic!("{missing:?} were not hit, but {seen:?}");
+}
+
+#[test]
+fn the_head_is_killed_while_it_generates_and_learns_and_takes_in() {
+    head_is_killed(0, &[Moment::Generating, Moment::Learning, Moment::CommittedNotAcked]);
+}
+
+#[test]
+fn the_head_is_killed_while_it_saves_and_publishes() {
+    head_is_killed(0, &[Moment::Saving, Moment::SavedNotCommitted, Moment::CommittedNotPublished]);
+}
+
+#[test]
+fn the_head_is_killed_while_workers_run_ahead() {
+    head_is_killed(1, &[Moment::CommittedNotAcked, Moment::Learning]);
+}
+
+#[test]
+fn a_worker_sleeps_longer_than_its_jobs_wait() {
+    let mut fleet = Fleet::start(0);
+    fleet.until_generating(2, 0.3);
+    fleet.signal("w0", "STOP");
+    sleep(GIVEN_UP);
+    fleet.signal("w0", "CONT");
+    // It has the run for itself from here on, and so has to be well again.
+    fleet.kill("w1");
+    fleet.completes("a worker slept");
+}
+
+#[test]
+fn the_head_sleeps_longer_than_its_lease() {
+    for staleness in [0, 1] {
+        let mut fleet = Fleet::start(staleness);
+        fleet.until_generating(3, 0.5);
+        fleet.head().signal("STOP");
+        sleep(GIVEN_UP);
+        fleet.head().signal("CONT");
+        fleet.completes("the head slept");
+    }
+}
+
+#[test]
+fn a_head_that_slept_while_another_one_took_the_run_ends_and_harms_nothing() {
+    let mut fleet = Fleet::start(0);
+    fleet.until_generating(4, 0.5);
+    // Nobody is to be done before the other one is there.
+    ["w0", "w1"].iter().for_each(|name| fleet.signal(name, "STOP"));
+    fleet.head().signal("STOP");
+    let others = support::folder();
+    let copied = Command::new("cp").arg("-r").arg(fleet.run_dir()).arg(others.path()).status().unwrap();
+    assert!(copied.success());
+    fleet.head().signal("CONT");
+    // The first one is well: the second one waits, and says for whom.
+    let pid = fleet.head().pid();
+    let mut second = fleet.resumed(others.path());
+    assert!(second.until_it_says("waiting: the run is held by head on"), "the second head ended");
+    assert!(second.until_it_says(&format!("(process {pid})")));
+    fleet.head().signal("STOP");
+    let before = fleet.steps();
+    assert!(before < STEPS, "the first head was done before the second one came");
+    assert!(second.until_it_says("head of run c at"), "the second head did not take the run");
+    ["w0", "w1"].iter().for_each(|name| fleet.signal(name, "CONT"));
+    fleet.head().signal("CONT");
+    let first = fleet.head.take().expect("a head").end();
+    assert_eq!(first.status.code(), Some(1), "{}\n{}", first.stdout, first.stderr);
+    assert!(first.stderr.contains("the lease was lost to head on"), "{}", first.stderr);
+    assert!(first.stderr.contains(&format!("(process {})", second.pid())), "{}", first.stderr);
+    second.end().well();
+    proves(others.path(), "taken over");
+    same_as_calm(&others.path().join(RUN), "taken over");
+    let (steps, served) = (raw_metrics(&fleet.run_dir()).len() as u64, fleet.served());
+    assert!(steps <= before + 1, "the first head did {} steps after it had lost the run", steps - before);
+    assert_eq!(served, Some(STEPS), "the last word is the second head's");
+}
+
+fn server_is_away(staleness: u32, wiped: bool) {
+    let mut fleet = Fleet::start(staleness);
+    fleet.until_generating(4, 0.5);
+    fleet.server.kill();
+    sleep(if wiped { Duration::from_secs(1) } else { outage() });
+    fleet.server.restart(wiped).unwrap();
+    if wiped {
+        // Again, as soon as it goes on: what was put back is lost once more.
+        fleet.until_generating(7, 0.5);
+        fleet.server.restart(true).unwrap();
+    }
+    fleet.completes("the server was away");
+}
+
+#[test]
+fn the_server_is_away_for_a_while() {
+    server_is_away(0, false);
+}
+
+#[test]
+fn the_server_is_away_while_workers_run_ahead() {
+    server_is_away(1, false);
+}
+
+#[test]
+fn the_server_comes_back_with_empty_hands() {
+    server_is_away(0, true);
+}
+
+#[test]
+fn the_server_comes_back_with_empty_hands_while_workers_run_ahead() {
+    server_is_away(1, true);
+}
+
+#[test]
+fn messages_are_repeated_shuffled_and_forged() {
+    let fleet = Fleet::start(0);
+    let rogue = Rogue::start(&fleet);
+    let run = fleet.run_dir();
+    let _at = fleet.completes("forged messages");
+    drop(rogue);
+    let counters = recorded(&run).counters;
+    for reason in ["duplicate", "wrong_token", "forged_sender", "unreadable"] {
+        assert!(counters.refused.get(reason).is_some_and(|n| *n > 0), "{reason}: {:?}", counters.refused);
+    }
+    assert_eq!(counters.quarantined, BTreeSet::from(["rogue".to_owned()]), "{:?}", counters.strikes);
+}
+
+#[test]
+fn a_worker_hands_in_what_no_sampler_makes() {
+    let mut fleet = Fleet::without_workers(1);
+    let rogue = Rogue::insider(&fleet);
+    assert!(fleet.head().until(|| rogue.is_done()), "the head ended");
+    fleet.join("w0");
+    fleet.join("w1");
+    let run = fleet.run_dir();
+    let _at = fleet.completes_with_other_numbers("nonsense");
+    let counters = recorded(&run).counters;
+    assert_eq!(counters.quarantined, BTreeSet::from(["rogue".to_owned()]), "{:?}", counters.strikes);
+    assert!(counters.refused.get("rows").is_some_and(|n| *n >= 3), "{:?}", counters.refused);
+}
