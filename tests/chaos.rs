@@ -76,8 +76,9 @@ fn aim(fleet: &mut Fleet, wanted: Moment, random: u64, known: u64) -> bool {
     let (reached, pause) = match wanted {
         Moment::Generating | Moment::CommittedNotAcked | Moment::Learning | Moment::Other => {
             let reached = head.until(|| raw_metrics(&run).len() as u64 > known);
-            let into = if wanted == Moment::Learning { generating + share(random) * learning } else { 0.0 };
-            // Samples of a step come in one by one; over a server it takes longer than in one process.
+            // Over a server, samples take longer than in one process: how much longer is for the machine to say.
+            let over_a_server = generating * (1 + random % 6) as f64;
+            let into = if wanted == Moment::Learning { over_a_server + share(random) * learning } else { 0.0 };
             (reached, if wanted == Moment::Generating { share(random) * generating } else { into })
         }
         Moment::Saving => (head.until(|| is_saving(&run)), 0.0),
