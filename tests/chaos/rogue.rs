@@ -210,8 +210,8 @@ async fn nonsense(url: String) {
 
 /// A trajectory for `job` that is well-formed in all but one thing.
 fn invented(job: &RolloutJob, policy: PolicyId, round: u32) -> Trajectory {
-    let ids = if round % 2 == 0 { vec![3, 4] } else { vec![3, u32::MAX] };
-    let logprobs = if round % 2 == 0 { vec![-0.5, f32::NAN] } else { vec![-0.5, -0.5] };
+    let ids = if round.is_multiple_of(2) { vec![3, 4] } else { vec![3, u32::MAX] };
+    let logprobs = if round.is_multiple_of(2) { vec![-0.5, f32::NAN] } else { vec![-0.5, -0.5] };
     let segment = |kind, ids: Vec<u32>, logprobs, policies| Segment { kind, ids, logprobs, policies };
     let prompt = segment(SegmentKind::Prompt, vec![1, 2], Vec::new(), RunLength::default());
     let sampled = segment(SegmentKind::Sampled, ids, logprobs, RunLength::of(policy, 2));
