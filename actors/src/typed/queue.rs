@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 
 use super::{CallError, open, seal};
-use crate::{Backoff, LinkError, Links, Settle, TraceContext, hash};
+use crate::{Backoff, Delivery, LinkError, Links, Settle, TraceContext, hash};
 
 /// What a pull brought.
 #[derive(Debug)]
@@ -76,18 +76,19 @@ impl<T> Job<T> {
     /// [`LinkError::NotHeld`] if somebody else has the job by now; `work` is dropped then. Other trouble with the
     /// telling is left to the next time.
     pub async fn keep_while<F: Future>(&self, every: Duration, work: F) -> Result<F::Output, LinkError> {
-        let work = TraceContext::of(&self.envelope).scope(work);
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                output = &mut work => return Ok(output),
-                () = sleep(every) => {
-                    if let Err(lost @ LinkError::NotHeld { .. }) = self.progress().await {
-                        return Err(lost);
-                    }
+        // Beside the work: it goes on while a server that is away is told.
+        let telling = async {
+            loop {
+                sleep(every).await;
+                if let Err(lost @ LinkError::NotHeld { .. }) = self.progress().await {
+                    return lost;
                 }
             }
+        };
+        tokio::select! {
+            biased;
+            output = TraceContext::of(&self.envelope).scope(work) => Ok(output),
+            lost = telling => Err(lost),
         }
     }
 }
@@ -140,23 +141,64 @@ impl Links {
                     sender: delivery.sender,
                     settle: delivery.settle,
                 }),
-                Err(error) => {
-                    let (bytes, key) = (delivery.message.body.len() as u64, delivery.message.envelope.key);
-                    let (reason, sender) = (error.to_string(), delivery.sender);
-                    tracing::warn!(subject, key, reason, "message rejected");
-                    let (queue, of) = (subject.to_owned(), (key.clone(), sender.clone(), reason.clone()));
-                    let letter = DeadLetter { queue, key: of.0, sender: of.1, reason: of.2, bytes };
-                    if let Err(error) = self.publish_event(subjects::DEAD_LETTERS, &letter, &key).await {
-                        tracing::warn!(subject, key, %error, "rejected message not told");
-                    }
-                    // If this fails, the message comes back and is rejected again.
-                    if let Err(error) = delivery.settle.term().await {
-                        tracing::warn!(subject, key, %error, "rejected message not ended");
-                    }
-                    pulled.rejected.push(Rejected { key, sender, reason });
-                }
+                Err(error) => pulled.rejected.push(self.reject(subject, delivery, error.to_string()).await),
             }
         }
         Ok(pulled)
+    }
+
+    /// Tells that `delivery` cannot be read, and ends it.
+    async fn reject(&self, subject: &str, delivery: Delivery, reason: String) -> Rejected {
+        let Delivery { message, sender, settle, .. } = delivery;
+        let (queue, key, bytes) = (subject.to_owned(), message.envelope.key, message.body.len() as u64);
+        tracing::warn!(subject, key, reason, "message rejected");
+        let letter = DeadLetter { queue, key, sender, reason, bytes };
+        if let Err(error) = self.publish_event(subjects::DEAD_LETTERS, &letter, &letter.key).await {
+            tracing::warn!(subject, key = letter.key, %error, "rejected message not told");
+        }
+        // If this fails, the message comes back and is rejected again.
+        if let Err(error) = settle.term().await {
+            tracing::warn!(subject, key = letter.key, %error, "rejected message not ended");
+        }
+        Rejected { key: letter.key, sender: letter.sender, reason: letter.reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BoxFuture;
+
+    /// A queue that is away: nothing told to it is ever answered.
+    struct Away;
+
+    impl Settle for Away {
+        fn ack(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+            Box::pin(std::future::pending())
+        }
+        fn nak(&self, _delay: Duration) -> BoxFuture<'_, Result<(), LinkError>> {
+            self.ack()
+        }
+        fn term(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+            self.ack()
+        }
+        fn progress(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+            self.ack()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_goes_on_while_a_queue_that_is_away_is_told() {
+        let (envelope, settle) = (Envelope::new("demo", "k"), Box::new(Away));
+        let job = Job { body: (), envelope, attempt: 1, sender: None, settle };
+        let second = Duration::from_secs(1);
+        let work = async {
+            for _ in 0..5 {
+                sleep(second).await;
+            }
+            "done"
+        };
+        let kept = tokio::time::timeout(60 * second, job.keep_while(second, work)).await;
+        assert_eq!(kept.expect("the work ends"), Ok("done"));
     }
 }
