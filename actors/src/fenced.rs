@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 use folgore_protocol::Digest;
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    Blob, BoxFuture, Delivery, LinkError, Links, Message, Queue, Settle, State, Subscription, Topic, Versioned, Watch,
-};
+use crate::{Blob, BoxFuture, Delivery, LinkError, Links, Message, Queue, Settle, State, Versioned, Watch};
 
 /// Between two questions whether the process may write again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -16,15 +14,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub type MayWrite = Arc<dyn Fn() -> Result<(), LinkError> + Send + Sync>;
 
 /// `links`, with every write of queues, states and blobs asked of `may` first. Taking from a queue and settling what was
-/// taken are writes too: what a former head takes and acks is lost to the head that came after it. Reading, asking and
-/// answering stay free.
+/// taken are writes too: what a former head takes and acks is lost to the head that came after it. Reading, asking,
+/// answering and topics, which nobody relies on, stay free.
 pub fn fenced(links: Links, may: MayWrite) -> Links {
     let Links { run, ask, queue, topic, state, blob } = links;
     Links {
         run,
         ask,
         queue: Arc::new(Fenced { inner: queue, may: may.clone() }),
-        topic: Arc::new(Fenced { inner: topic, may: may.clone() }),
+        topic,
         state: Arc::new(Fenced { inner: state, may: may.clone() }),
         blob: Arc::new(Fenced { inner: blob, may }),
     }
@@ -115,16 +113,6 @@ impl Settle for FencedSettle {
 
     fn progress(&self) -> BoxFuture<'_, Result<(), LinkError>> {
         self.settle(|inner| inner.progress())
-    }
-}
-
-impl Topic for Fenced<dyn Topic> {
-    fn publish<'a>(&'a self, subject: &'a str, message: Message) -> BoxFuture<'a, Result<(), LinkError>> {
-        self.inner.publish(subject, message)
-    }
-
-    fn subscribe<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, LinkError>> {
-        self.inner.subscribe(subject)
     }
 }
 
