@@ -121,6 +121,28 @@ async fn what_a_puller_who_has_left_would_have_got_goes_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_a_body_is_fetched_takes_no_message_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let links = head(&server, "fetch").await.links();
+    let large = search(&"x".repeat(8 << 20));
+    for n in 0..20 {
+        links.publish_job(JOBS, &large, "large").await.unwrap();
+        let leaver = links.clone();
+        let pulling = tokio::spawn(async move { leaver.queue.pull(JOBS, 1, LONG).await });
+        sleep(Duration::from_millis(2 * n)).await;
+        pulling.abort();
+        // It may have been faster.
+        let taken = match pulling.await {
+            Ok(taken) => taken.unwrap(),
+            Err(_) => links.queue.pull(JOBS, 1, LONG).await.unwrap(),
+        };
+        assert_eq!(taken.len(), 1, "after {} ms, long before its redelivery time", 2 * n);
+        taken[0].settle.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_strangers_are_refused_where_it_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path());

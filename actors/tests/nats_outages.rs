@@ -192,6 +192,38 @@ async fn a_server_that_comes_late_is_waited_for_as_long_as_is_said() {
 }
 
 #[cfg(unix)]
+fn signal(server: &LocalServer, name: &str) {
+    let pid = server.pid().expect("a process").to_string();
+    assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_holds_up_nobody_who_tells_or_wants_to_listen() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let nats = join(&server, "deaf", "head-1").await;
+    let links = nats.links();
+    signal(&server, "-STOP");
+    let large = Search { query: "x".repeat(16 << 10), top_k: 1 };
+    // Until the connection takes no more, which shows in a publish that has to wait; each of them ends, and well.
+    let flood = async {
+        let mut waited = false;
+        while !waited {
+            let begun = Instant::now();
+            links.publish_event("events", &large, "k").await.expect("a topic may lose it");
+            waited = begun.elapsed() >= nats.config().request_timeout;
+        }
+    };
+    timeout(LONG, flood).await.expect("no publish waits for ever");
+    let listening = timeout(LONG, links.topic.subscribe("events")).await.expect("an end");
+    assert!(is_late(listening.map(|_| ())));
+    let echo = |request: Search| async move { Ok::<_, String>(request) };
+    let serving = timeout(LONG, links.serve_typed("search", 1, echo)).await.expect("an end");
+    assert!(is_late(serving.map(|_| ())));
+}
+
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_not_waited_for_and_stores_a_retried_publish_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -203,19 +235,13 @@ async fn a_server_that_hangs_is_not_waited_for_and_stores_a_retried_publish_once
     make_stores(&nats).await;
     publish(&links, 0).await;
     let held = pull(&links, 0).await;
-    let pid = server.pid().expect("a process").to_string();
-    let signal = |name: &str| {
-        let sent = std::process::Command::new("kill").args([name, &pid]).status().expect("kill");
-        assert!(sent.success());
-    };
-
-    signal("-STOP");
+    signal(&server, "-STOP");
     let unpublished = links.publish_job(JOBS, &job(1), "k1").await.unwrap_err();
     assert!(unpublished.is_transient(), "{unpublished}");
     assert!(links.pull_jobs::<Search>(JOBS, 2, SHORT).await.expect("a pull waits its time out").jobs.is_empty());
     assert!(is_late(held.ack().await), "not known is not lost");
     assert!(is_late(links.queue.depth(JOBS).await));
-    signal("-CONT");
+    signal(&server, "-CONT");
 
     // What the server gave to the pull that had left meanwhile comes again after its redelivery time.
     let (mut done, mut first_deliveries) = (BTreeSet::new(), 0);

@@ -14,7 +14,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Nats, connection::late, headers, request::Unanswered};
+use super::{
+    Nats,
+    connection::{late, refused, taken},
+    headers,
+    request::Unanswered,
+};
 use crate::{Ask, BoxFuture, Handler, LinkError, Message, Served, compute::panic_text};
 
 /// Requests that may wait for a place at one server; more stay on the connection.
@@ -57,10 +62,6 @@ impl NatsAsk {
     }
 }
 
-fn refused(subject: &str, reason: String) -> LinkError {
-    LinkError::Refused { subject: subject.to_owned(), reason }
-}
-
 impl Ask for NatsAsk {
     fn ask<'a>(
         &'a self,
@@ -78,8 +79,8 @@ impl Ask for NatsAsk {
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<'a, Result<Served, LinkError>> {
         Box::pin(async move {
-            let served = self.nats.client.queue_subscribe(self.subject(subject)?, subject.to_owned()).await;
-            let subscriber = served.map_err(|e| refused(subject, e.to_string()))?;
+            let subscribing = self.nats.client.queue_subscribe(self.subject(subject)?, subject.to_owned());
+            let subscriber = taken(subject, self.nats.config().request_timeout, subscribing).await?;
             let (leave, left) = oneshot::channel::<()>();
             let server = Server {
                 nats: self.nats.clone(),

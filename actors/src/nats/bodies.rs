@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use folgore_protocol::Digest;
 
-use super::{Nats, objects::Objects};
+use super::{Nats, connection::refused, objects::Objects};
 use crate::LinkError;
 
 /// Largest body.
@@ -18,8 +18,7 @@ fn objects(nats: &Nats) -> Objects {
 /// Stores `body` and gives its name for the header `Rl-Blob`; [`LinkError::Refused`] above [`BODY_MAX`].
 pub(super) async fn stow(nats: &Nats, subject: &str, body: Arc<[u8]>) -> Result<String, LinkError> {
     if body.len() > BODY_MAX {
-        let reason = format!("expected a body of at most {BODY_MAX} bytes, got {}", body.len());
-        return Err(LinkError::Refused { subject: subject.to_owned(), reason });
+        return Err(refused(subject, format!("expected a body of at most {BODY_MAX} bytes, got {}", body.len())));
     }
     let digest = Digest::of(&body);
     objects(nats).put(digest, &body).await?;
@@ -27,7 +26,7 @@ pub(super) async fn stow(nats: &Nats, subject: &str, body: Arc<[u8]>) -> Result<
 }
 
 /// Fetches what [`stow`] named; [`LinkError::Blob`] if it is gone or damaged.
-pub(super) async fn fetch(nats: &Nats, _subject: &str, name: &str) -> Result<Arc<[u8]>, LinkError> {
+pub(super) async fn fetch(nats: &Nats, name: &str) -> Result<Arc<[u8]>, LinkError> {
     let digest = Digest::try_from(name.to_owned())
         .map_err(|reason| LinkError::Blob { name: name.chars().take(80).collect(), reason })?;
     objects(nats).get(digest).await

@@ -20,7 +20,7 @@ use async_nats::{
 use folgore_protocol::Role;
 use tokio::time::{Instant, timeout};
 
-use super::Nats;
+use super::{Nats, connection::refused};
 use crate::{LinkError, Versioned};
 
 /// Marks what is not a value.
@@ -66,7 +66,7 @@ impl Bucket {
     /// The stream that holds the bucket; nothing is asked.
     pub(super) async fn stream(&self) -> Result<Stream<()>, LinkError> {
         let stream = self.nats.jetstream.get_stream_no_info(format!("KV_{}", self.name)).await;
-        stream.map_err(|error| LinkError::Refused { subject: self.name.clone(), reason: error.to_string() })
+        stream.map_err(|error| refused(&self.name, error.to_string()))
     }
 
     /// The current value of `key`.
@@ -151,7 +151,7 @@ impl Bucket {
             Ok(Ok(ack)) => Ok(Some(ack.sequence)),
             Ok(Err(error)) if lost_the_comparison(&error) => Ok(None),
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(LinkError::Refused { subject: key.to_owned(), reason: error.to_string() })
+                Err(refused(key, error.to_string()))
             }
             Ok(Err(error)) => Err(passing(key, begun, &error)),
         }
@@ -180,7 +180,7 @@ pub(super) fn check_key(key: &str) -> Result<(), LinkError> {
         return Ok(());
     }
     let reason = "expected a key of A-Z a-z 0-9 - _, in tokens separated by single dots, 128 bytes at most".to_owned();
-    Err(LinkError::Refused { subject: key.to_owned(), reason })
+    Err(refused(key, reason))
 }
 
 #[cfg(test)]

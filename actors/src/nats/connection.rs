@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt::Display,
     io,
     sync::{
         Arc, Mutex,
@@ -206,6 +207,21 @@ impl Nats {
         let up = timeout(within, connected.wait_for(|up| *up)).await;
         if matches!(up, Ok(Ok(_))) { Ok(()) } else { Err(late(subject, within)) }
     }
+}
+
+/// Does `sending` within `within`: the client waits where the connection takes no more, as that to a server which hangs does.
+pub(crate) async fn taken<T, E: Display>(
+    subject: &str,
+    within: Duration,
+    sending: impl Future<Output = Result<T, E>>,
+) -> Result<T, LinkError> {
+    let sent = timeout(within, sending).await.map_err(|_| late(subject, within))?;
+    sent.map_err(|error| refused(subject, error.to_string()))
+}
+
+/// It cannot be done, now or later.
+pub(crate) fn refused(subject: &str, reason: String) -> LinkError {
+    LinkError::Refused { subject: subject.to_owned(), reason }
 }
 
 /// No answer after `waited`.

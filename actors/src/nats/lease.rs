@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Nats, NatsError, admin, bucket::Bucket, state::NatsState};
+use super::{Nats, NatsError, admin, bucket::Bucket, connection::refused, state::NatsState};
 use crate::{LinkError, Shutdown, State, Versioned};
 
 /// The one key of the bucket.
@@ -107,11 +107,29 @@ pub enum Fenced {
     Released,
 }
 
+/// A point in time by two clocks: the steady one stands still while the machine sleeps, and the other one may be set.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    steady: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { steady: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Time since then, by the clock that says more.
+    fn elapsed(self) -> Duration {
+        self.steady.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
+}
+
 /// Where the lease stands.
 #[derive(Clone, Debug)]
 enum Standing {
     /// Renewed by a request that was sent at that time.
-    Held(Instant),
+    Held(Moment),
     Lost(LeaseLost),
     Released,
 }
@@ -125,7 +143,7 @@ pub struct Fence {
 }
 
 impl Fence {
-    fn new(good: Duration, epoch: u32, renewed: Instant) -> Self {
+    fn new(good: Duration, epoch: u32, renewed: Moment) -> Self {
         Self { standing: Arc::new(watch::Sender::new(Standing::Held(renewed))), good, epoch }
     }
 
@@ -137,7 +155,7 @@ impl Fence {
     /// To be asked before every write that others can see.
     ///
     /// # Errors
-    /// If the lease is lost, given back, or was not renewed for as long as it lasts by the monotonic clock.
+    /// If the lease is lost, given back, or was not renewed for as long as it lasts.
     pub fn check(&self) -> Result<(), Fenced> {
         match &*self.standing.borrow() {
             Standing::Held(renewed) => {
@@ -230,10 +248,10 @@ async fn take(
     on_wait: &impl Fn(&Holder),
     good: Duration,
     patience: &mut Patience,
-) -> Result<Instant, NatsError> {
+) -> Result<Moment, NatsError> {
     let mut told = String::new();
     loop {
-        let sent = Instant::now();
+        let sent = Moment::now();
         let done = match bucket.get(KEY).await {
             Ok(None) => bucket.put_if(KEY, 0, &holder.write()).await.map(|_| true),
             Ok(Some(found)) => match Holder::read(&found.value) {
@@ -264,7 +282,7 @@ async fn raise_epoch(state: &NatsState, floor: u32) -> Result<u32, LinkError> {
     loop {
         let found = state.get(subjects::EPOCH).await?;
         let highest = epoch_in(found.as_ref())?.unwrap_or(0).max(floor);
-        let epoch = highest.checked_add(1).ok_or_else(|| refused(format!("there is none above {highest}")))?;
+        let epoch = highest.checked_add(1).ok_or_else(|| odd_epoch(format!("there is none above {highest}")))?;
         match state.put_if(subjects::EPOCH, found.map_or(0, |found| found.revision), written(epoch)?).await {
             Ok(_) => return Ok(epoch),
             Err(LinkError::Conflict { .. }) => {}
@@ -274,15 +292,15 @@ async fn raise_epoch(state: &NatsState, floor: u32) -> Result<u32, LinkError> {
 }
 
 fn epoch_in(found: Option<&Versioned>) -> Result<Option<u32>, LinkError> {
-    found.map(|found| decode(&found.value).map_err(|error| refused(error.to_string()))).transpose()
+    found.map(|found| decode(&found.value).map_err(|error| odd_epoch(error.to_string()))).transpose()
 }
 
 fn written(epoch: u32) -> Result<Arc<[u8]>, LinkError> {
-    encode(&epoch).map(Into::into).map_err(|error| refused(error.to_string()))
+    encode(&epoch).map(Into::into).map_err(|error| odd_epoch(error.to_string()))
 }
 
-fn refused(reason: String) -> LinkError {
-    LinkError::Refused { subject: subjects::EPOCH.to_owned(), reason }
+fn odd_epoch(reason: String) -> LinkError {
+    refused(subjects::EPOCH, reason)
 }
 
 impl Lease {
@@ -303,9 +321,15 @@ impl Lease {
     /// If there was another head.
     pub async fn keep(self, done: Shutdown) -> Result<(), LeaseLost> {
         let good = self.fence.good;
+        let mut well = true;
         loop {
             let renewed = done.unless_stopping(async {
                 let renewed = self.renew().await?;
+                match (std::mem::replace(&mut well, renewed), renewed) {
+                    (true, false) => tracing::warn!("the lease cannot be renewed"),
+                    (false, true) => tracing::info!("the lease is renewed again"),
+                    _ => {}
+                }
                 sleep(if renewed { good / RENEWALS } else { (good / 15).max(LOOK_LEAST) }).await;
                 Ok(())
             });
@@ -326,7 +350,7 @@ impl Lease {
 
     /// One renewal; false if the server did not do it.
     async fn renew(&self) -> Result<bool, LeaseLost> {
-        let sent = Instant::now();
+        let sent = Moment::now();
         match self.write_key().await? {
             true if self.epoch_stands().await? => {
                 self.fence.set(Standing::Held(sent));
@@ -416,9 +440,9 @@ mod tests {
     #[tokio::test]
     async fn a_fence_holds_what_was_not_renewed_and_what_was_lost() {
         let long = Duration::from_secs(3600);
-        let fence = Fence::new(long, 3, Instant::now());
+        let fence = Fence::new(long, 3, Moment::now());
         assert_eq!((fence.check(), fence.epoch()), (Ok(()), 3));
-        let stale = Fence::new(Duration::ZERO, 3, Instant::now());
+        let stale = Fence::new(Duration::ZERO, 3, Moment::now());
         assert!(matches!(stale.check(), Err(Fenced::Stale { .. })));
         assert!(matches!(stale.confirmed(Duration::from_millis(1)).await, Err(Fenced::Stale { .. })));
         let lost = LeaseLost { by: Some(Holder::here("other", "h")), epoch: 4 };
@@ -431,6 +455,16 @@ mod tests {
         assert!(lost.to_string().contains("other on h") && lost.to_string().contains("epoch 4"));
         fence.set(Standing::Released);
         assert_eq!(fence.confirmed(long).await, Err(Fenced::Released));
+    }
+
+    #[test]
+    fn a_machine_that_slept_does_not_take_its_lease_for_fresh() {
+        let good = Duration::from_secs(15);
+        let slept = |by_the_wall: Duration| Moment { wall: SystemTime::now() - by_the_wall, ..Moment::now() };
+        assert!(matches!(Fence::new(good, 1, slept(4 * good)).check(), Err(Fenced::Stale { .. })));
+        assert_eq!(Fence::new(good, 1, slept(Duration::ZERO)).check(), Ok(()));
+        let set_back = Moment { wall: SystemTime::now() + 4 * good, ..Moment::now() };
+        assert_eq!(Fence::new(good, 1, set_back).check(), Ok(()));
     }
 
     #[test]

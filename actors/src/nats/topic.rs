@@ -11,7 +11,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Nats, headers};
+use super::{
+    Nats,
+    connection::{refused, taken},
+    headers,
+};
 use crate::{BoxFuture, Event, LinkError, Message, Subscription, Topic};
 
 pub(super) struct NatsTopic {
@@ -53,25 +57,27 @@ impl Topic for NatsTopic {
                 tracing::debug!(subject, key = message.envelope.key, "no connection: nobody hears");
                 return Ok(());
             }
-            let sent = self.nats.client.publish_with_headers(to, headers, message.body.to_vec().into()).await;
-            sent.map_err(|e| refused(subject, e.to_string()))
+            let sending = self.nats.client.publish_with_headers(to, headers, message.body.to_vec().into());
+            match taken(subject, self.nats.config().request_timeout, sending).await {
+                Err(LinkError::Deadline { .. }) => {
+                    tracing::debug!(subject, key = message.envelope.key, "the connection takes nothing: nobody hears");
+                    Ok(())
+                }
+                sent => sent,
+            }
         })
     }
 
     fn subscribe<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<Box<dyn Subscription>, LinkError>> {
         Box::pin(async move {
             let (_, from) = self.subjects(subject)?;
-            let subscriber = self.nats.client.subscribe(from).await;
-            let subscriber = subscriber.map_err(|e| refused(subject, e.to_string()))?;
+            let subscribing = self.nats.client.subscribe(from);
+            let subscriber = taken(subject, self.nats.config().request_timeout, subscribing).await?;
             let (ring, reader) = channel(self.nats.config().topic_bound.max(1));
             let pump = tokio::spawn(pump(subscriber, ring, subject.to_owned())).abort_handle();
             Ok(Box::new(Reader { ring: reader, pump }) as Box<dyn Subscription>)
         })
     }
-}
-
-fn refused(subject: &str, reason: String) -> LinkError {
-    LinkError::Refused { subject: subject.to_owned(), reason }
 }
 
 /// Takes messages off the connection as they come, so that a slow reader costs nobody else anything. The client subscribes

@@ -37,13 +37,6 @@ impl Taken {
         Self { message, held }
     }
 
-    /// Nobody wants it here.
-    pub(super) async fn give_back(self) {
-        if let Err(error) = self.held.nak(Duration::ZERO).await {
-            tracing::debug!(queue = self.held.queue.name, %error, "not given back: it comes again in its time");
-        }
-    }
-
     /// The delivery; none if its body cannot be fetched now, and the message was handed back. What cannot be read at all is
     /// delivered with an envelope or a body that no reader takes, so that it is refused where refusals are counted.
     pub(super) async fn open(self) -> Option<Delivery> {
@@ -51,7 +44,7 @@ impl Taken {
         let queue = held.queue.clone();
         let body = match message.headers.as_ref().and_then(|h| headers::text(h, headers::BLOB)) {
             None => Ok(message.payload.as_ref().into()),
-            Some(name) => bodies::fetch(&queue.nats, &queue.name, name).await,
+            Some(name) => bodies::fetch(&queue.nats, name).await,
         };
         let body: Arc<[u8]> = match body {
             Ok(body) => body,

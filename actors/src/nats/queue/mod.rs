@@ -16,12 +16,13 @@ use std::{
 
 use async_nats::HeaderMap;
 use folgore_protocol::names::check_name;
+use futures_util::{StreamExt, stream};
 use tokio::{sync::oneshot, time::Instant};
 
 use self::{held::Taken, known::Known};
 use super::{
     Nats, bodies,
-    connection::late,
+    connection::{late, refused},
     headers,
     request::{ApiError, Unanswered, read_answer},
 };
@@ -31,6 +32,9 @@ use crate::{BoxFuture, Delivery, LinkError, Message, Queue, lock};
 const FULL: [u64; 3] = [10077, 10023, 10047];
 /// Code of what passes: the server, its JetStream or the stream is not there now.
 const UNAVAILABLE: u64 = 503;
+
+/// Bodies of one pull that are fetched at once.
+const FETCHES: usize = 8;
 
 /// Queues by name.
 pub(super) struct NatsQueue {
@@ -49,10 +53,6 @@ impl NatsQueue {
         let make = || Arc::new(Known::new(&self.nats, queue));
         Ok(known.entry(queue.to_owned()).or_insert_with(make).clone())
     }
-}
-
-fn refused(subject: &str, reason: String) -> LinkError {
-    LinkError::Refused { subject: subject.to_owned(), reason }
 }
 
 impl Queue for NatsQueue {
@@ -95,12 +95,7 @@ impl Queue for NatsQueue {
             // A task of its own, which outlives a caller who leaves: the server knows of the request until it ends, and what
             // it sends goes back at once, not after the redelivery time.
             tokio::spawn(take_for(queue, max, wait, give));
-            let taken: Vec<Taken> = take.await.map_err(|_| LinkError::Closed { subject: subject.to_owned() })?;
-            let mut deliveries = Vec::with_capacity(taken.len());
-            for taken in taken {
-                deliveries.extend(taken.open().await);
-            }
-            Ok(deliveries)
+            take.await.map_err(|_| LinkError::Closed { subject: subject.to_owned() })
         })
     }
 
@@ -119,11 +114,16 @@ impl Queue for NatsQueue {
     }
 }
 
-async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Vec<Taken>>) {
+async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Vec<Delivery>>) {
     let mut taken = Vec::new();
     pull::pull(&queue, max, wait, &mut taken).await;
-    for unread in give.send(taken).err().into_iter().flatten() {
-        unread.give_back().await;
+    // Side by side: while one body cannot be had, the others must not wait past their redelivery time.
+    let opening = stream::iter(taken).map(Taken::open).buffered(FETCHES);
+    let deliveries = opening.filter_map(std::future::ready).collect().await;
+    for unread in give.send(deliveries).err().into_iter().flatten() {
+        if let Err(error) = unread.settle.nak(Duration::ZERO).await {
+            tracing::debug!(queue = queue.name, %error, "not given back: it comes again in its time");
+        }
     }
 }
 
