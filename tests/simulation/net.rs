@@ -9,8 +9,8 @@ use std::{
 };
 
 use folgore_actors::{
-    BoxFuture, Delivery, FaultPlan, LinkError, Links, LocalConfig, Message, Queue, State, Versioned, Watch, faulty,
-    local,
+    BoxFuture, Delivery, FaultPlan, LinkError, Links, LocalConfig, Message, Queue, Settle, State, Versioned, Watch,
+    faulty, local,
 };
 use folgore_protocol::{seed, subjects};
 use tokio::time::{Instant, sleep};
@@ -53,7 +53,8 @@ impl Net {
         self.queue.wipes.fetch_add(1, Relaxed);
     }
 
-    /// From now on nothing crosses the network, for `length`.
+    /// From now on no queue and no state crosses the network, for `length`: nothing is handed over, settled, written or heard
+    /// of. What is told of progress does, because the log listens to it.
     pub fn cut(&self, length: Duration) {
         *self.queue.down_until.lock().unwrap() = Instant::now() + length;
     }
@@ -104,6 +105,46 @@ impl Wiped {
     fn name(&self, subject: &str, sender: &str) -> String {
         format!("{subject}/{sender}/{}", self.wipes.load(Relaxed))
     }
+
+    /// `delivery` as whoever took it over the network has it: to settle it, the network has to be there.
+    fn over(self: &Arc<Self>, subject: &str, delivery: Delivery) -> Delivery {
+        let settle = Afar { inner: delivery.settle, queue: self.clone(), subject: subject.to_owned() };
+        Delivery { settle: Box::new(settle), ..delivery }
+    }
+}
+
+/// Settles over the network.
+struct Afar {
+    inner: Box<dyn Settle>,
+    queue: Arc<Wiped>,
+    subject: String,
+}
+
+impl Afar {
+    fn settle<'a>(&'a self, settling: BoxFuture<'a, Result<(), LinkError>>) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async move {
+            self.queue.reached(&self.subject).await?;
+            settling.await
+        })
+    }
+}
+
+impl Settle for Afar {
+    fn ack(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(self.inner.ack())
+    }
+
+    fn nak(&self, delay: Duration) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(self.inner.nak(delay))
+    }
+
+    fn term(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(self.inner.term())
+    }
+
+    fn progress(&self) -> BoxFuture<'_, Result<(), LinkError>> {
+        self.settle(self.inner.progress())
+    }
 }
 
 /// As the head sees the queues: it reads the trajectories of everybody, and knows whose they are.
@@ -115,7 +156,8 @@ impl AsHead {
         for sender in &self.0.senders {
             let name = self.0.name(subjects::TRAJECTORIES, sender);
             let deliveries = self.0.inner.pull(&name, max - all.len(), Duration::ZERO).await?;
-            all.extend(deliveries.into_iter().map(|d| Delivery { sender: Some(sender.clone()), ..d }));
+            let proven = |d| Delivery { sender: Some(sender.clone()), ..self.0.over(subjects::TRAJECTORIES, d) };
+            all.extend(deliveries.into_iter().map(proven));
             if all.len() == max {
                 break;
             }
@@ -191,15 +233,19 @@ impl Queue for AsWorker {
         wait: Duration,
     ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>> {
         Box::pin(async move {
-            match self.queue.reached(subject).await {
-                Ok(()) => self.queue.inner.pull(&self.queue.name(subject, ""), max, wait).await,
-                Err(_) => Ok(Vec::new()),
+            if self.queue.reached(subject).await.is_err() {
+                return Ok(Vec::new());
             }
+            let taken = self.queue.inner.pull(&self.queue.name(subject, ""), max, wait).await?;
+            Ok(taken.into_iter().map(|delivery| self.queue.over(subject, delivery)).collect())
         })
     }
 
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
-        Box::pin(async move { self.queue.inner.depth(&self.queue.name(subject, "")).await })
+        Box::pin(async move {
+            self.queue.reached(subject).await?;
+            self.queue.inner.depth(&self.queue.name(subject, "")).await
+        })
     }
 }
 
@@ -229,22 +275,30 @@ impl State for Apart {
     fn watch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn Watch>, LinkError>> {
         Box::pin(async move {
             let inner = self.inner.watch(key).await?;
-            Ok(Box::new(Late { inner, late: self.late }) as Box<dyn Watch>)
+            let (queue, key) = (self.queue.clone(), key.to_owned());
+            Ok(Box::new(Late { inner, queue, key, late: self.late, heard: None }) as Box<dyn Watch>)
         })
     }
 }
 
 struct Late {
     inner: Box<dyn Watch>,
+    queue: Arc<Wiped>,
+    key: String,
     late: Duration,
+    /// On its way to a reader, who may leave and come back.
+    heard: Option<Versioned>,
 }
 
 impl Watch for Late {
     fn next(&mut self) -> BoxFuture<'_, Option<Versioned>> {
         Box::pin(async move {
-            let next = self.inner.next().await;
+            if self.heard.is_none() {
+                self.heard = self.inner.next().await;
+            }
+            while self.queue.reached(&self.key).await.is_err() {}
             sleep(self.late).await;
-            next
+            self.heard.take()
         })
     }
 }
