@@ -2,7 +2,8 @@
 //!
 //! Requests and policies reach the thread through one bounded channel, so their order is the order of arrival. A request
 //! that names a policy newer than any served waits for it: the worker that heard of a policy first must not lose to the
-//! generator that is still loading it. Where it says that the one before will do, it does not wait. A policy that cannot be loaded is kept out and the old one stays.
+//! generator that is still loading it. Where it says that the one before will do, it does not wait. A policy that cannot be
+//! loaded is kept out and the old one stays.
 
 use std::{
     sync::Arc,
