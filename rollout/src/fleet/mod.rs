@@ -10,7 +10,7 @@ pub mod watchdog;
 pub use join::{JoinError, join};
 pub use pulse::{Pulse, PulseConfig};
 pub use reception::Reception;
-pub use roster::{Member, Roster};
+pub use roster::{Roster, Strength};
 pub use watchdog::{Stuck, Watchdog, WatchdogConfig};
 
 use std::time::Duration;

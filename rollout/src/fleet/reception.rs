@@ -50,7 +50,7 @@ impl Service for Reception {
                     Some(Err(error)) => tracing::warn!(%error, "heartbeat not readable"),
                 }
                 let now = Instant::now();
-                let count = |role: Role| roster.count(role, now);
+                let count = |role: Role| roster.strength(role, now).workers;
                 let counts: BTreeMap<&str, usize> = Role::ALL.iter().map(|r| (r.name(), count(*r))).collect();
                 context.status.set_field("workers", counts);
             }

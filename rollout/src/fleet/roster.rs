@@ -13,13 +13,24 @@ use super::GONE_AFTER;
 /// Most workers that are remembered: names come from outside.
 const MEMBERS_MAX: usize = 16_384;
 
-/// One worker.
+/// What a worker said last, and when that was.
 #[derive(Clone, Debug)]
-pub struct Member {
-    /// What it said last.
-    pub beat: Heartbeat,
-    /// When that was.
-    pub heard: Instant,
+struct Member {
+    beat: Heartbeat,
+    heard: Instant,
+}
+
+/// The workers of one role together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strength {
+    /// How many there are.
+    pub workers: usize,
+    /// Episodes or requests in their hands.
+    pub active: u64,
+}
+
+fn is_there(member: &Member, now: Instant) -> bool {
+    now.saturating_duration_since(member.heard) < GONE_AFTER
 }
 
 /// The workers heard of lately. Clones are the same roster.
@@ -35,7 +46,7 @@ impl Roster {
     /// Notes a heartbeat; true if the worker was not there before.
     pub fn heard(&self, beat: Heartbeat, now: Instant) -> bool {
         let mut members = self.members();
-        members.retain(|_, member| now.saturating_duration_since(member.heard) < GONE_AFTER);
+        members.retain(|_, member| is_there(member, now));
         let key = (beat.role, beat.worker.clone());
         if beat.state == "leaving" {
             members.remove(&key);
@@ -49,15 +60,14 @@ impl Roster {
         is_new
     }
 
-    /// The workers that are there at `now`, by role and name.
-    pub fn present(&self, now: Instant) -> Vec<Member> {
+    /// How many of `role` are there at `now`, and what they have in hand.
+    pub fn strength(&self, role: Role, now: Instant) -> Strength {
         let members = self.members();
-        members.values().filter(|m| now.saturating_duration_since(m.heard) < GONE_AFTER).cloned().collect()
-    }
-
-    /// How many of `role` are there at `now`.
-    pub fn count(&self, role: Role, now: Instant) -> usize {
-        self.present(now).iter().filter(|m| m.beat.role == role).count()
+        let there = members.values().filter(|m| m.beat.role == role && is_there(m, now));
+        there.fold(Strength::default(), |sum, member| Strength {
+            workers: sum.workers + 1,
+            active: sum.active + u64::from(member.beat.active),
+        })
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Role, String), Member>> {
@@ -94,11 +104,14 @@ mod tests {
         assert!(roster.heard(beat(Role::Rollout, "a", "working"), begin));
         assert!(!roster.heard(beat(Role::Rollout, "a", "idle"), begin));
         assert!(roster.heard(beat(Role::Reward, "a", "idle"), begin), "another role is another worker");
-        assert_eq!((roster.count(Role::Rollout, begin), roster.count(Role::Reward, begin)), (1, 1));
+        let count = |role, now| roster.strength(role, now).workers;
+        assert_eq!((count(Role::Rollout, begin), count(Role::Reward, begin)), (1, 1));
+        roster.heard(beat(Role::Rollout, "b", "working"), begin);
+        assert_eq!(roster.strength(Role::Rollout, begin), Strength { workers: 2, active: 2 });
         let later = begin + GONE_AFTER / 2;
         roster.heard(beat(Role::Reward, "a", "leaving"), later);
-        assert_eq!(roster.count(Role::Reward, later), 0, "it said so");
-        assert_eq!(roster.count(Role::Rollout, begin + GONE_AFTER + Duration::from_secs(1)), 0, "it fell silent");
+        assert_eq!(count(Role::Reward, later), 0, "it said so");
+        assert_eq!(count(Role::Rollout, begin + GONE_AFTER + Duration::from_secs(1)), 0, "it fell silent");
         assert!(roster.heard(beat(Role::Rollout, "a", "idle"), begin + 2 * GONE_AFTER), "it is back");
     }
 }

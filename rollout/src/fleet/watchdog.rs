@@ -151,14 +151,13 @@ impl Watchdog {
     fn facts(&self, observed: &[Observed], now: Instant, quiet: Duration) -> Facts {
         let (replay, coordinator) = (status(observed, "replay"), status(observed, "coordinator"));
         let number = |value: Option<&Value>, key: &str| value.and_then(|v| v.get(key)?.as_u64()).unwrap_or(0);
-        let present = self.roster.present(now);
-        let of = |role: Role| present.iter().filter(move |m| m.beat.role == role);
+        let rollout = self.roster.strength(Role::Rollout, now);
         Facts {
             connected: (self.config.connected)(),
             remote_reward: self.config.remote_reward,
-            rollout_workers: of(Role::Rollout).count(),
-            active: of(Role::Rollout).map(|m| u64::from(m.beat.active)).sum(),
-            reward_workers: of(Role::Reward).count(),
+            rollout_workers: rollout.workers,
+            active: rollout.active,
+            reward_workers: self.roster.strength(Role::Reward, now).workers,
             open_seats: number(replay, "open_seats"),
             jobs_waiting: number(coordinator, "jobs_waiting"),
             jobs_held: number(coordinator, "jobs_held"),
