@@ -192,6 +192,10 @@ async fn eval_result(links: &Links, shutdown: &Shutdown, label: &str) -> Result<
             None => return Ok(Waited::Stopping),
             Some(Ok(ReplayReply::Eval(summary))) if summary.complete() => return Ok(Waited::Got(summary)),
             Some(Ok(ReplayReply::Eval(_) | ReplayReply::NotYet { .. })) => tokio::time::sleep(EVAL_POLL).await,
+            // Replay is busy, as it may be while a batch is asked for: no reason to lose what was sampled so far.
+            Some(Err(CallError::Link(LinkError::Deadline { subject, waited_ms }))) => {
+                tracing::warn!(label, subject, waited_ms, "evaluation: asking again");
+            }
             Some(Ok(other)) => return Err(unexpected("EvalResult", &other)),
             Some(Err(error)) => return Err(error.into()),
         }
@@ -201,4 +205,41 @@ async fn eval_result(links: &Links, shutdown: &Shutdown, label: &str) -> Result<
 /// The error for an answer of the wrong kind.
 pub(crate) fn unexpected(asked: &str, got: &ReplayReply) -> ServiceError {
     format!("replay answered {asked} with {got:.200?}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use folgore_actors::{LocalConfig, local};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_evaluation_outlasts_a_replay_that_is_busy() {
+        let folder = tempfile::tempdir().unwrap();
+        let links = local("test", LocalConfig::new(folder.path()));
+        let policy = PolicyId { epoch: 1, step: 2, digest: Digest::of(b"p") };
+        let busy = Arc::new(AtomicBool::new(true));
+        let was_busy = busy.clone();
+        let answer = move |request: ReplayRequest| {
+            let slow = matches!(request, ReplayRequest::EvalResult { .. }) && busy.swap(false, Ordering::Relaxed);
+            async move {
+                if slow {
+                    tokio::time::sleep(2 * ASK_DEADLINE).await;
+                }
+                Ok::<_, String>(match request {
+                    ReplayRequest::EvalResult { label } => {
+                        ReplayReply::Eval(EvalSummary { label, policy, expected: 0, items: Vec::new() })
+                    }
+                    _ => ReplayReply::Done {},
+                })
+            }
+        };
+        let _served = links.serve_typed(subjects::REPLAY, 4, answer).await.unwrap();
+        let section = EvalSection { sampled: 0, ..EvalSection::default() };
+        let evaluated = evaluate(&links, &Shutdown::new(), &section, 5, "before", 2, policy).await.unwrap().unwrap();
+        assert_eq!(evaluated.greedy.unwrap().policy, policy);
+        assert!(!was_busy.load(Ordering::Relaxed), "nothing was late");
+    }
 }
