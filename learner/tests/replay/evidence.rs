@@ -62,6 +62,9 @@ fn folded_evidence_keeps_its_numbers() {
     change(&mut store, |l| l.forget(7));
     let report = store.check().unwrap();
     assert!(report.holds(), "{report}");
+    let text = report.to_string();
+    // One takeover and eight commits, of which five are kept as they were.
+    assert!(text.contains("5 batches trained once") && text.contains("4 commits and takeovers before"), "{text}");
     drop(store);
     let record = Record::on_backend(disk.clone()).unwrap();
     let evidence = record.evidence().unwrap();

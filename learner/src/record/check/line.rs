@@ -109,10 +109,14 @@ impl Books<'_> {
         line.twice.iter().for_each(|what| found.expect(false, || what.clone()));
         found.detail = format!(
             "{} batches trained once each along the surviving line; {} trained again after {} takeovers",
-            line.commits.len() as u64 + self.evidence.pruned.entries,
+            line.commits.len(),
             line.cut,
             line.takeovers
         );
+        let folded = self.evidence.pruned.entries;
+        if folded > 0 {
+            found.detail += &format!("; {folded} commits and takeovers before them are folded");
+        }
         if line.untold > 0 {
             found.detail += &format!("; {} steps known from their checkpoint only", line.untold);
         }
