@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 use folgore_actors::{
+    CallError, Links,
     nats::{Nats, admin},
     typed::TypedEvent,
 };
@@ -22,8 +23,11 @@ pub struct RunStatus {
     /// Streams, consumers, epoch and who leads.
     #[serde(flatten)]
     pub server: admin::Status,
-    /// The policy that is published.
+    /// The policy that is published; none too if it cannot be read.
     pub policy: Option<PolicyId>,
+    /// Why what is published as the policy cannot be read: another version may have written it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_unreadable: Option<String>,
     /// Who was heard, by role and name.
     pub workers: Vec<Worker>,
 }
@@ -42,15 +46,22 @@ pub struct Worker {
 pub async fn look(nats: &Nats, listen: Duration) -> Result<RunStatus> {
     let server = admin::status(nats).await?;
     let links = nats.links();
-    let policy = match server.policy_revision {
-        Some(_) => {
-            links.get_state::<PolicyPublished>(subjects::POLICY).await.context("policy")?.map(|p| p.value.policy)
-        }
-        None => None,
+    let (policy, policy_unreadable) = match server.policy_revision {
+        Some(_) => published(&links).await.context("policy")?,
+        None => (None, None),
     };
     let heard = hear(nats, listen).await?;
     let workers = heard.into_values().map(|heartbeat| Worker { behind: behind(policy, heartbeat.policy), heartbeat });
-    Ok(RunStatus { server, policy, workers: workers.collect() })
+    Ok(RunStatus { server, policy, policy_unreadable, workers: workers.collect() })
+}
+
+/// The published policy, or why it cannot be read. Who looks on wants to see the rest all the same.
+async fn published(links: &Links) -> Result<(Option<PolicyId>, Option<String>), CallError> {
+    match links.get_state::<PolicyPublished>(subjects::POLICY).await {
+        Ok(stored) => Ok((stored.map(|stored| stored.value.policy), None)),
+        Err(error) if error.link().is_some() => Err(error),
+        Err(unreadable) => Ok((None, Some(unreadable.to_string()))),
+    }
 }
 
 /// The last heartbeat of everybody who is heard within `listen`.
@@ -83,11 +94,12 @@ impl RunStatus {
         let head = server.head.as_ref().map_or("nobody".to_owned(), ToString::to_string);
         let epoch = server.epoch.map_or("none yet".to_owned(), |epoch| epoch.to_string());
         writeln!(out, "head        {head}, epoch {epoch}")?;
-        writeln!(
-            out,
-            "policy      {}",
-            self.policy.map_or("none yet".to_owned(), |p| format!("{p} (step@epoch:digest)"))
-        )?;
+        let policy = match (self.policy, &self.policy_unreadable) {
+            (Some(policy), _) => format!("{policy} (step@epoch:digest)"),
+            (None, Some(reason)) => format!("cannot be read: {reason}"),
+            (None, None) => "none yet".to_owned(),
+        };
+        writeln!(out, "policy      {policy}")?;
         for name in &server.missing {
             writeln!(
                 out,
@@ -130,9 +142,12 @@ impl RunStatus {
 
 #[cfg(test)]
 mod tests {
-    use folgore_actors::nats::{
-        Holder,
-        admin::{ConsumerStatus, StoreStatus},
+    use folgore_actors::{
+        LocalConfig, local,
+        nats::{
+            Holder,
+            admin::{ConsumerStatus, StoreStatus},
+        },
     };
     use folgore_protocol::Digest;
 
@@ -173,7 +188,7 @@ mod tests {
         };
         let workers =
             vec![worker("w1", Some(policy(2, 9))), worker("w2", Some(policy(2, 7))), worker("w3", Some(policy(1, 9)))];
-        RunStatus { server, policy: Some(policy(2, 9)), workers }
+        RunStatus { server, policy: Some(policy(2, 9)), policy_unreadable: None, workers }
     }
 
     #[test]
@@ -193,6 +208,18 @@ mod tests {
         assert_eq!(text.matches("behind").count(), 1, "{text}");
         let nobody = RunStatus { workers: Vec::new(), ..status() };
         assert!(nobody.text().unwrap().contains("none was heard"));
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_cannot_be_read_hides_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let links = local("demo", LocalConfig::new(folder.path()));
+        assert_eq!(published(&links).await.unwrap(), (None, None));
+        links.put_state_if(subjects::POLICY, 0, &"from another version").await.unwrap();
+        let (policy, policy_unreadable) = published(&links).await.unwrap();
+        let reason = policy_unreadable.clone().unwrap();
+        let text = RunStatus { policy, policy_unreadable, ..status() }.text().unwrap();
+        assert!(text.contains(&format!("cannot be read: {reason}")) && text.contains("3 waiting"), "{text}");
     }
 
     #[test]
