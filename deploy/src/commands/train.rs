@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::{Level, on_ctrl_c};
-use folgore_config::{Config, load};
+use folgore_config::{Config, Loaded, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, cut_back, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing},
@@ -60,7 +60,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
 /// Trains, in this process alone or as the head of a run whose workers are elsewhere.
 pub fn train(args: TrainArgs) -> Result<Ended> {
     let begin = Instant::now();
-    let config = configuration(&args)?;
+    let config = told(configuration(&args)?);
     if args.dry_run {
         return dry_run(config).map(|()| Ended::Done);
     }
@@ -185,7 +185,7 @@ fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
 }
 
 /// The configuration that the arguments ask for; on resume, the one that the run began with.
-fn configuration(args: &TrainArgs) -> Result<Config> {
+fn configuration(args: &TrainArgs) -> Result<Loaded> {
     let mut given = args.config.clone();
     let setting = |key: &str, value: String| format!("{key}={value}");
     given.given.extend(args.run_name.iter().map(|v| setting("run.name", format!("{v:?}"))));
@@ -194,7 +194,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
         .extend(args.output_dir.iter().map(|v| setting("run.output_dir", format!("{:?}", v.display().to_string()))));
     given.given.extend(args.max_steps.iter().map(|v| setting("optim.max_steps", v.to_string())));
     match &args.resume {
-        None => load_config(&given),
+        None => read_config(&given),
         Some(name) => {
             let output_dir = args.output_dir.clone().unwrap_or_else(|| Config::default().run.output_dir);
             let path = run_dir::find(&output_dir, name)?.join("config.yaml");
@@ -202,27 +202,34 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
                 bail!("--resume goes on with the run's own config.yaml: give key=value settings only");
             }
             given.given.insert(0, path.display().to_string());
-            load_config(&given)
+            read_config(&given)
         }
     }
 }
 
-/// The name that the run will have, or has.
-pub fn run_name(args: &TrainArgs) -> Result<String> {
-    let output_dir = output_dir(args)?;
-    match &args.resume {
-        Some(name) => run_dir::name_of(&run_dir::find(&output_dir, name)?),
-        None => Ok(configuration(args)?.run.name.unwrap_or_else(|| run_dir::free_name(&output_dir))),
-    }
-}
-
-/// The folder that holds the run's folder.
-pub fn output_dir(args: &TrainArgs) -> Result<PathBuf> {
-    Ok(configuration(args)?.run.output_dir)
+/// The folder that holds the run's folder, and the name that the run will have, or has.
+pub fn place(args: &TrainArgs) -> Result<(PathBuf, String)> {
+    let run = configuration(args)?.config.run;
+    let name = match &args.resume {
+        Some(name) => run_dir::name_of(&run_dir::find(&run.output_dir, name)?)?,
+        None => run.name.unwrap_or_else(|| run_dir::free_name(&run.output_dir)),
+    };
+    Ok((run.output_dir, name))
 }
 
 /// Reads sources and settings; notes and warnings go to standard error.
 pub fn load_config(args: &ConfigArgs) -> Result<Config> {
+    read_config(args).map(told)
+}
+
+/// The configuration, with its notes and warnings told.
+fn told(loaded: Loaded) -> Config {
+    loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    loaded.config
+}
+
+fn read_config(args: &ConfigArgs) -> Result<Loaded> {
     let (mut settings, mut sources): (Vec<String>, Vec<String>) =
         args.given.iter().cloned().partition(|g| g.contains('='));
     if sources.is_empty() {
@@ -231,10 +238,7 @@ pub fn load_config(args: &ConfigArgs) -> Result<Config> {
     settings.extend(args.seed.iter().map(|v| format!("run.seed={v}")));
     settings.extend(args.model.iter().map(|v| format!("model.model_name_or_path={v:?}")));
     settings.extend(args.adapter.iter().map(|v| format!("model.adapter={:?}", v.display().to_string())));
-    let loaded = load(&sources, &settings)?;
-    loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    Ok(loaded.config)
+    Ok(load(&sources, &settings)?)
 }
 
 /// Loads and checks everything that a run is made of; `from` is the adapter to go on from.

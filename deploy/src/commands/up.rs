@@ -23,7 +23,13 @@ pub fn run(args: UpArgs) -> Result<()> {
     if workers == 0 {
         bail!("--workers: expected at least 1, got 0");
     }
-    let name = train::run_name(&train)?;
+    if train.nats.is_some() {
+        bail!("--nats: `up` starts a server of its own; `folgore train --nats` goes to one that runs");
+    }
+    if train.dry_run {
+        return train::train(train).map(drop);
+    }
+    let (output_dir, name) = train::place(&train)?;
     if train.resume.is_none() {
         train.run_name = Some(name.clone());
     }
@@ -34,7 +40,6 @@ pub fn run(args: UpArgs) -> Result<()> {
     println!("{workers} rollout workers started");
     train.nats = Some(server.url.clone());
     train.identity = Some(server.identity("head"));
-    let output_dir = train::output_dir(&train)?;
     let ended = train::train(train);
     crew.end();
     keep_logs(folder.path(), &output_dir.join(&name), workers);
@@ -112,5 +117,27 @@ fn keep_logs(folder: &Path, run: &Path, workers: u32) {
         if let (true, Err(error)) = (logs.is_dir(), fs::copy(log_file(folder, i), &to)) {
             eprintln!("warning: {}: {error}", to.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn up(arguments: &[&str]) -> Result<()> {
+        let cli = Cli::parse_from(["folgore", "up"].iter().chain(arguments));
+        let Command::Up(args) = cli.command else { panic!("{arguments:?}") };
+        run(args)
+    }
+
+    #[test]
+    fn what_it_cannot_do_is_refused_and_nothing_is_started_for_a_look() {
+        let error = up(&["--nats", "nats://elsewhere:4222"]).unwrap_err().to_string();
+        assert!(error.contains("--nats") && error.contains("folgore train --nats"), "{error}");
+        assert!(up(&["--workers", "0"]).unwrap_err().to_string().contains("at least 1"));
+        up(&["--dry-run", "optim.max_steps=2"]).unwrap();
     }
 }
