@@ -168,14 +168,15 @@ impl Head {
         }
         let near = local(run, LocalConfig::new(&place.blobs));
         let far = nats.links();
-        if fresh && far.get_state::<RunCard>(subjects::CONFIG).await?.is_some() {
-            bail!(
-                "{}: the server holds another run named {run}; choose another --run-name, or delete it with `folgore nats rm {run}`",
-                args.nats
-            );
+        if fresh {
+            expect_free(&far, &args.nats).await?;
         }
         let holder = Holder::here("head", &host());
         let lease = acquire(&nats, holder, recorded, |who| say(&format!("waiting: the run is held by {who}"))).await?;
+        if fresh {
+            // Another head of that name may have come first, and been waited for.
+            expect_free(&far, &args.nats).await?;
+        }
         let epoch = lease.epoch();
         let card = card(run, what)?;
         put_card(&far, &card).await?;
@@ -260,6 +261,17 @@ fn limits(adapter: u64) -> admin::Limits {
         bodies: 256 * MIB,
         ..admin::Limits::default()
     }
+}
+
+/// Checks that `server` holds no run of this name.
+async fn expect_free(links: &Links, server: &str) -> Result<()> {
+    let run = &links.run;
+    if links.state.get(subjects::CONFIG).await?.is_some() {
+        bail!(
+            "{server}: the server holds another run named {run}; choose another --run-name, or delete it with `folgore nats rm {run}`"
+        );
+    }
+    Ok(())
 }
 
 /// Says what the run is; nothing to do where it says so already.

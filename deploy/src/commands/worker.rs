@@ -204,7 +204,8 @@ async fn until_changed(
         };
         match next {
             Some(Ok(stored)) if stored.value.facts != current.facts => return Some(stored.value),
-            Some(_) => {}
+            Some(Ok(_)) => {}
+            Some(Err(error)) => eprintln!("warning: what the run is now cannot be read: {error}"),
             None => return None,
         }
     }
