@@ -12,9 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_actors::nats::server::{LocalServer, ServerOptions, nats_server_for_tests};
+use folgore_actors::{
+    Level, Shutdown,
+    nats::{
+        Holder, NatsConfig, acquire, admin, connect,
+        server::{LocalServer, ServerOptions, nats_server_for_tests},
+    },
+};
+use folgore_protocol::{Names, Role, RunName, subjects};
 use serde_json::Value;
-use support::{Line, Running, folder, folgore, metrics, root, run, timeless};
+use support::{Line, Running, folder, folgore, metrics, refused, root, run, timeless};
 use tempfile::TempDir;
 
 /// A server with its folder, shared by the tests that run at the same time: each has a run of its own.
@@ -105,6 +112,36 @@ fn nobody_there_is_shown_and_is_no_error() {
     let ended = head.end().well();
     assert!(ended.stdout.contains("3 steps in"), "{}", ended.stdout);
     drop(workers);
+}
+
+/// Another head of the name is there, and has not said yet what its run is.
+#[test]
+fn a_name_that_is_taken_meanwhile_is_refused() {
+    let (server, at) = (server(), folder());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (nats, lease) = runtime.block_on(async {
+        let names = Names::new(&RunName::new("taken").unwrap()).unwrap();
+        let nats = connect(NatsConfig::new(&server.url, names, Role::Head, "head").unwrap()).await.unwrap();
+        admin::ensure(&nats, &admin::Limits::default()).await.unwrap();
+        let lease = acquire(&nats, Holder::here("first", "here"), 0, |_| {}).await.unwrap();
+        (nats, lease)
+    });
+    let leave = Shutdown::new();
+    let held = runtime.spawn(lease.keep(leave.clone()));
+    let mut second = Running::start(server.head(at.path(), "taken", &["--max-steps", "1"]));
+    assert!(second.until_it_says("the run is held by first"));
+    runtime.block_on(async {
+        nats.links().put_state_if(subjects::CONFIG, 0, &"the card of the first").await.unwrap();
+        leave.request(Level::Stopping);
+        held.await.unwrap().unwrap();
+    });
+    let ended = second.end();
+    assert!(!ended.status.success() && ended.stderr.contains("another run named taken"), "{}", ended.stderr);
+    // And at once, where nobody is waited for.
+    refused(
+        server.head(folder().path(), "taken", &["--max-steps", "1"]),
+        &["another run named taken", "nats rm taken"],
+    );
 }
 
 #[test]
