@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -16,7 +16,10 @@ use folgore_protocol::{Names, PolicyPublished, Role, RunName, subjects};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::support::{Line, Running, checkpoints, folder, folgore, metrics, number, raw_metrics, run, timeless};
+use crate::{
+    support::{Line, Running, checkpoints, folder, folgore, metrics, number, raw_metrics, run, timeless},
+    wire::Wire,
+};
 
 /// Name of every run here: each has a server of its own.
 pub const RUN: &str = "c";
@@ -76,6 +79,8 @@ pub struct Fleet {
     pub head: Option<Running>,
     /// The server.
     pub server: LocalServer,
+    /// The head's way to it.
+    pub wire: Arc<Wire>,
     /// What looks at the server.
     pub runtime: Runtime,
     staleness: u32,
@@ -99,7 +104,8 @@ impl Fleet {
         let options = ServerOptions::new(at.path().join("server"));
         let server = LocalServer::start_with(nats_server_for_tests().unwrap(), options).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut fleet = Self { at, server, head: None, workers: BTreeMap::new(), runtime, staleness };
+        let wire = Arc::new(Wire::to(&server.url(), &format!("$JS.ACK.RL_{RUN}_TRAJ.")));
+        let mut fleet = Self { at, server, wire, head: None, workers: BTreeMap::new(), runtime, staleness };
         let mut command = folgore(["train"]);
         command.args(SETTINGS).arg(format!("rollout.max_staleness={staleness}"));
         fleet.head = Some(fleet.begin(command, &fleet.output_dir()));
@@ -118,7 +124,8 @@ impl Fleet {
 
     /// Starts a head over the server and waits until it has the run, or waits for it.
     fn begin(&self, mut command: Command, output_dir: &Path) -> Running {
-        command.args(["--nats", &self.server.url()]).arg("--output-dir").arg(output_dir);
+        self.wire.open();
+        command.args(["--nats", &self.wire.url()]).arg("--output-dir").arg(output_dir);
         Running::start(command)
     }
 
@@ -190,23 +197,6 @@ impl Fleet {
     pub fn jobs_held(&self) -> u64 {
         let status = self.look(async |nats| admin::status(&nats).await.unwrap());
         status.consumers["RL_c_JOBS/rollout"].held
-    }
-
-    /// Waits until replay holds trajectories that it has not settled, or the head ends.
-    pub fn until_taken(&mut self) {
-        let mut head = self.head.take().expect("a head");
-        self.look(async |nats| {
-            let taken = async || {
-                let status = admin::status(&nats).await.ok();
-                status.and_then(|s| Some(s.consumers.get("RL_c_TRAJ/replay")?.held > 0)).unwrap_or(false)
-            };
-            for _ in 0..2000 {
-                if taken().await || !head.until(|| true) {
-                    return;
-                }
-            }
-        });
-        self.head = Some(head);
     }
 
     /// Step of the policy that workers are told to serve.

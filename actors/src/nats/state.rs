@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Subscriber;
+use async_nats::{Message, Subscriber};
 use folgore_protocol::Role;
 use futures_util::StreamExt;
 use tokio::{
@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{BoxFuture, LinkError, State, Versioned, Watch};
 
-/// How often a watched key is read although nothing was heard of it.
-const REREAD: Duration = Duration::from_secs(2);
-/// Waits before the reads that follow a hint: a write is heard as it passes, which may be before it can be read.
+/// How often a watched key is read although nothing was heard of it: its hint may be lost.
+const REREAD: Duration = Duration::from_secs(5);
+/// Waits before the reads that follow a hint, until one finds what was heard: a write is heard as it passes, which may be
+/// before it can be read.
 const SOON: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(300)];
 
 pub(super) struct NatsState {
@@ -94,18 +95,24 @@ impl Follower {
     }
 
     async fn follow(&self) {
-        let mut hints = None;
-        let mut soon = [].iter();
+        let (mut hints, mut soon, mut heard) = (None, [].iter(), None::<Message>);
+        let mut connected = self.nats.connected();
         loop {
             if hints.is_none() {
                 hints = self.hints().await;
             }
             // After an error too: the client subscribes again by itself when the server comes back.
             if let Ok(Some(found)) = self.bucket.get(&self.key).await {
+                if heard.as_ref().is_some_and(|heard| heard.payload[..] == found.value[..]) {
+                    // No more reads: of many who follow one key, each would be paid by the server at its busiest.
+                    soon = [].iter();
+                }
                 self.show(found);
             }
             tokio::select! {
-                () = heard(&mut hints) => soon = SOON.iter(),
+                hint = next(&mut hints) => (heard, soon) = (hint, SOON.iter()),
+                // What was written meanwhile was not heard.
+                _ = connected.changed() => {}
                 () = sleep(soon.next().copied().unwrap_or(REREAD)) => {}
             }
         }
@@ -128,12 +135,14 @@ impl Follower {
     }
 }
 
-/// Waits for a hint; for ever if there are none.
-async fn heard(hints: &mut Option<Subscriber>) {
+/// Waits for a hint: the write as it was heard; for ever if there are no hints, none if they end.
+async fn next(hints: &mut Option<Subscriber>) -> Option<Message> {
     let Some(messages) = hints else { return std::future::pending().await };
-    if messages.next().await.is_none() {
+    let message = messages.next().await;
+    if message.is_none() {
         *hints = None;
     }
+    message
 }
 
 /// Whether `found` is news to who saw `seen`: written later, or other bytes at a revision of a bucket that was wiped.
