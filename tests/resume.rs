@@ -289,10 +289,10 @@ fn what_changed_is_shown_and_must_be_forced() {
     let mut first = Running::start(begin(at.path()));
     assert!(first.until(|| raw_metrics(&run_dir).len() >= 4));
     first.kill();
-    let before = checkpoints(&run_dir);
+    let before = (checkpoints(&run_dir), raw_metrics(&run_dir));
     refused(go_on(at.path(), &["run.seed=5"]), &["run.seed", "began with 0", "now 5", "--force"]);
     refused(go_on(at.path(), &["temperature=0.7"]), &["rollout.temperature", "began with 1", "now 0.7"]);
-    assert_eq!(checkpoints(&run_dir), before, "a refusal costs no checkpoint");
+    assert_eq!((checkpoints(&run_dir), raw_metrics(&run_dir)), before, "a refusal costs nothing");
     goes_on_as_if_nothing_had_happened(at.path(), "after two refusals");
     let forced = run(go_on(at.path(), &["run.seed=5", "--force", "--max-steps", "14"])).well();
     assert!(forced.stdout.contains(&format!("resumed from step {STEPS}\n")), "{}", forced.stdout);

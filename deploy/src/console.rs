@@ -43,6 +43,7 @@ pub struct Console {
     logging_steps: u64,
     samples_every: Option<u64>,
     report: bool,
+    resumes: bool,
     begin: Instant,
     state: Mutex<State>,
 }
@@ -56,8 +57,8 @@ struct State {
 }
 
 impl Console {
-    /// A console for one launch of a run that goes on from `step`.
-    pub fn new(what: &Ingredients, dir: &RunDir, step: u64, begin: Instant) -> Result<Self> {
+    /// A console for one launch of a run, resumed from step `resumed` if there is one.
+    pub fn new(what: &Ingredients, dir: &RunDir, resumed: Option<u64>, begin: Instant) -> Result<Self> {
         let c = &what.config;
         let yaml = c.resolved_yaml()?;
         let mut summary = Summary {
@@ -72,7 +73,7 @@ impl Console {
             attempts: 1,
             ..Summary::default()
         };
-        if step > 0 {
+        if let Some(step) = resumed.filter(|step| *step > 0) {
             summary.take_over(&dir.path, step)?;
         }
         let asked = u64::from(c.eval.eval_items).min(what.dataset.eval.len());
@@ -85,6 +86,7 @@ impl Console {
             logging_steps: u64::from(c.log.logging_steps.max(1)),
             samples_every: c.log.log_completions.then_some(u64::from(c.log.log_completions_steps.max(1))),
             report: c.log.report,
+            resumes: resumed.is_some(),
             begin,
             state: Mutex::new(State { summary, ..State::default() }),
         })
@@ -149,6 +151,12 @@ impl Console {
 }
 
 impl Witness for Console {
+    fn goes_on(&self, step: u64) {
+        if self.resumes {
+            self.say(&format!("resumed from step {step}"));
+        }
+    }
+
     fn stepped(&self, step: u64, line: &Map<String, Value>, batch: &Batch) {
         let mut state = self.state();
         state.waiting = None;

@@ -70,6 +70,8 @@ pub struct Standing {
 
 /// Who is told how the run goes. Called between steps, on the runtime: quick, and never failing.
 pub trait Witness: Send + Sync {
+    /// Replay has let the run go on from `step`: nothing was touched before.
+    fn goes_on(&self, step: u64);
     /// A step is trained; `line` is what `metrics.jsonl` got.
     fn stepped(&self, step: u64, line: &Map<String, Value>, batch: &Batch);
     /// An evaluation is complete.
@@ -168,6 +170,9 @@ impl Run {
     async fn run<B: Backend>(mut self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
         let Waited::Got(epoch) = self.take_over(&parts.trainee, &standing).await? else { return Ok(()) };
         self.epoch = epoch;
+        // Not earlier: a run that is held, or has changed, is refused and stays as it is.
+        parts.metrics.cut_back(standing.step).map_err(|e| format!("{}: {e}", parts.metrics.path().display()))?;
+        self.witness.goes_on(standing.step);
         let max_steps = self.plan.step.optim.max_steps;
         let mut guard = NonFiniteGuard::default();
         let mut saved = standing.step;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::{Level, on_ctrl_c};
 use folgore_config::{Config, Loaded, load};
 use folgore_learner::{
-    checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, cut_back, state},
+    checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing},
     record::Record,
     trainee::Trainee,
@@ -70,11 +70,10 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     };
     log_to(&dir.next_attempt()?)?;
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
-    let console = Arc::new(Console::new(&what, &dir, standing.step, begin)?);
+    let resumed = args.resume.is_some().then_some(standing.step);
+    let console = Arc::new(Console::new(&what, &dir, resumed, begin)?);
     console.say(&arithmetic(&what));
-    if args.resume.is_some() {
-        console.say(&format!("resumed from step {}", standing.step));
-    } else {
+    if resumed.is_none() {
         fs::write(dir.file("config.yaml"), what.config.resolved_yaml()?)?;
         let command: Vec<String> = std::env::args().collect();
         fs::write(dir.file("command.txt"), command.join(" ") + "\n")?;
@@ -284,9 +283,7 @@ fn parts(
         let first_free_group = trainer.cursors.get(FIRST_FREE_GROUP).copied().unwrap_or(0);
         standing = Standing { step: trainer.step, first_free_group, counters: trainer.counters };
     }
-    let path = dir.file("metrics.jsonl");
-    cut_back(&path, standing.step)?;
-    let metrics = MetricsLog::open(path)?;
+    let metrics = MetricsLog::open(dir.file("metrics.jsonl"))?;
     Ok((LearnerParts { trainee, checkpoints, metrics }, standing))
 }
 

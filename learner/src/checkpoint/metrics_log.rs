@@ -20,7 +20,7 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens `path` for appending, or creates it. Cut it back first.
+    /// Opens `path` for appending, or creates it. [`Self::cut_back`] comes before the first line.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         let file = File::options().append(true).create(true).open(&path)?;
@@ -44,6 +44,13 @@ impl MetricsLog {
         Ok(())
     }
 
+    /// Removes the lines of steps after `step`, and what is no whole line. The file is replaced in one rename.
+    pub fn cut_back(&mut self, step: u64) -> io::Result<CutBack> {
+        let done = cut_back(&self.path, step)?;
+        *self = Self::open(&self.path)?;
+        Ok(done)
+    }
+
     /// Makes what was appended durable: before a checkpoint, so that its steps are never missing.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
@@ -55,7 +62,7 @@ impl MetricsLog {
     }
 }
 
-/// What [`cut_back`] did.
+/// What [`MetricsLog::cut_back`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutBack {
     /// Lines that stay.
@@ -66,17 +73,11 @@ pub struct CutBack {
     pub torn: u64,
 }
 
-/// Removes the lines of steps after `step`, and what is no whole line, from the file at `path`. The file is replaced in one
-/// rename. A file that is not there stays so.
-pub fn cut_back(path: &Path, step: u64) -> io::Result<CutBack> {
+fn cut_back(path: &Path, step: u64) -> io::Result<CutBack> {
     let mut done = CutBack::default();
-    let from = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(done),
-        opened => opened?,
-    };
+    let mut from = BufReader::new(File::open(path)?);
     let aside = path.with_extension("jsonl.new");
     let mut to = BufWriter::new(File::create(&aside)?);
-    let mut from = BufReader::new(from);
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line)? > 0 {
         match step_of(&line) {
@@ -108,8 +109,8 @@ mod tests {
     fn cutting_back_leaves_the_steps_that_are_kept_and_whole_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        assert_eq!(cut_back(&path, 3).unwrap(), CutBack::default());
         let mut log = MetricsLog::open(&path).unwrap();
+        assert_eq!(log.cut_back(3).unwrap(), CutBack::default());
         for step in 1..=5 {
             log.append(&json!({"step": step, "loss": 0.5})).unwrap();
         }
@@ -118,11 +119,11 @@ mod tests {
         drop(log);
         let three = fs::read_to_string(&path).unwrap().lines().take(3).map(|l| format!("{l}\n")).collect::<String>();
         File::options().append(true).open(&path).unwrap().write_all(b"{\"step\": 2, \"lo").unwrap();
-        assert_eq!(cut_back(&path, 3).unwrap(), CutBack { kept: 3, removed: 2, torn: 1 });
-        assert_eq!(fs::read_to_string(&path).unwrap(), three);
         let mut log = MetricsLog::open(&path).unwrap();
+        assert_eq!(log.cut_back(3).unwrap(), CutBack { kept: 3, removed: 2, torn: 1 });
+        assert_eq!(fs::read_to_string(&path).unwrap(), three);
         log.append(&json!({"step": 4})).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{three}{{\"step\":4}}\n"));
-        assert_eq!(cut_back(&path, 0).unwrap(), CutBack { kept: 0, removed: 4, torn: 0 });
+        assert_eq!(log.cut_back(0).unwrap(), CutBack { kept: 0, removed: 4, torn: 0 });
     }
 }

@@ -18,6 +18,6 @@ mod store;
 pub use disk::{Disk, RealDisk};
 pub use lock::RunLock;
 pub use manifest::{FileEntry, Manifest};
-pub use metrics_log::{CutBack, MetricsLog, cut_back};
+pub use metrics_log::{CutBack, MetricsLog};
 pub use state::TrainerState;
 pub use store::{Checkpoint, CheckpointError, CheckpointMeta, CheckpointStore, Skipped};
