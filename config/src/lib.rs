@@ -45,7 +45,7 @@ pub use model::ModelSection;
 pub use optim::OptimSection;
 pub use preset::{PRESETS, preset, preset_names};
 pub use replay::ReplaySection;
-pub use reward::RewardSpec;
+pub use reward::{JudgeSpec, MAX_TIMEOUT_S, RewardScope, RewardSpec, RewardWay};
 pub use rollout::RolloutSection;
 pub use run::RunSection;
 

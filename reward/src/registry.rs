@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use folgore_config::RewardSpec;
+use folgore_config::{RewardSpec, RewardWay};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -55,6 +55,10 @@ fn weight(spec: &RewardSpec) -> Result<f64, RewardError> {
 }
 
 fn member(spec: &RewardSpec) -> Result<Arc<dyn Reward>, RewardError> {
+    if spec.way() != RewardWay::Held {
+        let reason = "rewards outside of the executable cannot be reached yet".to_owned();
+        return Err(RewardError::Args { name: spec.name.clone(), reason });
+    }
     let Some((_, build)) = RULES.iter().find(|(name, _)| *name == spec.name) else {
         return Err(RewardError::Unknown { name: spec.name.clone(), hint: hint(&spec.name), known: known() });
     };
@@ -84,7 +88,7 @@ mod tests {
 
     fn spec(name: &str, weight: f64, args: Value) -> RewardSpec {
         let Value::Object(args) = args else { panic!("arguments are an object") };
-        RewardSpec { name: name.into(), weight, args }
+        RewardSpec { weight, args, ..RewardSpec::held(name) }
     }
 
     fn error(specs: &[RewardSpec]) -> String {
