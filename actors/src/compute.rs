@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::ServiceError;
+use crate::{ServiceError, TraceContext};
 
 /// An owned thread. Dropping this does not stop it: give the thread a channel or a [`crate::Shutdown`] that does.
 #[derive(Debug)]
@@ -81,12 +81,17 @@ impl Lane {
         Ok(Self { name: name.to_owned(), work })
     }
 
-    /// Does `work` there. Dropping the future does not stop it.
+    /// Does `work` there, in the trace of the caller. Dropping the future does not stop it.
     ///
     /// # Errors
     /// If `work` panics; the thread goes on.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServiceError> {
         let (report, done) = oneshot::channel();
+        let context = TraceContext::current();
+        let work = move || match context {
+            Some(context) => context.scope_blocking(work),
+            None => work(),
+        };
         let work = Box::new(move || drop(report.send(catch_unwind(AssertUnwindSafe(work)))));
         self.work.send(work).map_err(|_| format!("compute thread {}: is gone", self.name))?;
         let done = done.await.map_err(|_| format!("compute thread {}: is gone", self.name))?;

@@ -81,6 +81,10 @@ impl Queue for Fenced<dyn Queue> {
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
         self.inner.depth(subject)
     }
+
+    fn system(&self) -> &'static str {
+        self.inner.system()
+    }
 }
 
 /// Settles while its process may write.

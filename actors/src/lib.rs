@@ -13,6 +13,7 @@
 //! | [`contract`] | what every form of the links must do, as tests |
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
 //! | [`shutdown`], [`status`], [`compute`] | how a service stops, what it shows, where it computes |
+//! | [`mod@telemetry`] | spans and where they go: OpenTelemetry |
 //! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
 
 pub mod backoff;
@@ -29,6 +30,7 @@ pub mod service;
 pub mod shutdown;
 pub mod status;
 pub mod supervisor;
+pub mod telemetry;
 pub mod trace;
 pub mod typed;
 
@@ -47,6 +49,7 @@ pub use service::{Context, Service, ServiceError};
 pub use shutdown::{Level, Shutdown, on_ctrl_c};
 pub use status::{Status, StatusWatch};
 pub use supervisor::{ChildPolicy, ChildState, Observed, RestartPolicy, Supervisor, SupervisorError, SupervisorHandle};
+pub use telemetry::{Span, SpanKind, Telemetry};
 pub use trace::TraceContext;
 pub use typed::{CallError, Job, Pulled, Rejected, Stored, TypedEvent, TypedSubscription, TypedWatch};
 

@@ -157,6 +157,10 @@ pub trait Queue: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Delivery>, LinkError>>;
     /// Messages waiting and messages held, for back-pressure and status.
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>>;
+    /// What carries the messages, as OpenTelemetry calls it.
+    fn system(&self) -> &'static str {
+        "local"
+    }
 }
 
 /// What a subscription yields.

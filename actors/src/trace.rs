@@ -1,21 +1,24 @@
 //! Whose work a message belongs to: a W3C trace context that follows one sample through every actor.
 //!
 //! Ids are hashes of what the work is (run and key), so that all actors that touch one sample agree on its trace without
-//! talking, also after a restart.
+//! talking, also after a restart. A message carries the context of the span that sends it: what the receiver does is its child.
 
 use std::future::Future;
 
 use folgore_protocol::{Digest, Envelope};
 
+use crate::telemetry;
+
 tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
-/// Trace id and span id, as in the W3C Trace Context recommendation, version 00, sampled.
+/// Trace id, span id and whether the trace is recorded, as in the W3C Trace Context recommendation, version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace: [u8; 16],
     span: [u8; 8],
+    sampled: bool,
 }
 
 impl TraceContext {
@@ -23,13 +26,13 @@ impl TraceContext {
     pub fn root(run: &str, key: &str) -> Self {
         let digest = Digest::of(format!("{run}\n{key}").as_bytes()).0;
         let (trace, span) = (first::<16>(&digest), first::<8>(&digest[16..]));
-        Self { trace, span }
+        Self { trace, span, sampled: telemetry::samples(&trace) }
     }
 
     /// The context of `key` as a part of this one: same trace, its own span.
     pub fn child(&self, key: &str) -> Self {
         let digest = Digest::of(&[&self.trace[..], &self.span, key.as_bytes()].concat()).0;
-        Self { trace: self.trace, span: first(&digest) }
+        Self { span: first(&digest), ..*self }
     }
 
     /// The context that `envelope` carries; what it carries is not believed beyond its form. Without one, the root of
@@ -39,9 +42,9 @@ impl TraceContext {
         carried.unwrap_or_else(|| Self::root(&envelope.run, &envelope.key))
     }
 
-    /// The context of a message about to be sent: a child of the current one, or a root.
+    /// The context of a message about to be sent: the current one, or the root of its key.
     pub fn outgoing(run: &str, key: &str) -> Self {
-        Self::current().map_or_else(|| Self::root(run, key), |current| current.child(key))
+        Self::current().unwrap_or_else(|| Self::root(run, key))
     }
 
     /// Reads a `traceparent`; none if it is not one (version ff and all-zero ids are not).
@@ -52,14 +55,32 @@ impl TraceContext {
         if unhex::<1>(version)? == [0xff] || (parts.next().is_some() && !later_version) {
             return None;
         }
-        unhex::<1>(flags)?;
-        let context = Self { trace: unhex(trace)?, span: unhex(span)? };
+        let [flags] = unhex(flags)?;
+        let context = Self { trace: unhex(trace)?, span: unhex(span)?, sampled: flags & 1 == 1 };
         (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
     }
 
-    /// The header: `00-<trace id>-<span id>-01`.
+    /// The header: `00-<trace id>-<span id>-<flags>`.
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-01", hex(&self.trace), hex(&self.span))
+        format!("00-{}-{}-0{}", hex(&self.trace), hex(&self.span), u8::from(self.sampled))
+    }
+
+    /// True if both belong to one trace.
+    pub fn is_of_trace(&self, other: &Self) -> bool {
+        self.trace == other.trace
+    }
+
+    /// True if whoever sent it records the trace.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    pub(crate) fn trace_bytes(&self) -> &[u8; 16] {
+        &self.trace
+    }
+
+    pub(crate) fn span_bytes(&self) -> &[u8; 8] {
+        &self.span
     }
 
     /// 32 hexadecimal digits that all messages of one sample share.
@@ -70,6 +91,11 @@ impl TraceContext {
     /// The context of the running task, if it works on somebody's message.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(|context| *context).ok()
+    }
+
+    /// As [`Self::scope`], for work that blocks.
+    pub fn scope_blocking<T>(self, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, work)
     }
 
     /// Runs `work` in this context: what it sends belongs to the same trace.

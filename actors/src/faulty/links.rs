@@ -94,6 +94,10 @@ impl Queue for FaultyQueue {
     fn depth<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(usize, usize), LinkError>> {
         self.inner.depth(subject)
     }
+
+    fn system(&self) -> &'static str {
+        self.inner.system()
+    }
 }
 
 impl FaultyQueue {

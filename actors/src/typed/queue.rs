@@ -7,7 +7,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 
 use super::{CallError, open, seal};
-use crate::{Backoff, Delivery, LinkError, Links, Settle, TraceContext, hash};
+use crate::{
+    Backoff, Delivery, LinkError, Links, Message, Settle, TraceContext, hash,
+    telemetry::{Span, SpanKind, names},
+};
 
 /// What a pull brought.
 #[derive(Debug)]
@@ -39,7 +42,16 @@ pub struct Job<T> {
     pub attempt: u32,
     /// Who sent it, where the server vouches for that; none in the local form.
     pub sender: Option<String>,
+    queue: Source,
     settle: Box<dyn Settle>,
+}
+
+/// Where a job came from, for its span.
+#[derive(Clone, Debug)]
+struct Source {
+    system: &'static str,
+    subject: String,
+    bytes: usize,
 }
 
 impl<T: fmt::Debug> fmt::Debug for Job<T> {
@@ -69,7 +81,32 @@ impl<T> Job<T> {
         self.settle.progress().await
     }
 
-    /// Runs `work` in the trace of this job and tells the queue every `every` that it goes on. `work` must end by
+    /// The span of working on this job, in the trace that it carries. A redelivery is another child of the same sender, and
+    /// points at the work before it.
+    pub fn process_span(&self) -> Span {
+        self.process_span_in(TraceContext::of(&self.envelope))
+    }
+
+    /// As [`Job::process_span`], for a job whose trace is known: what it carries is believed only if it is of `trace`.
+    pub fn checked_span(&self, trace: TraceContext) -> Span {
+        let carried = TraceContext::of(&self.envelope);
+        self.process_span_in(if carried.is_of_trace(&trace) { carried } else { trace })
+    }
+
+    fn process_span_in(&self, sender: TraceContext) -> Span {
+        let Source { system, subject, bytes } = &self.queue;
+        let nth = |attempt: u32| sender.child(&format!("process {subject} {attempt}"));
+        let name = format_args!("process {subject}");
+        let mut span = Span::known(|| nth(self.attempt), sender, SpanKind::Consumer, name);
+        if self.attempt > 1 && span.is_on() {
+            span.link(&nth(self.attempt - 1));
+        }
+        describe(&mut span, system, "process", subject, &self.envelope.key, *bytes);
+        span.set(names::DELIVERY_COUNT, i64::from(self.attempt));
+        span
+    }
+
+    /// Runs `work` in the trace of this job, as its span, and tells the queue every `every` that it goes on. `work` must end by
     /// itself: bound it, or a hung worker keeps its job for ever.
     ///
     /// # Errors
@@ -85,19 +122,36 @@ impl<T> Job<T> {
                 }
             }
         };
-        tokio::select! {
+        let mut span = self.process_span();
+        let worked = tokio::select! {
             biased;
-            output = TraceContext::of(&self.envelope).scope(work) => Ok(output),
+            output = span.scope(work) => Ok(output),
             lost = telling => Err(lost),
+        };
+        if let Err(lost) = &worked {
+            span.fail("lost", lost);
         }
+        worked
     }
 }
 
 impl Links {
     /// Appends one job; [`LinkError::Full`] at the bound of the queue.
     pub async fn publish_job<T: Serialize>(&self, subject: &str, job: &T, key: &str) -> Result<(), CallError> {
-        let message = seal(&self.run, subject, job, key, Format::MessagePack, None)?;
-        Ok(self.queue.publish(subject, message).await?)
+        let (mut span, message) = self.sent(subject, job, key)?;
+        let published = self.queue.publish(subject, message).await;
+        note_failure(&mut span, &published);
+        Ok(published?)
+    }
+
+    /// A job about to be sent, in its span.
+    fn sent<T: Serialize>(&self, subject: &str, job: &T, key: &str) -> Result<(Span, Message), CallError> {
+        let mut message = seal(&self.run, subject, job, key, Format::MessagePack, None)?;
+        let parent = TraceContext::of(&message.envelope);
+        let mut span = Span::child_of(parent, SpanKind::Producer, format_args!("send {subject}"));
+        describe(&mut span, self.queue.system(), "send", subject, key, message.body.len());
+        message.envelope.traceparent = span.context().map(|context| context.traceparent());
+        Ok((span, message))
     }
 
     /// Appends one job, trying again at most until `deadline` while the queue is full or does not answer; the last
@@ -110,7 +164,7 @@ impl Links {
         deadline: Duration,
     ) -> Result<(), CallError> {
         let until = Instant::now() + deadline;
-        let message = seal(&self.run, subject, job, key, Format::MessagePack, None)?;
+        let (mut span, message) = self.sent(subject, job, key)?;
         let mut backoff =
             Backoff::new(Duration::from_millis(5), Duration::from_millis(500), hash(&["publish", subject, key]));
         loop {
@@ -119,7 +173,10 @@ impl Links {
                 Err(LinkError::Full { .. } | LinkError::Deadline { .. }) if !left.is_zero() => {
                     sleep(backoff.next_wait().min(left)).await
                 }
-                other => return Ok(other?),
+                other => {
+                    note_failure(&mut span, &other);
+                    return Ok(other?);
+                }
             }
         }
     }
@@ -136,6 +193,11 @@ impl Links {
             match open(&self.run, subject, &delivery.message) {
                 Ok(body) => pulled.jobs.push(Job {
                     body,
+                    queue: Source {
+                        system: self.queue.system(),
+                        subject: subject.to_owned(),
+                        bytes: delivery.message.body.len(),
+                    },
                     envelope: delivery.message.envelope,
                     attempt: delivery.attempt,
                     sender: delivery.sender,
@@ -161,6 +223,23 @@ impl Links {
             tracing::warn!(subject, key = letter.key, %error, "rejected message not ended");
         }
         Rejected { key: letter.key, sender: letter.sender, reason: letter.reason }
+    }
+}
+
+/// What the conventions want to know of a message.
+fn describe(span: &mut Span, system: &'static str, operation: &'static str, subject: &str, key: &str, bytes: usize) {
+    if span.is_on() {
+        span.set(names::MESSAGING_SYSTEM, system);
+        span.set(names::MESSAGING_OPERATION, operation);
+        span.set(names::DESTINATION, subject.to_owned());
+        span.set(names::MESSAGE_ID, key.to_owned());
+        span.set(names::BODY_SIZE, bytes as i64);
+    }
+}
+
+fn note_failure(span: &mut Span, published: &Result<(), LinkError>) {
+    if let Err(error) = published {
+        span.fail("publish", error);
     }
 }
 
@@ -190,7 +269,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_goes_on_while_a_queue_that_is_away_is_told() {
         let (envelope, settle) = (Envelope::new("demo", "k"), Box::new(Away));
-        let job = Job { body: (), envelope, attempt: 1, sender: None, settle };
+        let queue = Source { system: "local", subject: "jobs".into(), bytes: 0 };
+        let job = Job { body: (), envelope, attempt: 1, sender: None, queue, settle };
         let second = Duration::from_secs(1);
         let work = async {
             for _ in 0..5 {

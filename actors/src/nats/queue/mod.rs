@@ -112,6 +112,10 @@ impl Queue for NatsQueue {
             Ok((consumer.waiting, consumer.held))
         })
     }
+
+    fn system(&self) -> &'static str {
+        "nats"
+    }
 }
 
 async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Vec<Delivery>>) {
