@@ -69,7 +69,7 @@ const HINTS: &[(&str, &str)] = &[
     ("bf16", "set model.dtype: bfloat16"),
     ("fp16", "set model.dtype: float32 or bfloat16"),
     ("load_in_4bit", "4-bit weights are not in this version; model.dtype: bfloat16 halves the memory"),
-    ("report_to", "metrics.jsonl is always written, and log.report writes report.html"),
+    ("report_to", "metrics.jsonl is always written, log.report writes report.html, log.tensorboard writes event files"),
     ("reward_funcs", "list the rules under reward:, each with a name"),
     ("reward_weights", "each rule under reward: has a weight"),
 ];

@@ -16,11 +16,13 @@ pub struct LogSection {
     pub log_completions_steps: u32,
     /// Writes `report.html` at the end.
     pub report: bool,
+    /// Writes TensorBoard event files into `tb` in the run's folder.
+    pub tensorboard: bool,
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { logging_steps: 1, log_completions: true, log_completions_steps: 10, report: true }
+        Self { logging_steps: 1, log_completions: true, log_completions_steps: 10, report: true, tensorboard: false }
     }
 }
 

@@ -16,6 +16,8 @@ mod run_dir;
 mod samples;
 mod stream;
 mod summary;
+mod tensorboard;
+mod witnesses;
 
 use std::process::ExitCode;
 

@@ -16,6 +16,7 @@ use folgore_config::{Config, Loaded, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing},
+    let witnesses = witnesses(&what.config, &dir, &console);
     record::Record,
     trainee::Trainee,
 };
@@ -33,6 +34,8 @@ use crate::{
     policy::{Policy, shape},
     prompts,
     run_dir::{self, RunDir},
+    tensorboard::TensorBoard,
+    witnesses::Witnesses,
 };
 
 /// The preset of a run without arguments.
@@ -72,6 +75,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
     let resumed = args.resume.is_some().then_some(standing.step);
     let console = Arc::new(Console::new(&what, &dir, resumed, begin)?);
+    let witnesses = witnesses(&what.config, &dir, &console);
     console.say(&arithmetic(&what));
     if resumed.is_none() {
         fs::write(dir.file("config.yaml"), what.config.resolved_yaml()?)?;
@@ -96,7 +100,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         })?;
         let Started { house, epoch } = started;
         let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what) };
-        let learning = house.learn(parts, plan, standing, console.clone()).await;
+        let learning = house.learn(parts, plan, standing, Arc::new(witnesses)).await;
         if learning.is_err() {
             house.shutdown().request(Level::Stopping);
         }
@@ -111,6 +115,15 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         return Ok(Ended::Interrupted);
     }
     Ok(Ended::Done)
+}
+
+/// Those who are told how the run goes.
+fn witnesses(config: &Config, dir: &RunDir, console: &Arc<Console>) -> Witnesses {
+    let mut all: Vec<Arc<dyn Witness>> = vec![console.clone()];
+    if config.log.tensorboard {
+        all.push(Arc::new(TensorBoard::of(&dir.path)));
+    }
+    Witnesses(all)
 }
 
 /// The actors of a run but its learner, and the epoch that the head took (0 where nobody else could be the head).
