@@ -14,6 +14,7 @@
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
 //! | [`shutdown`], [`status`], [`compute`] | how a service stops, what it shows, where it computes |
 //! | [`mod@telemetry`] | spans and where they go: OpenTelemetry |
+//! | [`metrics`] | numbers that a process shows to others |
 //! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
 
 pub mod backoff;
@@ -24,6 +25,7 @@ pub mod faulty;
 pub mod fenced;
 pub mod link;
 pub mod local;
+pub mod metrics;
 pub mod nats;
 pub mod routed;
 pub mod service;

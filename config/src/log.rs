@@ -1,5 +1,7 @@
 //! `log`: what is shown and what is written beside the metrics, which are always written.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::Problems;
@@ -18,11 +20,23 @@ pub struct LogSection {
     pub report: bool,
     /// Writes TensorBoard event files into `tb` in the run's folder.
     pub tensorboard: bool,
+    /// Port at which Prometheus reads `/metrics` of the head; 0 is any that is free. Off without it.
+    pub metrics_port: Option<u16>,
+    /// Address of that port; nobody else's machine can read it unless this says so.
+    pub metrics_address: IpAddr,
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { logging_steps: 1, log_completions: true, log_completions_steps: 10, report: true, tensorboard: false }
+        Self {
+            logging_steps: 1,
+            log_completions: true,
+            log_completions_steps: 10,
+            report: true,
+            tensorboard: false,
+            metrics_port: None,
+            metrics_address: Ipv4Addr::LOCALHOST.into(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 pub mod bench;
 pub mod nats;
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -89,6 +89,12 @@ pub struct TrainArgs {
     /// Goes on although the run began with another configuration
     #[arg(long, requires = "resume")]
     pub force: bool,
+    /// Shows the run in numbers at http://127.0.0.1:PORT/metrics, for Prometheus; 0 is any free port [log.metrics_port]
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// Address of --metrics-port, where others than this machine are to read [log.metrics_address]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_address: Option<IpAddr>,
     /// Shows what would be done, and the memory it would take; trains nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -143,6 +149,12 @@ pub struct WorkerArgs {
     /// Samples made at once, or requests answered at once; the run's setting without it
     #[arg(long)]
     pub slots: Option<u32>,
+    /// Shows this worker in numbers at http://127.0.0.1:PORT/metrics, for Prometheus; 0 is any free port
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// Address of --metrics-port, where others than this machine are to read
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub metrics_address: IpAddr,
     /// Stops when standard input ends: for a parent that started it
     #[arg(long)]
     pub with_parent: bool,

@@ -8,6 +8,7 @@ mod compose;
 mod console;
 mod crew;
 mod embedded;
+mod metrics;
 mod nats;
 mod policy;
 mod prompts;

@@ -1,8 +1,11 @@
 //! The actor that hosts one reward and answers [`ScoreRequest`]s.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use folgore_actors::{BoxFuture, Context, Service, ServiceError};
@@ -26,6 +29,8 @@ struct Counts {
     scored: AtomicU64,
     unscorable: AtomicU64,
     errors: AtomicU64,
+    requests: AtomicU64,
+    micros: AtomicU64,
 }
 
 /// [`Counts`] at one moment.
@@ -35,10 +40,15 @@ struct Shown<'a> {
     scored: u64,
     unscorable: u64,
     errors: u64,
+    requests: u64,
+    /// That requests took, all together.
+    seconds: f64,
 }
 
 impl Counts {
-    fn add(&self, reply: &ScoreReply) {
+    fn add(&self, reply: &ScoreReply, took: Duration) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
         for (_, outcome) in &reply.outcomes {
             let counter = match outcome {
                 Outcome::Scored { .. } => &self.scored,
@@ -51,7 +61,14 @@ impl Counts {
 
     fn shown<'a>(&self, reward: &'a str) -> Shown<'a> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Shown { reward, scored: read(&self.scored), unscorable: read(&self.unscorable), errors: read(&self.errors) }
+        Shown {
+            reward,
+            scored: read(&self.scored),
+            unscorable: read(&self.unscorable),
+            errors: read(&self.errors),
+            requests: read(&self.requests),
+            seconds: read(&self.micros) as f64 / 1e6,
+        }
     }
 }
 
@@ -71,8 +88,9 @@ impl Service for RewardWorker {
             let handler = move |request: ScoreRequest| {
                 let (reward, counts, status) = (Arc::clone(&reward), Arc::clone(&counts), status.clone());
                 async move {
+                    let begin = Instant::now();
                     let reply = host::score(Arc::clone(&reward), request).await;
-                    counts.add(&reply);
+                    counts.add(&reply, begin.elapsed());
                     status.set(counts.shown(reward.name()));
                     Ok::<_, String>(reply)
                 }

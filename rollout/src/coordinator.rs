@@ -116,7 +116,7 @@ impl Desk {
         let paused = room == 0 || backlog >= self.config.backlog_max;
         self.status.set(serde_json::json!({
             "issued": self.issued, "reissued": self.reissued, "jobs_waiting": waiting, "jobs_held": held,
-            "trajectories_waiting": backlog, "paused": paused,
+            "trajectories_waiting": backlog, "trajectories_held": taken, "paused": paused,
         }));
         if paused {
             return Ok(0);

@@ -151,6 +151,7 @@ struct Counters {
     given_back: AtomicU64,
     lost: AtomicU64,
     rejected: AtomicU64,
+    redelivered: AtomicU64,
     sampled_tokens: AtomicU64,
 }
 
@@ -206,6 +207,7 @@ impl Crew {
 
     /// Sees one job to its end and settles it.
     async fn carry_out(&self, job: Job<RolloutJob>, permit: OwnedSemaphorePermit) {
+        self.counters.redelivered.fetch_add(u64::from(job.attempt > 1), Relaxed);
         let work = job.keep_while(self.config.progress_every, self.attempt(&job, permit));
         let settled = match self.shutdown.unless_stopping(work).await {
             Some(Ok(Made::Done)) => job.ack().await,
@@ -355,6 +357,7 @@ impl Crew {
             "given_back": c.given_back.load(Relaxed),
             "lost": c.lost.load(Relaxed),
             "rejected": c.rejected.load(Relaxed),
+            "redelivered": c.redelivered.load(Relaxed),
             "sampled_tokens": c.sampled_tokens.load(Relaxed),
         }));
     }

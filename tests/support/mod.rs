@@ -97,6 +97,11 @@ impl Running {
         true
     }
 
+    /// What it has printed so far.
+    pub fn said(&self) -> String {
+        self.stream("stdout")
+    }
+
     /// Waits until it has printed `text`.
     #[track_caller]
     pub fn until_it_says(&mut self, text: &str) -> bool {

@@ -12,11 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::{Level, on_ctrl_c};
-use folgore_config::{Config, Loaded, load};
+use folgore_config::{Config, Loaded, LogSection, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
-    learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing},
-    let witnesses = witnesses(&what.config, &dir, &console);
+    learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing, Witness},
     record::Record,
     trainee::Trainee,
 };
@@ -24,6 +23,7 @@ use folgore_model::{
     backend::Cpu,
     files::{peft::AdapterFile, safetensors},
 };
+use folgore_protocol::Role;
 
 use crate::{
     capacity,
@@ -31,6 +31,7 @@ use crate::{
     cluster::Head,
     compose::{self, House, Ingredients, Place},
     console::{Console, arithmetic},
+    metrics::{Collector, Door, Metrics},
     policy::{Policy, shape},
     prompts,
     run_dir::{self, RunDir},
@@ -67,6 +68,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     if args.dry_run {
         return dry_run(config).map(|()| Ended::Done);
     }
+    let door = door(&config)?;
     let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
         Some(name) => Launch::again(config, name)?,
         None => Launch::first(config)?,
@@ -75,8 +77,12 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
     let resumed = args.resume.is_some().then_some(standing.step);
     let console = Arc::new(Console::new(&what, &dir, resumed, begin)?);
-    let witnesses = witnesses(&what.config, &dir, &console);
+    let collector = Arc::new(Collector::new(&dir.name, Role::Head.name()));
+    let witnesses = witnesses(&what.config, &dir, &console, &collector);
     console.say(&arithmetic(&what));
+    if let Some(door) = &door {
+        console.say(&format!("metrics: {}", door.url()?));
+    }
     if resumed.is_none() {
         fs::write(dir.file("config.yaml"), what.config.resolved_yaml()?)?;
         let command: Vec<String> = std::env::args().collect();
@@ -99,6 +105,10 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
             }
         })?;
         let Started { house, epoch } = started;
+        collector.epoch(epoch);
+        if let Some(door) = &door {
+            Metrics::start(&collector, &house.supervisor, Some(door)).await?;
+        }
         let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what) };
         let learning = house.learn(parts, plan, standing, Arc::new(witnesses)).await;
         if learning.is_err() {
@@ -118,12 +128,18 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
 }
 
 /// Those who are told how the run goes.
-fn witnesses(config: &Config, dir: &RunDir, console: &Arc<Console>) -> Witnesses {
-    let mut all: Vec<Arc<dyn Witness>> = vec![console.clone()];
+fn witnesses(config: &Config, dir: &RunDir, console: &Arc<Console>, collector: &Arc<Collector>) -> Witnesses {
+    let mut all: Vec<Arc<dyn Witness>> = vec![console.clone(), collector.clone()];
     if config.log.tensorboard {
         all.push(Arc::new(TensorBoard::of(&dir.path)));
     }
     Witnesses(all)
+}
+
+/// Where the numbers of the run can be read, if that is wanted.
+fn door(config: &Config) -> Result<Option<Door>> {
+    let LogSection { metrics_port, metrics_address, .. } = config.log;
+    metrics_port.map(|port| Door::open(metrics_address, port)).transpose()
 }
 
 /// The actors of a run but its learner, and the epoch that the head took (0 where nobody else could be the head).
@@ -204,6 +220,10 @@ fn configuration(args: &TrainArgs) -> Result<Loaded> {
     given
         .given
         .extend(args.output_dir.iter().map(|v| setting("run.output_dir", format!("{:?}", v.display().to_string()))));
+    given.given.extend(args.metrics_port.iter().map(|v| setting("log.metrics_port", v.to_string())));
+    given
+        .given
+        .extend(args.metrics_address.iter().map(|v| setting("log.metrics_address", format!("{:?}", v.to_string()))));
     given.given.extend(args.max_steps.iter().map(|v| setting("optim.max_steps", v.to_string())));
     match &args.resume {
         None => read_config(&given),

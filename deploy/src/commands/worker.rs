@@ -13,6 +13,7 @@ use crate::{
     cli::{WorkerArgs, WorkerRole},
     cluster::{self, BUILD, CONFIGURATION},
     compose::{Hands, House},
+    metrics::{Collector, Door, Metrics},
     policy::Policy,
 };
 
@@ -68,6 +69,7 @@ async fn work(args: &WorkerArgs) -> Result<()> {
     let nats = nats?;
     let name = nats.config().name.clone();
     println!("{role} worker {name} for run {run} at {}", args.server.nats);
+    let seen = Seen::of(args, &run, role)?;
     let far = nats.links();
     let mut watch = far.watch_state::<RunCard>(subjects::CONFIG).await?;
     let mut card = None;
@@ -80,6 +82,7 @@ async fn work(args: &WorkerArgs) -> Result<()> {
         };
         let begun = begin(args, role, &name, &current, &nats, &shutdown).await?;
         let Some(house) = begun else { break };
+        seen.shows(&house).await?;
         println!("at work for run {run}");
         let changed = until_changed(&mut watch, &current, &house, &shutdown).await;
         house.shutdown().request(Level::Stopping);
@@ -91,6 +94,30 @@ async fn work(args: &WorkerArgs) -> Result<()> {
     }
     println!("left");
     Ok(())
+}
+
+/// How others see this worker in numbers, if they are to.
+struct Seen {
+    collector: Arc<Collector>,
+    door: Option<Door>,
+}
+
+impl Seen {
+    fn of(args: &WorkerArgs, run: &RunName, role: Role) -> Result<Self> {
+        let door = args.metrics_port.map(|port| Door::open(args.metrics_address, port)).transpose()?;
+        if let Some(door) = &door {
+            println!("metrics: {}", door.url()?);
+        }
+        Ok(Self { collector: Arc::new(Collector::new(run.as_str(), role.name())), door })
+    }
+
+    /// From now on, what the actors of `house` show.
+    async fn shows(&self, house: &House) -> Result<()> {
+        match &self.door {
+            None => Ok(()),
+            Some(door) => Metrics::start(&self.collector, &house.supervisor, Some(door)).await,
+        }
+    }
 }
 
 /// What the run is, waiting for its head as long as it takes. None when asked to stop.
