@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod nats;
+#[cfg(test)]
+mod written;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -86,6 +88,10 @@ pub struct TrainArgs {
     /// Goes on with a run from its newest checkpoint: its name, or the newest run
     #[arg(long, num_args = 0..=1, default_missing_value = "")]
     pub resume: Option<String>,
+    /// Begins the run, goes on with it if it is there, and leaves it if it is done: for a service, which is started again and
+    /// again with the same arguments. Needs the run's name
+    #[arg(long = "continue", conflicts_with = "resume")]
+    pub carry_on: bool,
     /// Goes on although the run began with another configuration
     #[arg(long, requires = "resume")]
     pub force: bool,

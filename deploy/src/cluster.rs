@@ -1,7 +1,8 @@
 //! A run whose actors are in several processes: how the head and its workers get hold of the server, and of each other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, hash_map::RandomState},
+    hash::{BuildHasher as _, Hasher as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -37,6 +38,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at whether the server lost something.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Characters of the host in a worker's name, so that the whole stays within what a name may be.
+const HOST_IN_NAME: usize = 12;
 /// Policies that a host keeps on its disk.
 pub const POLICIES_KEPT: usize = 8;
 
@@ -78,10 +81,18 @@ pub fn host() -> String {
     if name.is_empty() { "host".into() } else { name }
 }
 
-/// A name for a worker without an identity: what it does, where, and its process.
+/// A name for a worker without an identity: what it does, where, and a draw. Neither host nor process would tell two workers
+/// apart: the hosts of a cluster begin alike, and in a container every worker is process 1.
 pub fn worker_name(role: Role) -> String {
-    let host: String = host().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    format!("{role}-{host}-{}", std::process::id())
+    worker_name_at(role, &host())
+}
+
+/// The end of the host's name is what differs between hosts that are numbered.
+fn worker_name_at(role: Role, host: &str) -> String {
+    let usable: Vec<char> = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let end: String = usable[usable.len().saturating_sub(HOST_IN_NAME)..].iter().collect();
+    let drawn = RandomState::new().build_hasher().finish() as u32;
+    format!("{role}-{}-{drawn:08x}", end.trim_matches('-'))
 }
 
 /// What every process of the run must hold, by name.
@@ -327,5 +338,30 @@ impl Service for Janitor {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use folgore_protocol::names::check_name;
+
+    use super::*;
+
+    #[test]
+    fn workers_on_hosts_that_begin_alike_have_names_of_their_own() {
+        let hosts =
+            ["folgore-rollout-5c9d7b8f6-x2k4q", "folgore-rollout-5c9d7b8f6-zz9p1", "a.very.long.example.org", "-", ""];
+        let mut names = BTreeSet::new();
+        for role in Role::ALL {
+            for host in hosts {
+                // the same host twice: two containers on it are both process 1
+                names.extend([worker_name_at(role, host), worker_name_at(role, host)]);
+            }
+        }
+        assert_eq!(names.len(), 2 * hosts.len() * Role::ALL.len());
+        names.iter().for_each(|name| check_name("worker", name).unwrap());
+        assert!(worker_name_at(Role::Rollout, hosts[0]).starts_with("rollout-d7b8f6-x2k4q-"));
     }
 }

@@ -15,6 +15,7 @@ mod prompts;
 mod report;
 mod run_dir;
 mod samples;
+mod signals;
 mod stream;
 mod summary;
 mod tensorboard;

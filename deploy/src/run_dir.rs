@@ -77,18 +77,25 @@ pub fn name_of(path: &Path) -> Result<String> {
 }
 
 const RECORD: &str = "record.redb";
+/// The resolved configuration; its presence says that the run has begun.
+pub const CONFIG: &str = "config.yaml";
 
 /// Checks that there is no run `name`; no name means one that will be free.
 pub fn expect_free(output_dir: &Path, name: Option<&str>) -> Result<()> {
     let Some(name) = name else { return Ok(()) };
     let path = output_dir.join(name);
-    if path.join(RECORD).exists() || path.join("config.yaml").exists() {
+    if path.join(RECORD).exists() || is_there(output_dir, name) {
         bail!(
             "{}: a run of this name is there; go on with it by --resume {name}, or choose another --run-name",
             path.display()
         );
     }
     Ok(())
+}
+
+/// Whether the run `name` has begun.
+pub fn is_there(output_dir: &Path, name: &str) -> bool {
+    output_dir.join(name).join(CONFIG).exists()
 }
 
 /// The folder of the run `name` (a name or a path); with an empty name, of the run touched last.
@@ -103,7 +110,7 @@ pub fn find(output_dir: &Path, name: &str) -> Result<PathBuf> {
         return newest.map(|(_, path)| path).with_context(|| format!("{}: no run to go on with", output_dir.display()));
     }
     for path in [output_dir.join(name), PathBuf::from(name)] {
-        if path.join("config.yaml").exists() {
+        if path.join(CONFIG).exists() {
             return Ok(path);
         }
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use folgore_protocol::names::check_name;
 
 use crate::nats::{identities::role_named, server_file::parse_bytes};
 
@@ -32,6 +33,9 @@ pub struct NatsInitArgs {
     /// DNS name or IP address by which workers reach the server; may be given several times. Without any, only this machine can
     #[arg(long, value_name = "NAME")]
     pub host: Vec<String>,
+    /// Makes an identity for a worker too, if it is not there; may be given several times; rollout workers unless told otherwise
+    #[arg(long, value_name = "NAME[:ROLE]", value_parser = parse_worker)]
+    pub worker: Vec<(String, folgore_protocol::Role)>,
     /// Port [4222 at first]
     #[arg(long)]
     pub port: Option<u16>,
@@ -44,6 +48,13 @@ pub struct NatsInitArgs {
     /// The run that --nats is for
     #[arg(long, requires = "url")]
     pub run: Option<String>,
+}
+
+/// The name and the role in `NAME[:ROLE]`.
+fn parse_worker(text: &str) -> Result<(String, folgore_protocol::Role), String> {
+    let (name, role) = text.split_once(':').unwrap_or((text, "rollout"));
+    check_name("identity", name)?;
+    Ok((name.to_owned(), role_named(role).map_err(|e| e.to_string())?))
 }
 
 /// `nats add-worker`

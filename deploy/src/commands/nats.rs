@@ -35,7 +35,12 @@ pub fn run(command: NatsCommand) -> Result<()> {
 }
 
 fn init(args: &NatsInitArgs) -> Result<Vec<String>> {
-    let asked = Asked { hosts: args.host.clone(), port: args.port, max_file_store: args.max_file_store };
+    let asked = Asked {
+        hosts: args.host.clone(),
+        port: args.port,
+        max_file_store: args.max_file_store,
+        workers: args.worker.clone(),
+    };
     let server = server_file::init(&args.dir, &asked)?;
     let shown = args.dir.display();
     let mut said = match server.done.is_empty() {

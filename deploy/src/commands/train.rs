@@ -1,17 +1,9 @@
 //! `folgore train`: from a configuration to a trained adapter, all actors in this process.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use folgore_actors::{Level, on_ctrl_c};
+use folgore_actors::Level;
 use folgore_config::{Config, Loaded, LogSection, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
@@ -35,6 +27,8 @@ use crate::{
     policy::{Policy, shape},
     prompts,
     run_dir::{self, RunDir},
+    signals::Signals,
+    summary::Summary,
     tensorboard::TensorBoard,
     witnesses::Witnesses,
 };
@@ -64,11 +58,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
 /// Trains, in this process alone or as the head of a run whose workers are elsewhere.
 pub fn train(args: TrainArgs) -> Result<Ended> {
     let begin = Instant::now();
+    let Some(args) = settled(args)? else { return Ok(Ended::Done) };
     let config = told(configuration(&args)?);
     if args.dry_run {
         return dry_run(config).map(|()| Ended::Done);
     }
     let door = door(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let signals = Signals::heed(&runtime)?;
     let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
         Some(name) => Launch::again(config, name)?,
         None => Launch::first(config)?,
@@ -84,26 +81,14 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         console.say(&format!("metrics: {}", door.url()?));
     }
     if resumed.is_none() {
-        fs::write(dir.file("config.yaml"), what.config.resolved_yaml()?)?;
+        fs::write(dir.file(run_dir::CONFIG), what.config.resolved_yaml()?)?;
         let command: Vec<String> = std::env::args().collect();
         fs::write(dir.file("command.txt"), command.join(" ") + "\n")?;
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let interrupted = Arc::new(AtomicBool::new(false));
     let outcome = runtime.block_on(async {
         let started = start(&args, &dir, &what, &console).await?;
-        let (speaker, interrupted) = (console.clone(), interrupted.clone());
-        on_ctrl_c(started.house.shutdown(), move |level| {
-            interrupted.store(true, Ordering::Relaxed);
-            speaker.say(match level {
-                Level::Now => "stopping now; --resume goes on from the last checkpoint",
-                _ => "saving and stopping after this step; Ctrl-C again stops now",
-            });
-            if level == Level::Now {
-                std::process::exit(INTERRUPTED);
-            }
-        })?;
+        signals.stop(started.house.shutdown(), console.clone());
         let Started { house, epoch } = started;
         collector.epoch(epoch);
         if let Some(door) = &door {
@@ -120,7 +105,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome.map_err(|error| with_way_out(error, &dir.name))?;
     console.end()?;
-    if interrupted.load(Ordering::Relaxed) {
+    if signals.came() {
         console.say(&format!("stopped; go on with --resume {}", dir.name));
         return Ok(Ended::Interrupted);
     }
@@ -140,6 +125,25 @@ fn witnesses(config: &Config, dir: &RunDir, console: &Arc<Console>, collector: &
 fn door(config: &Config) -> Result<Option<Door>> {
     let LogSection { metrics_port, metrics_address, .. } = config.log;
     metrics_port.map(|port| Door::open(metrics_address, port)).transpose()
+}
+
+/// What `--continue` comes to: a first launch, a resume, or nothing, because the run is done.
+fn settled(mut args: TrainArgs) -> Result<Option<TrainArgs>> {
+    if !args.carry_on {
+        return Ok(Some(args));
+    }
+    let run = configuration(&args)?.config.run;
+    let name = run.name.context("--continue: expected the run's name, by --run-name or run.name")?;
+    if !run_dir::is_there(&run.output_dir, &name) {
+        return Ok(Some(args));
+    }
+    if Summary::read(&run.output_dir.join(&name))?.is_some_and(|summary| summary.complete) {
+        println!("run {name} is done; --resume {name} with a larger max_steps trains it further");
+        return Ok(None);
+    }
+    args.config.given.retain(|given| given.contains('='));
+    (args.output_dir, args.resume) = (Some(run.output_dir), Some(name));
+    Ok(Some(args))
 }
 
 /// The actors of a run but its learner, and the epoch that the head took (0 where nobody else could be the head).
@@ -229,7 +233,7 @@ fn configuration(args: &TrainArgs) -> Result<Loaded> {
         None => read_config(&given),
         Some(name) => {
             let output_dir = args.output_dir.clone().unwrap_or_else(|| Config::default().run.output_dir);
-            let path = run_dir::find(&output_dir, name)?.join("config.yaml");
+            let path = run_dir::find(&output_dir, name)?.join(run_dir::CONFIG);
             if given.given.iter().any(|g| !g.contains('=')) {
                 bail!("--resume goes on with the run's own config.yaml: give key=value settings only");
             }

@@ -102,6 +102,19 @@ pub fn role_named(name: &str) -> Result<Role> {
         .with_context(|| format!("no role is called {name:?}: expected one of {roles}"))
 }
 
+/// Makes the identity `name` unless it is there; true if it was made. One that is there must have the role.
+pub fn add_missing(dir: &Path, authority: &Authority, name: &str, role: Role) -> Result<bool> {
+    let folder = dir.join(IDENTITIES).join(name);
+    if !folder.exists() {
+        return add(dir, authority, name, role, false).map(|_| true);
+    }
+    let there = known(&folder)?.role;
+    if there != role {
+        bail!("{}: made for the role {there}, and asked for as {role}: delete it first", folder.display());
+    }
+    Ok(false)
+}
+
 /// Makes the identity `name`; one that is there is replaced if `replace` says so, and refused otherwise. Gives its folder,
 /// which appears whole or not at all.
 pub fn add(dir: &Path, authority: &Authority, name: &str, role: Role, replace: bool) -> Result<PathBuf> {

@@ -42,6 +42,8 @@ pub struct Asked {
     pub port: Option<u16>,
     /// Most bytes of the store.
     pub max_file_store: Option<u64>,
+    /// Identities to make if they are not there, with their roles.
+    pub workers: Vec<(String, Role)>,
 }
 
 /// What a server's files are made from.
@@ -81,9 +83,11 @@ pub fn init(dir: &Path, asked: &Asked) -> Result<ServerDir> {
     let hosts_before = before.map(|s| s.hosts);
     done.extend(certify(&path.join(TLS), &authority, &settings.hosts, hosts_before.as_deref())?);
     files::make_folder(&path.join(identities::IDENTITIES))?;
-    if !path.join(identities::IDENTITIES).join(HEAD).exists() {
-        identities::add(&path, &authority, HEAD, Role::Head, false)?;
-        done.push("made the identity head".to_owned());
+    let head = (HEAD.to_owned(), Role::Head);
+    for (name, role) in asked.workers.iter().chain([&head]) {
+        if identities::add_missing(&path, &authority, name, *role)? {
+            done.push(format!("made the identity {name}"));
+        }
     }
     files::make_folder(&path.join("data"))?;
     let texts = [(SETTINGS, settings.text()?), (CONF, conf(&path, &settings))];
@@ -312,7 +316,12 @@ mod tests {
     #[test]
     fn a_second_time_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let asked = Asked { hosts: vec!["gpu-1".into()], port: Some(4333), max_file_store: Some(8 << 30) };
+        let asked = Asked {
+            hosts: vec!["gpu-1".into()],
+            port: Some(4333),
+            max_file_store: Some(8 << 30),
+            workers: vec![("w1".into(), Role::Rollout), ("judge".into(), Role::Reward)],
+        };
         let first = init(dir.path(), &asked).unwrap();
         assert!(!first.done.is_empty());
         let before = contents(dir.path());
@@ -321,6 +330,16 @@ mod tests {
             assert_eq!((again.done.as_slice(), &again.settings), (&[][..], &first.settings));
             assert!(contents(dir.path()) == before);
         }
+    }
+
+    #[test]
+    fn an_identity_keeps_its_role() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |role| Asked { workers: vec![("w1".into(), role)], ..Asked::default() };
+        init(dir.path(), &with(Role::Rollout)).unwrap();
+        assert_eq!(identities::all(dir.path()).unwrap()["w1"].role, Role::Rollout);
+        let error = init(dir.path(), &with(Role::Reward)).unwrap_err().to_string();
+        assert!(error.contains("w1") && error.contains("rollout") && error.contains("reward"), "{error}");
     }
 
     #[test]
