@@ -19,7 +19,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The workspace's packages, as cargo sees them.
+/// The packages that Folgore is made of, as cargo sees them: those of `examples/` are what users build upon it.
 fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
@@ -28,7 +28,9 @@ fn packages() -> Vec<Value> {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    metadata["packages"].as_array().unwrap().clone()
+    let (examples, mut packages) = (root().join("examples"), metadata["packages"].as_array().unwrap().clone());
+    packages.retain(|package| !Path::new(package["manifest_path"].as_str().unwrap()).starts_with(&examples));
+    packages
 }
 
 fn short(name: &str) -> Option<String> {

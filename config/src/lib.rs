@@ -106,6 +106,12 @@ impl Config {
         p
     }
 
+    /// Seconds that a sample waits for its score: enough for every attempt that its rewards may take.
+    pub fn score_deadline_s(&self) -> f64 {
+        let needed = |spec: &RewardSpec| (spec.timeout_s * f64::from(1 + spec.retries) * 1.25).min(MAX_TIMEOUT_S);
+        self.reward.iter().filter(|spec| spec.way() != RewardWay::Held).map(needed).fold(60.0, f64::max)
+    }
+
     /// Puts the number of steps into `optim.max_steps` where passes over the `questions` of the training side were asked for.
     pub fn settle_steps(&mut self, questions: u64) {
         if let Some(epochs) = self.optim.num_train_epochs {

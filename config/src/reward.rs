@@ -36,7 +36,7 @@ pub struct RewardSpec {
     /// What one request holds.
     #[serde(default, skip_serializing_if = "is_default_scope")]
     pub scope: RewardScope,
-    /// Seconds for one request, all its attempts together. This and what follows concerns rewards of the user's own.
+    /// Seconds for one attempt at a request. This and what follows concerns rewards of the user's own.
     #[serde(default = "timeout_s", skip_serializing_if = "is_default_timeout")]
     pub timeout_s: f64,
     /// Further attempts at a request whose failure may pass.

@@ -203,6 +203,7 @@ impl House {
             concurrency: engine.max_concurrent_sequences,
             episode: EpisodeLimits::from(rollout),
             progress_every: usual.progress_every.min(silence / SIGNS_OF_LIFE),
+            score_deadline: Duration::from_secs_f64(hands.config.score_deadline_s()),
             ..usual
         };
         self.supervisor

@@ -2,11 +2,12 @@
 //!
 //! No I/O and no async: plain values, their invariants and their encoding. A sample's life, in the order of the modules:
 //! [`task`] (what to solve), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
-//! (what came back), [`score`] (what it is worth), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
+//! (what came back), [`score`] (what it is worth), [`answer`] (the same, as other programs say it), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
 //! [`replay`] is what the keeper of it all can be asked; [`fleet`] is how processes of one run meet, [`names`] what things
 //! are called on a server. [`envelope`] and [`codec`] say how each of them is written,
 //! [`seed`] where all randomness comes from.
 
+pub mod answer;
 pub mod batch;
 pub mod codec;
 pub mod envelope;
@@ -25,6 +26,7 @@ pub mod subjects;
 pub mod task;
 pub mod trajectory;
 
+pub use answer::Answer;
 pub use batch::{Batch, GroupRecord};
 pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};

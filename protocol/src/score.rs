@@ -51,6 +51,7 @@ pub enum Outcome {
         /// Weighted sum of the parts.
         total: f64,
         /// Where it came from.
+        #[serde(default)]
         parts: Vec<Part>,
     },
     /// The item cannot be judged, by nobody's fault (a gold answer that cannot be parsed): never scored 0.

@@ -27,6 +27,12 @@ pub enum RewardError {
         /// What is wrong.
         reason: String,
     },
+    /// A reward of this name is there already.
+    #[error("reward {name:?}: expected a name that no other reward has")]
+    Taken {
+        /// The name.
+        name: String,
+    },
     /// A weight that is not a finite number.
     #[error("reward {name}: expected a finite weight, got {weight}")]
     Weight {

@@ -1,12 +1,12 @@
 //! Rules by name, and the reward that a configuration asks for.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use folgore_config::{RewardSpec, RewardWay};
+use folgore_config::{RewardScope, RewardSpec};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{PerItem, Reward, RewardError, Rule, Weighted, rules};
+use crate::{PerItem, Reward, RewardError, Rule, Scope, Weighted, external, rules};
 
 type Build = fn(Map<String, Value>) -> Result<Arc<dyn Reward>, String>;
 
@@ -33,49 +33,102 @@ fn rule<A: DeserializeOwned, R: Rule>(
 
 /// Names of all rules, sorted.
 pub fn rule_names() -> impl Iterator<Item = &'static str> {
+    built_in()
+}
+
+fn built_in<'a>() -> impl Iterator<Item = &'a str> {
     RULES.iter().map(|(name, _)| *name)
 }
 
-/// Builds the weighted sum of `specs`; its parts have the names of the rules.
+/// Makes a reward of the arguments that a configuration gives it.
+type Maker = dyn Fn(&Map<String, Value>) -> Result<Arc<dyn Reward>, String> + Send + Sync;
+
+/// The rewards that the executable holds: the built-in rules, and those that a program of its own brings along.
+#[derive(Clone, Default)]
+pub struct Rewards {
+    own: BTreeMap<String, Arc<Maker>>,
+}
+
+impl Rewards {
+    /// Adds the reward `name`, which `make` builds from its arguments.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn add(
+        &mut self,
+        name: &str,
+        make: impl Fn(&Map<String, Value>) -> Result<Arc<dyn Reward>, String> + Send + Sync + 'static,
+    ) -> Result<(), RewardError> {
+        if name.is_empty() || self.names().any(|known| known == name) {
+            return Err(RewardError::Taken { name: name.to_owned() });
+        }
+        self.own.insert(name.to_owned(), Arc::new(make));
+        Ok(())
+    }
+
+    /// Names of all rewards, the built-in ones first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        built_in().chain(self.own.keys().map(String::as_str))
+    }
+
+    /// Builds the weighted sum of `specs`; its parts have the names of the rewards.
+    ///
+    /// # Errors
+    /// If the list is empty, a name is not known (the nearest one is suggested), an argument is not one that the rule takes,
+    /// a reward elsewhere cannot be reached as described, or a weight is not finite.
+    pub fn build(&self, specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
+        if specs.is_empty() {
+            return Err(RewardError::Empty { known: self.known() });
+        }
+        let members = specs.iter().map(|spec| Ok((weight(spec)?, self.member(spec)?)));
+        Ok(Arc::new(Weighted::new(members.collect::<Result<_, RewardError>>()?)))
+    }
+
+    fn member(&self, spec: &RewardSpec) -> Result<Arc<dyn Reward>, RewardError> {
+        let name = spec.name.as_str();
+        let wrong = |reason| RewardError::Args { name: name.to_owned(), reason };
+        if let Some(elsewhere) = external::build(spec).map_err(wrong)? {
+            return Ok(elsewhere);
+        }
+        let made = if let Some((_, build)) = RULES.iter().find(|(known, _)| *known == name) {
+            build(spec.args.clone())
+        } else if let Some(make) = self.own.get(name) {
+            make(&spec.args)
+        } else {
+            return Err(RewardError::Unknown { name: name.to_owned(), hint: self.hint(name), known: self.known() });
+        };
+        let made = made.map_err(wrong)?;
+        if spec.scope != RewardScope::default() && made.scope() != Scope::from(spec.scope) {
+            return Err(wrong("scope: it judges each completion by itself".to_owned()));
+        }
+        Ok(made)
+    }
+
+    fn known(&self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// `, did you mean "..."?` if a reward has a name near enough.
+    fn hint(&self, name: &str) -> String {
+        let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
+        match self.names().map(|known| (distance(known), known)).min() {
+            Some((distance, known)) if distance <= known.len() / 3 + 1 => format!(", did you mean {known:?}?"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// [`Rewards::build`] with the built-in rules alone.
 ///
 /// # Errors
-/// If the list is empty, a name is not known (the nearest one is suggested), an argument is not one that the rule takes, or
-/// a weight is not finite.
+/// As there.
 pub fn build(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
-    if specs.is_empty() {
-        return Err(RewardError::Empty { known: known() });
-    }
-    let members = specs.iter().map(|spec| Ok((weight(spec)?, member(spec)?)));
-    Ok(Arc::new(Weighted::new(members.collect::<Result<_, RewardError>>()?)))
+    Rewards::default().build(specs)
 }
 
 fn weight(spec: &RewardSpec) -> Result<f64, RewardError> {
     let RewardSpec { name, weight, .. } = spec;
     if weight.is_finite() { Ok(*weight) } else { Err(RewardError::Weight { name: name.clone(), weight: *weight }) }
-}
-
-fn member(spec: &RewardSpec) -> Result<Arc<dyn Reward>, RewardError> {
-    if spec.way() != RewardWay::Held {
-        let reason = "rewards outside of the executable cannot be reached yet".to_owned();
-        return Err(RewardError::Args { name: spec.name.clone(), reason });
-    }
-    let Some((_, build)) = RULES.iter().find(|(name, _)| *name == spec.name) else {
-        return Err(RewardError::Unknown { name: spec.name.clone(), hint: hint(&spec.name), known: known() });
-    };
-    build(spec.args.clone()).map_err(|reason| RewardError::Args { name: spec.name.clone(), reason })
-}
-
-fn known() -> String {
-    rule_names().collect::<Vec<_>>().join(", ")
-}
-
-/// `, did you mean "..."?` if a rule has a name near enough.
-fn hint(name: &str) -> String {
-    let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
-    match rule_names().map(|known| (distance(known), known)).min() {
-        Some((distance, known)) if distance <= known.len() / 3 + 1 => format!(", did you mean {known:?}?"),
-        _ => String::new(),
-    }
 }
 
 #[cfg(test)]
@@ -122,6 +175,27 @@ mod tests {
             let Value::Object(args) = args else { unreachable!() };
             assert_eq!(build(args).map(|r| r.name().to_owned()), Ok((*name).to_owned()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_reward_that_was_added_is_found_by_its_name() {
+        let mut rewards = Rewards::default();
+        let same = |_: &Map<String, Value>| rule(Map::new(), rules::numeric::Numeric::new);
+        assert!(matches!(rewards.add("numeric", same), Err(RewardError::Taken { .. })));
+        rewards
+            .add("mine", |args| match args.get("weight") {
+                None => rule(Map::new(), rules::numeric::Numeric::new),
+                Some(_) => Err("unknown argument weight".to_owned()),
+            })
+            .unwrap();
+        assert!(rewards.add("mine", same).is_err());
+        assert!(rewards.build(&[spec("mine", 1.0, json!({}))]).is_ok());
+        let wrong = |specs: &[RewardSpec]| rewards.build(specs).err().unwrap().to_string();
+        assert!(wrong(&[spec("mine", 1.0, json!({"weight": 1}))]).contains("reward mine: unknown argument weight"));
+        assert!(wrong(&[spec("mime", 1.0, json!({}))]).contains("did you mean \"mine\"?"));
+        assert!(error(&[spec("mine", 1.0, json!({}))]).contains("no rule \"mine\""));
+        let group = RewardSpec { scope: RewardScope::Group, ..RewardSpec::held("mine") };
+        assert!(wrong(&[group]).contains("scope"));
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use folgore_actors::link::BoxFuture;
+use folgore_config::RewardScope;
 use folgore_protocol::{Outcome, ScoreItem, ScoreRequest};
 use tokio::sync::Semaphore;
 
@@ -19,6 +20,15 @@ pub enum Scope {
     Sample,
     /// All members of one group: they are judged against each other.
     Group,
+}
+
+impl From<RewardScope> for Scope {
+    fn from(scope: RewardScope) -> Self {
+        match scope {
+            RewardScope::Sample => Scope::Sample,
+            RewardScope::Group => Scope::Group,
+        }
+    }
 }
 
 /// Judges completions, in whatever way: a rule, a model, a program.

@@ -19,8 +19,8 @@ use std::{
 
 use folgore_actors::{Backoff, BoxFuture, CallError, Context, Job, Links, Service, ServiceError, Shutdown, Status};
 use folgore_protocol::{
-    Format, Outcome, PolicyId, PolicyPublished, RolloutJob, ScoreItem, ScoreReply, ScoreRequest, StopReason,
-    Trajectory, subjects,
+    Answer, Format, Outcome, PolicyId, PolicyPublished, RolloutJob, ScoreItem, ScoreRequest, StopReason, Trajectory,
+    subjects,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -300,10 +300,10 @@ impl Crew {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), job.seed);
         let mut attempt = 1;
         loop {
-            let asked: Result<ScoreReply, CallError> =
+            let asked: Result<Answer, CallError> =
                 self.links.call_as(Format::Json, subject, &request, &key, deadline).await;
             match asked {
-                Ok(reply) => return outcome_of(job, reply),
+                Ok(answer) => return outcome_of(job, answer),
                 Err(error) if error.is_transient() && attempt < self.config.score_attempts => {
                     tracing::debug!(seat = key, %error, attempt, "asking for the score again");
                     sleep(backoff.next_wait()).await;
@@ -363,14 +363,12 @@ impl Crew {
     }
 }
 
-/// The outcome of `job` in a reply, checked: a score that is missing or not finite is an error.
-fn outcome_of(job: &RolloutJob, reply: ScoreReply) -> Outcome {
-    let error = |reason: String| Outcome::Error { reason };
-    match reply.outcomes.into_iter().find(|(seat, _)| *seat == job.seat) {
-        None => error(format!("score: the reply has no outcome for {}", job.seat)),
-        Some((_, Outcome::Scored { total, .. })) if !total.is_finite() => {
-            error(format!("score: expected a finite number, got {total}"))
-        }
-        Some((_, outcome)) => outcome,
+/// The outcome of `job` in an answer, whose form is any that a reward may choose.
+fn outcome_of(job: &RolloutJob, answer: Answer) -> Outcome {
+    let error = |reason: String| Outcome::Error { reason: format!("score: {reason}") };
+    match answer.outcomes(subjects::REWARD, &[job.seat]).map(|mut outcomes| outcomes.pop()) {
+        Ok(Some(Outcome::Error { reason })) | Err(reason) => error(reason),
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => error("the answer is empty".to_owned()),
     }
 }

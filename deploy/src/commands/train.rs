@@ -280,7 +280,7 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
 /// Loads and checks everything that a run is made of; `from` is the adapter to go on from.
 pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
-    let reward = folgore_reward::build(&config.reward)?;
+    let reward = crate::reward::build(&config.reward)?;
     config.settle_steps(dataset.train.len());
     let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));

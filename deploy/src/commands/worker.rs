@@ -200,7 +200,7 @@ async fn start(
     slots: Option<u32>,
 ) -> Result<House> {
     let house = House::over(links, None).await?;
-    let reward = folgore_reward::build(&config.reward)?;
+    let reward = crate::reward::build(&config.reward)?;
     let slots = match role {
         Role::Rollout => config.rollout.max_concurrent_sequences,
         _ => slots.unwrap_or(SCORES_AT_ONCE),

@@ -1,0 +1,24 @@
+//! What a program of one's own needs to bring rewards along, and where they are kept.
+
+use std::sync::{Arc, OnceLock};
+
+use folgore_config::RewardSpec;
+pub use folgore_protocol::{Outcome, Part, Prompt, ScoreItem, ScoreRequest, StopReason};
+use folgore_reward::Rewards;
+pub use folgore_reward::{PerItem, Reward, RewardError, Rule, Scope};
+
+/// The `args` of a reward in a run's configuration, by name.
+pub type Args = serde_json::Map<String, serde_json::Value>;
+
+/// A process is one program, and a program's rewards are the same wherever a command builds them.
+static REWARDS: OnceLock<Rewards> = OnceLock::new();
+
+/// Makes `rewards` those of this process, unless it has some already.
+pub(crate) fn install(rewards: Rewards) {
+    REWARDS.get_or_init(|| rewards);
+}
+
+/// Builds the weighted sum of `specs` from the rewards of this process.
+pub(crate) fn build(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
+    REWARDS.get_or_init(Rewards::default).build(specs)
+}
