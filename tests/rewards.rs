@@ -47,18 +47,13 @@ fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_folgore"))
 }
 
-/// All metrics but the clock's, the part's name aside, and the accuracy at the end.
+/// All metrics but the clock's and those that bear the reward's name, and the accuracy at the end.
 fn result(run: &Path) -> (Vec<Line>, [f64; 2]) {
-    let lines = metrics(run).into_iter().map(|line| {
-        let renamed = timeless(line).into_iter().map(|(key, value)| {
-            let part = key.strip_prefix("rewards/").and_then(|rest| rest.rsplit_once('/'));
-            (part.map_or(key.clone(), |(_, what)| format!("rewards/part/{what}")), value)
-        });
-        renamed.collect()
-    });
+    let mut lines: Vec<Line> = metrics(run).into_iter().map(timeless).collect();
+    lines.iter_mut().for_each(|line| line.retain(|key, _| !key.starts_with("rewards/")));
     let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
     let accuracy = ["greedy", "sampled"].map(|name| summary["eval"]["after"][name].as_f64().unwrap());
-    (lines.collect(), accuracy)
+    (lines, accuracy)
 }
 
 /// What the built-in reward comes to, run once for all.
