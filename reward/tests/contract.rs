@@ -112,14 +112,23 @@ fn the_shim_answers_as_published() {
     let contract = Contract::new();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/rewards");
     let folder = tempfile::tempdir().unwrap();
-    let line = folder.path().join("request");
-    std::fs::write(&line, wire::question(7, &request()).unwrap()).unwrap();
-    let done = Command::new("python3")
-        .args([examples.join("folgore_reward.py"), examples.join("exact.py"), "exact".into()])
-        .stdin(std::fs::File::open(&line).unwrap())
-        .output()
-        .unwrap();
-    let reply: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
-    assert!(contract.takes_reply(&reply), "{reply}");
-    assert_eq!(reply, json!({"id": 7, "scores": [0.0, 0.0, 0.0, 0.0]}));
+    let answer = |request: &ScoreRequest| {
+        let line = folder.path().join("request");
+        std::fs::write(&line, wire::question(7, request).unwrap()).unwrap();
+        let done = Command::new("python3")
+            .args([examples.join("folgore_reward.py"), examples.join("exact.py"), "exact".into()])
+            .stdin(std::fs::File::open(&line).unwrap())
+            .output()
+            .unwrap();
+        let reply: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+        assert!(contract.takes_reply(&reply), "{reply}");
+        reply
+    };
+    // The example reads texts: conversations are an exception of its own, and so the whole request is an error.
+    let error = answer(&request());
+    assert!(error["id"] == 7 && error["error"].as_str().unwrap().starts_with("TypeError: "), "{error}");
+    let mut texts = request();
+    texts.items.iter_mut().for_each(|item| item.prompt = Prompt::Text("5+7=".into()));
+    texts.items[0].completion = "<think>5+7=12</think><answer>12</answer>".into();
+    assert_eq!(answer(&texts), json!({"id": 7, "scores": [1.0, 0.0, 0.0, 0.0]}));
 }

@@ -182,7 +182,8 @@ async fn a_hang_ends_with_its_deadline_and_takes_all_it_started_along() {
     }
     // A caller who leaves is as good as a deadline.
     let (mine, folder) = python("act", json!({}));
-    let asking = tokio::spawn(async move { ask(&mine, "hang", PATIENCE).await });
+    let request = ScoreRequest { items: vec![item(0, "hang")], budget_ms: PATIENCE };
+    let asking = tokio::spawn(async move { mine.score(&request).await });
     let pids = file(&folder.path().join("pids")).await;
     asking.abort();
     for pid in pids.split(' ') {

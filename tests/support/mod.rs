@@ -109,11 +109,6 @@ impl Running {
         self.until(|| fs::read_to_string(&path).is_ok_and(|said| said.contains(text)))
     }
 
-    /// What it has printed so far.
-    pub fn said(&self) -> String {
-        self.stream("stdout")
-    }
-
     /// Ends it as a power cut would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
