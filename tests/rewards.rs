@@ -141,32 +141,72 @@ fn python_with_nats() -> PathBuf {
         .clone()
 }
 
+/// A server, and what talks to it for the run `nats`.
+struct OnNats {
+    _server: LocalServer,
+    place: tempfile::TempDir,
+    url: String,
+}
+
+impl OnNats {
+    fn start() -> Self {
+        let place = folder();
+        let executable = nats_server_for_tests().unwrap();
+        let server = LocalServer::start_with(executable, ServerOptions::new(place.path())).unwrap();
+        Self { url: server.url(), _server: server, place }
+    }
+
+    fn worker(&self) -> Running {
+        let mut worker = folgore(["worker", "--nats", &self.url, "--run", "nats", "--name", "w0"]);
+        worker.env("FOLGORE_CACHE", self.place.path());
+        Running::start(worker)
+    }
+
+    /// The Python program, once it answers.
+    fn responder(&self) -> Running {
+        let mut command = Command::new(python_with_nats());
+        command.arg(example("nats_reward.py")).arg(example("exact.py"));
+        let mut responder = Running::start({
+            command.args(["exact", "--run", "nats", "--server", &self.url]);
+            command
+        });
+        assert!(responder.until_it_says("answering for run nats"), "{}", responder.end().stderr);
+        responder
+    }
+}
+
 #[test]
-fn a_nats_responder_in_python_trains_as_the_built_in_reward_does_and_may_come_and_go() {
-    let (python, at, place) = (python_with_nats(), folder(), folder());
-    let server = LocalServer::start_with(nats_server_for_tests().unwrap(), ServerOptions::new(place.path())).unwrap();
-    let url = server.url();
-    let responder = || {
-        let mut command = Command::new(&python);
-        command
-            .arg(example("nats_reward.py"))
-            .arg(example("exact.py"))
-            .args(["exact", "--run", "nats", "--server", &url]);
-        Running::start(command)
-    };
-    let mut head = Running::start(train(&program(), at.path(), "nats", &["--nats", &url]));
-    let mut worker = folgore(["worker", "--nats", &url, "--run", "nats", "--name", "w0"]);
-    worker.env("FOLGORE_CACHE", place.path());
-    let _worker = Running::start(worker);
-    let first = responder();
+fn a_nats_responder_in_python_trains_as_the_built_in_reward_does() {
+    let (nats, at) = (OnNats::start(), folder());
+    let (_responder, _worker) = (nats.responder(), nats.worker());
+    run(train(&program(), at.path(), "nats", &["--nats", &nats.url])).well();
+    as_built_in(&at.path().join("nats"));
+}
+
+/// While nobody answers, places are drawn again and groups dropped whole; the run goes on when somebody is there.
+#[test]
+fn a_nats_responder_may_be_killed_and_started_again() {
+    let (nats, at) = (OnNats::start(), folder());
+    let (first, _worker) = (nats.responder(), nats.worker());
+    let mut head = Running::start(train(&program(), at.path(), "nats", &["--nats", &nats.url]));
     let run = at.path().join("nats");
     assert!(head.until(|| metrics(&run).len() >= 3), "the head went away");
-    // While nobody answers, samples wait for their scores and are asked for again.
     first.kill();
     sleep(Duration::from_millis(500));
-    let _second = responder();
+    let _second = nats.responder();
     head.end().well();
-    as_built_in(&run);
+    let lines = metrics(&run);
+    assert_eq!(lines.len(), 20);
+    assert!(lines.iter().all(|line| number(line, "reward/error") == 0.0), "only scores are trained on");
+    proven(at.path(), "nats");
+}
+
+/// The record of the run proves itself.
+#[track_caller]
+fn proven(at: &Path, name: &str) {
+    let mut command = folgore(["inspect", name, "--check", "--output-dir"]);
+    command.arg(at);
+    run(command).well();
 }
 
 /// A reward that the policy's text makes crash, hang, lie or give up, for about a tenth of the completions each.
@@ -202,12 +242,7 @@ fn a_reward_that_crashes_hangs_and_lies_costs_its_samples_and_trains_no_zero() {
         assert_eq!(number(line, "reward/error") + number(line, "reward/unscorable"), 0.0, "only scores are trained on");
         assert!(number(line, "reward") > 0.1, "no zero slipped in: {line:?}");
     }
-    let check = run({
-        let mut command = folgore(["inspect", "faulty", "--check", "--output-dir"]);
-        command.arg(at.path());
-        command
-    });
-    check.well();
+    proven(at.path(), "faulty");
 }
 
 /// The process of a reward that hangs does not outlive a trainer that is killed.
