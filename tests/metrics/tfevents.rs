@@ -60,7 +60,7 @@ fn checked(bytes: &[u8], length: usize) -> Option<(&[u8], &[u8])> {
     let (data, rest) = bytes.split_at_checked(length)?;
     let (sum, rest) = rest.split_at_checked(4)?;
     let crc = crc32c(data);
-    let masked = ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8);
+    let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
     assert_eq!(u32::from_le_bytes(sum.try_into().unwrap()), masked, "checksum");
     Some((data, rest))
 }

@@ -122,9 +122,7 @@ impl Seen {
             Origin::Rules(what) => self.rules(what),
             Origin::Eval(what) => self.evaluated(what),
             Origin::Status(service, at) => one(self.status(service, at).and_then(number)),
-            Origin::Sum(service, at) => {
-                one(self.status(service, at).map(|value| named(value).iter().map(|(_, n)| n).sum()))
-            }
+            Origin::Sum(service, at) => one(self.status(service, at).map(|value| named(value).values().sum())),
             Origin::Length(service, at) => {
                 one(self.status(service, at).and_then(Value::as_array).map(|list| list.len() as f64))
             }
