@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use folgore_learner::{ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_model::{backend::Backend as _, tokenizer::Tokenizer};
 use folgore_protocol::{Batch, Prompt};
 use serde_json::{Map, Value};
@@ -127,6 +127,14 @@ impl Console {
                 }
             }
         }
+        let sum = |key: &str| metrics.iter().filter_map(|line| line.get(key)?.as_f64()).sum::<f64>();
+        let (errors, unscorable) = (sum("reward/error"), sum("reward/unscorable"));
+        if errors + unscorable > 0.0 {
+            tell!(
+                "the reward failed on {errors} draws and could not judge {unscorable}; none of them was scored 0, {} seats were drawn again",
+                sum("rollout/refilled")
+            );
+        }
         if summary.model == embedded::NAME && summary.complete {
             tell!("{}", report::DEMONSTRATION);
         }
@@ -150,6 +158,16 @@ impl Console {
     }
 }
 
+/// Draws on which the reward failed, where there are any.
+fn errors(line: &Map<String, Value>) -> String {
+    match number(line, "reward/error") {
+        errors if errors > 0.0 => {
+            format!("  reward errors {errors} ({:.1} %)", 100.0 * number(line, "reward/error_share"))
+        }
+        _ => String::new(),
+    }
+}
+
 impl Witness for Console {
     fn goes_on(&self, step: u64) {
         if self.resumes {
@@ -167,13 +185,14 @@ impl Witness for Console {
         let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
         if step.is_multiple_of(self.logging_steps) || step == self.max_steps {
             tell!(
-                "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s  {} left",
+                "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s{}  {} left",
                 self.max_steps,
                 number(line, "reward"),
                 number(line, "completions/mean_length"),
                 number(line, "loss"),
                 number(line, "grad_norm"),
                 number(line, "perf/tokens_per_s"),
+                errors(line),
                 duration(per_step * self.max_steps.saturating_sub(step) as f64),
             );
         }
@@ -208,6 +227,10 @@ impl Witness for Console {
 
     fn saved(&self, step: u64, path: &Path) {
         tracing::info!(step, path = %path.display(), "checkpoint saved");
+    }
+
+    fn alarm(&self, alarm: &Alarm) {
+        tell!("ALARM: {alarm}");
     }
 
     fn waiting(&self, reason: &str) {

@@ -21,7 +21,7 @@ use folgore_model::{
     params::{Params, RandomWeights},
 };
 use folgore_protocol::{
-    Batch, Digest, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
+    Batch, Digest, Draws, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
     SegmentKind, Source, StopReason, Task, Trajectory, seed,
 };
 
@@ -91,7 +91,7 @@ fn batch() -> Batch {
         task: Task { id: format!("bench-{g}"), prompt: Prompt::Text(String::new()), columns: Default::default() },
         members: (0..SAMPLES).map(|sample| member(g, sample)).collect(),
     };
-    Batch { step: 1, groups: (0..GROUPS).map(group).collect(), filtered_groups: 0 }
+    Batch { step: 1, groups: (0..GROUPS).map(group).collect(), filtered_groups: 0, draws: Draws::default() }
 }
 
 fn benches(c: &mut Criterion) {

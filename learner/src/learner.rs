@@ -29,6 +29,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
+    alarm::{Alarm, Alarms},
     ask::{Evaluated, Publication, Waited, ask_replay, evaluate, publish_surely, unexpected},
     checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
     schedule::{NonFiniteGuard, Schedule},
@@ -80,6 +81,8 @@ pub trait Witness: Send + Sync {
     fn saved(&self, step: u64, path: &std::path::Path);
     /// Something that is waited for, in words.
     fn waiting(&self, reason: &str);
+    /// Something that the user has to hear.
+    fn alarm(&self, alarm: &Alarm);
 }
 
 /// Name of [`Standing::first_free_group`] among the cursors of a checkpoint.
@@ -144,6 +147,7 @@ impl<B: Backend> Service for Learner<B> {
                 schedule,
                 lane: Lane::new("learner")?,
                 epoch: 0,
+                alarms: Alarms::default(),
             };
             run.run(parts, self.standing).await
         })
@@ -164,6 +168,7 @@ struct Run {
     lane: Lane,
     /// Fences this learner's policies from those of one that held the run before.
     epoch: u32,
+    alarms: Alarms,
 }
 
 impl Run {
@@ -201,6 +206,7 @@ impl Run {
             self.commit(step, publication.policy).await?;
             policy = self.publish(publication).await?;
             self.witness.stepped(step, &line, &batch);
+            self.alarms.observe(&batch).iter().for_each(|alarm| self.tell(alarm));
             let every = u64::from(self.plan.eval.eval_steps);
             if step.is_multiple_of(every) && step < max_steps {
                 self.evaluate(&format!("step-{step}"), step, policy).await?;
@@ -235,13 +241,16 @@ impl Run {
     }
 
     /// The batch of `step`, however long it takes; the reason of the wait is shown.
-    async fn batch(&self, step: u64) -> Result<Waited<Batch>, ServiceError> {
+    async fn batch(&mut self, step: u64) -> Result<Waited<Batch>, ServiceError> {
         loop {
             let ask = self.ask(ReplayRequest::NextBatch { step }, format!("batch-{step}"));
             match self.context.shutdown.unless_stopping(ask).await {
                 None => return Ok(Waited::Stopping),
                 Some(Ok(ReplayReply::Batch(batch))) => return Ok(Waited::Got(batch)),
-                Some(Ok(ReplayReply::NotYet { reason })) => self.show_wait(&reason),
+                Some(Ok(ReplayReply::NotYet { reason, draws })) => {
+                    self.show_wait(&reason);
+                    self.alarms.waiting(draws).iter().for_each(|alarm| self.tell(alarm));
+                }
                 Some(Ok(other)) => return Err(unexpected("NextBatch", &other)),
                 Some(Err(CallError::Link(folgore_actors::LinkError::Deadline { .. }))) => {
                     self.show_wait("replay is busy")
@@ -348,6 +357,11 @@ impl Run {
 
     async fn ask(&self, request: ReplayRequest, key: String) -> Result<ReplayReply, CallError> {
         ask_replay(&self.context.links, request, &key).await
+    }
+
+    fn tell(&self, alarm: &Alarm) {
+        tracing::warn!(alarm = alarm.label(), "{alarm}");
+        self.witness.alarm(alarm);
     }
 
     fn show_wait(&self, reason: &str) {

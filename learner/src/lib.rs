@@ -1,6 +1,7 @@
 //! Turns trajectories into adapters: replay, objectives, packing, optimiser, checkpoints.
 
 pub mod advantage;
+pub mod alarm;
 pub mod ask;
 pub mod checkpoint;
 pub mod learner;

@@ -63,8 +63,13 @@ fn rewards(batch: &Batch, into: &mut Metrics) {
         into.insert(format!("rewards/{name}/mean"), mean);
         into.insert(format!("rewards/{name}/std"), std);
     }
-    into.insert("reward/unscorable".into(), f64::from(unscorable));
-    into.insert("reward/error".into(), f64::from(errors));
+    // Members of a batch have scores; what had none is told by the draws.
+    let draws = &batch.draws;
+    into.insert("reward/unscorable".into(), f64::from(unscorable) + draws.unscorable as f64);
+    into.insert("reward/error".into(), f64::from(errors) + draws.errors as f64);
+    into.insert("reward/error_share".into(), draws.error_share().unwrap_or(0.0));
+    into.insert("rollout/unplayed".into(), draws.unplayed as f64);
+    into.insert("rollout/refilled".into(), draws.refilled as f64);
 }
 
 /// Lengths count sampled tokens of all rows of a trajectory; a terminated one was not cut off.

@@ -8,7 +8,7 @@ use folgore_learner::{
     packing::{Columns, Flat, PackError, PackedBatch, pack, split_groups},
 };
 use folgore_protocol::{
-    batch::{Batch, GroupRecord},
+    batch::{Batch, Draws, GroupRecord},
     generate::StopReason,
     ids::{Digest, GroupId, PolicyId, SeatKey},
     job::Purpose,
@@ -52,7 +52,12 @@ fn trajectory(group: u64, sample: u32, rows: Vec<Row>, reward: f64) -> Trajector
 fn batch(groups: Vec<Vec<Trajectory>>) -> Batch {
     let task = Task { id: "t".into(), prompt: Prompt::Text("q".into()), columns: Default::default() };
     let group = |(g, members): (usize, _)| GroupRecord { id: GroupId(g as u64), task: task.clone(), members };
-    Batch { step: 4, groups: groups.into_iter().enumerate().map(group).collect(), filtered_groups: 1 }
+    Batch {
+        step: 4,
+        groups: groups.into_iter().enumerate().map(group).collect(),
+        filtered_groups: 1,
+        draws: Draws::default(),
+    }
 }
 
 fn ones(batch: &Batch) -> Vec<Vec<f64>> {

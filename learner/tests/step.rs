@@ -19,7 +19,7 @@ use folgore_model::{
     params::{Params, random_weights},
 };
 use folgore_protocol::{
-    Batch, Digest, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
+    Batch, Digest, Draws, GroupId, GroupRecord, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
     SegmentKind, Source, StopReason, Task, Trajectory, seed,
 };
 
@@ -102,7 +102,7 @@ fn batch(trainee: &Trainee<Cpu>, groups: u64) -> Batch {
         task: Task { id: format!("t{g}"), prompt: Prompt::Text("q".into()), columns: Default::default() },
         members: (0..4).map(|m| member(g, m)).collect(),
     };
-    Batch { step: 1, groups: (0..groups).map(group).collect(), filtered_groups: 0 }
+    Batch { step: 1, groups: (0..groups).map(group).collect(), filtered_groups: 0, draws: Draws::default() }
 }
 
 fn settings(loss_type: LossType, tokens: usize) -> StepSettings {

@@ -22,6 +22,30 @@ impl GroupRecord {
     }
 }
 
+/// What became of the draws that a batch was gathered from, those of left-out groups included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Draws {
+    /// The reward gave a score.
+    pub scored: u64,
+    /// The reward failed.
+    pub errors: u64,
+    /// The reward could not judge the item.
+    pub unscorable: u64,
+    /// There was nothing to judge: the episode could not be played.
+    pub unplayed: u64,
+    /// Seats drawn again, for these reasons and others.
+    pub refilled: u64,
+}
+
+impl Draws {
+    /// Share of the draws put to the reward on which it failed; none if there were none.
+    pub fn error_share(&self) -> Option<f64> {
+        let judged = self.scored + self.errors + self.unscorable;
+        (judged > 0).then(|| self.errors as f64 / judged as f64)
+    }
+}
+
 /// The groups of one optimiser step, in the order of their ids. Step numbers start at 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
@@ -31,4 +55,7 @@ pub struct Batch {
     pub groups: Vec<GroupRecord>,
     /// Groups that were closed for this step and left out (equal rewards, unscorable), for the metrics.
     pub filtered_groups: u32,
+    /// What became of the draws.
+    #[serde(default)]
+    pub draws: Draws,
 }

@@ -27,7 +27,7 @@ pub mod task;
 pub mod trajectory;
 
 pub use answer::Answer;
-pub use batch::{Batch, GroupRecord};
+pub use batch::{Batch, Draws, GroupRecord};
 pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};
 pub use fleet::{DeadLetter, Heartbeat, Hello, HelloReply, RunCard};

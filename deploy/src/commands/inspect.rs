@@ -142,7 +142,9 @@ impl Found {
             Err(why) => return why.clone(),
         };
         let mut text = format!("{} trajectories, {} groups closed", record.trajectories, record.closed_groups);
-        for (what, counts) in [("dropped", &record.dropped_groups), ("refused", &record.refused)] {
+        for (what, counts) in
+            [("dropped", &record.dropped_groups), ("drawn in vain", &record.rejected), ("refused", &record.refused)]
+        {
             for (reason, count) in counts {
                 let _ = write!(text, ", {count} {what} ({reason})"); // writing to a String does not fail
             }

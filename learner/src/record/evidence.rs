@@ -29,8 +29,12 @@ pub struct Rules {
 /// Why one draw of a seat was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DrawEnd {
-    /// Its reward failed, or it could not be played.
-    NoScore,
+    /// Its reward failed.
+    RewardError,
+    /// Its reward could not judge it.
+    Unscorable,
+    /// It could not be played: there was nothing to judge.
+    Unplayed,
     /// Handed out as often as may be, and nothing came back.
     Unanswered,
     /// Its rows could not be learned from.
@@ -45,7 +49,9 @@ impl DrawEnd {
     /// The name in reports.
     pub fn label(self) -> &'static str {
         match self {
-            DrawEnd::NoScore => "no_score",
+            DrawEnd::RewardError => "reward_error",
+            DrawEnd::Unscorable => "unscorable",
+            DrawEnd::Unplayed => "unplayed",
             DrawEnd::Unanswered => "unanswered",
             DrawEnd::Rows => "rows",
             DrawEnd::Reward => "reward",
@@ -220,6 +226,8 @@ pub struct Sums {
     pub filled: u64,
     /// Draws beyond the first.
     pub redrawn: u64,
+    /// Draws that were not kept, by what ended them.
+    pub rejected: BTreeMap<String, u64>,
     /// Groups of which every seat was filled at the end.
     pub closed: u64,
 }
@@ -248,6 +256,9 @@ impl Sums {
         let voided = rejected.iter().filter(|draw| **draw == DrawEnd::Void).count() as u64;
         self.filled += voided + u64::from(filled);
         self.redrawn += u64::from(redrawn);
+        for draw in rejected {
+            *self.rejected.entry(draw.label().to_owned()).or_default() += 1;
+        }
     }
 }
 

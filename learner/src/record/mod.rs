@@ -239,7 +239,7 @@ impl Record {
                 Ok(GroupRecord { id, task: group.task, members })
             });
             let groups = groups.collect::<Result<Vec<_>, Trouble>>()?;
-            Ok(Some(Batch { step, groups, filtered_groups: row.left_out }))
+            Ok(Some(Batch { step, groups, filtered_groups: row.left_out, draws: row.draws }))
         })
     }
 

@@ -6,7 +6,9 @@ use std::{
     ops::Range,
 };
 
-use folgore_protocol::{EvalItem, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, StopReason, Task, Trajectory};
+use folgore_protocol::{
+    Draws, EvalItem, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, StopReason, Task, Trajectory,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{codec::as_json, evidence::DrawEnd};
@@ -44,6 +46,8 @@ pub struct Counters {
     pub filled: u64,
     /// Draws of seats for training beyond the first of each.
     pub redrawn: u64,
+    /// Draws of seats for training that were not kept, by what ended them.
+    pub rejected: BTreeMap<String, u64>,
     /// Number of the next entry of the log.
     pub next_entry: u64,
     /// Strikes against workers, by name.
@@ -118,6 +122,8 @@ pub struct StepRow {
     pub left_out: u32,
     /// Why the last one was left out.
     pub last_drop: Option<String>,
+    /// What became of the draws of all its groups.
+    pub draws: Draws,
     /// The groups of its batch, in order; none while it is gathered.
     pub batch: Option<Vec<GroupId>>,
 }
@@ -252,6 +258,6 @@ mod tests {
         pruned.fold_group(&end, b"row");
         pruned.fold_entry(&commit, b"row");
         bytes.extend(codec::encode(&(group, end, commit, takeover, pruned)).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (2, "3319b4647a0e"));
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (3, "321f8c530702"));
     }
 }

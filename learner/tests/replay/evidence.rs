@@ -134,7 +134,7 @@ fn every_proof_fails_where_the_record_was_tampered_with() {
         ("seats", "2 draws were opened, 0 were rejected", |r| with_end(r, |e| e.seats[0].draws = 2)),
         ("seats", "in a batch, and empty", |r| with_end(r, |e| e.seats[1].filled = None)),
         ("seats", "drawn 9 times", |r| {
-            with_end(r, |e| (e.seats[0].draws, e.seats[0].rejected) = (9, vec![DrawEnd::NoScore; 8]))
+            with_end(r, |e| (e.seats[0].draws, e.seats[0].rejected) = (9, vec![DrawEnd::RewardError; 8]))
         }),
         ("batches", "not its 2", |r| with_end(r, |e| e.fate = Fate::Dropped("stale".into()))),
         ("batches", "has 1 seats", |r| with_end(r, |e| drop(e.seats.pop()))),

@@ -65,6 +65,38 @@ fn a_failed_reward_draws_anew_and_then_drops_the_group_whole() {
     let status = store.ledger().status();
     assert_eq!(status.refused, [("no_score".to_owned(), 3)]);
     assert_eq!(status.dropped_groups, 1);
+    assert_eq!((status.rejected, status.redrawn), (vec![("reward_error".to_owned(), 3)], 2));
+    let draws = batch.draws;
+    assert_eq!((draws.errors, draws.refilled, draws.unscorable, draws.scored), (3, 2, 0, status.scored));
+    assert_eq!(draws.error_share(), Some(3.0 / (3 + status.scored) as f64));
+}
+
+#[test]
+fn draws_without_a_score_are_told_apart_by_what_ended_them() {
+    let disk = MemoryDisk::default();
+    let mut store = open(settings(), &disk);
+    let jobs = change(&mut store, |l| l.open_seats(0, 100, false));
+    for (job, fault) in jobs.iter().zip(0..) {
+        let mut trajectory = play(job, policy_for(job), CALM);
+        match fault {
+            0 => trajectory.outcome = Outcome::Unscorable { reason: "no gold answer".into() },
+            1 => {
+                trajectory.outcome = Outcome::Error { reason: "the engine is gone".into() };
+                trajectory.rows.clear();
+            }
+            2 => trajectory.outcome = Outcome::Error { reason: "crashed".into() },
+            3 => trajectory.outcome = Outcome::Scored { total: f64::INFINITY, parts: Vec::new() },
+            _ => {}
+        }
+        change(&mut store, |l| l.ingest(trajectory));
+    }
+    let status = store.ledger().status();
+    let counted = |label: &str| status.rejected.iter().find(|(name, _)| name == label).map(|(_, n)| *n);
+    for label in ["unscorable", "unplayed", "reward_error", "reward"] {
+        assert_eq!(counted(label), Some(1), "{label} of {:?}", status.rejected);
+    }
+    assert_eq!((status.redrawn, status.scored), (4, jobs.len() as u64 - 4));
+    assert!(store.check().unwrap().holds());
 }
 
 #[test]

@@ -15,8 +15,8 @@ use folgore_model::{
     lora::Adapter,
 };
 use folgore_protocol::{
-    Batch, Generated, GroupId, GroupRecord, Outcome, Prompt, Purpose, Row, RunLength, SeatKey, Segment, SegmentKind,
-    Source, Task, Trajectory, seed,
+    Batch, Draws, Generated, GroupId, GroupRecord, Outcome, Prompt, Purpose, Row, RunLength, SeatKey, Segment,
+    SegmentKind, Source, Task, Trajectory, seed,
 };
 use serde_json::json;
 
@@ -178,7 +178,7 @@ impl Run {
             let prompt = prompts[seat.group.0 as usize].clone();
             groups[seat.group.0 as usize].members.push(trajectory(subject, seat, prompt, generated));
         }
-        Ok(Batch { step, groups, filtered_groups: 0 })
+        Ok(Batch { step, groups, filtered_groups: 0, draws: Draws::default() })
     }
 
     /// What the step has to compute: each prompt once and each new token but the last, forward twice and backward once.

@@ -104,6 +104,7 @@ impl Books<'_> {
         found.equal("groups dropped", &sums.dropped, &counters.dropped_groups);
         found.equal("seats filled", sums.filled, counters.filled);
         found.equal("seats drawn again", sums.redrawn, counters.redrawn);
+        found.equal("draws not kept", &sums.rejected, &counters.rejected);
         found.equal("groups closed", sums.closed + counters.reopened_groups, counters.closed_groups);
         found.equal("entries of the log", pruned.entries + self.evidence.log.len() as u64, counters.next_entry);
         found.expect(counters.trajectories >= counters.filled, || {
