@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod nats;
+pub mod reward;
 #[cfg(test)]
 mod written;
 
@@ -46,6 +47,9 @@ pub enum Command {
     /// A worker of `bench scale`
     #[command(hide = true)]
     BenchWorker(bench::BenchWorkerArgs),
+    /// Tries a reward out before it is trained with
+    #[command(subcommand)]
+    Reward(reward::RewardCommand),
     /// Sets up a NATS server for runs on several machines
     #[command(subcommand)]
     Nats(nats::NatsCommand),

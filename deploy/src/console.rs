@@ -131,8 +131,15 @@ impl Console {
         let (errors, unscorable) = (sum("reward/error"), sum("reward/unscorable"));
         if errors + unscorable > 0.0 {
             tell!(
-                "the reward failed on {errors} draws and could not judge {unscorable}; none of them was scored 0, {} seats were drawn again",
+                "the reward failed on {errors} draws and could not judge {unscorable}; none of them was scored 0, {} seats were drawn \
+                 again",
                 sum("rollout/refilled")
+            );
+        }
+        let groups = sum("reward/unscored_groups");
+        if groups > 0.0 {
+            tell!(
+                "{groups} groups were left out whole, because a member of theirs got no score however often it was drawn"
             );
         }
         if summary.model == embedded::NAME && summary.complete {

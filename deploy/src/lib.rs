@@ -99,6 +99,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Loss(args) => commands::loss::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::BenchWorker(args) => commands::bench::worker(args),
+        Command::Reward(command) => commands::reward::run(command),
         Command::Nats(command) => commands::nats::run(command),
     }
 }

@@ -91,7 +91,13 @@ fn batch() -> Batch {
         task: Task { id: format!("bench-{g}"), prompt: Prompt::Text(String::new()), columns: Default::default() },
         members: (0..SAMPLES).map(|sample| member(g, sample)).collect(),
     };
-    Batch { step: 1, groups: (0..GROUPS).map(group).collect(), filtered_groups: 0, draws: Draws::default() }
+    Batch {
+        step: 1,
+        groups: (0..GROUPS).map(group).collect(),
+        filtered_groups: 0,
+        unscored_groups: 0,
+        draws: Draws::default(),
+    }
 }
 
 fn benches(c: &mut Criterion) {

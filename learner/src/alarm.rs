@@ -107,6 +107,7 @@ impl fmt::Display for Alarm {
 pub struct Alarms {
     equal_steps: u32,
     equal_told: bool,
+    /// Draws of the run at the ends of the last steps.
     draws: VecDeque<Draws>,
     errors_told: bool,
     /// Mean reward and means of second scorers of each step.
@@ -115,24 +116,17 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// A step was trained on `batch`; gives what begins to be wrong with it.
+    /// A step was trained on `batch`; gives what begins to be wrong with its rewards.
     pub fn observe(&mut self, batch: &Batch) -> Vec<Alarm> {
         let groups: Vec<Vec<f64>> =
             batch.groups.iter().map(|group| group.rewards().into_iter().flatten().collect()).collect();
-        push(&mut self.draws, batch.draws, ERROR_STEPS);
         let mut alarms: Vec<Alarm> = self.equal(&groups).into_iter().collect();
-        alarms.extend(self.errors(Draws::default()));
         let all: Vec<f64> = groups.concat();
         if !all.is_empty() {
             push(&mut self.means, (Moments::of(&all).mean, second_scorers(batch)), 2 * HALF);
             alarms.extend(self.second());
         }
         alarms
-    }
-
-    /// A batch is waited for, whose draws so far are `draws`: a reward that always fails never completes one.
-    pub fn waiting(&mut self, draws: Draws) -> Option<Alarm> {
-        self.errors(draws)
     }
 
     fn equal(&mut self, groups: &[Vec<f64>]) -> Option<Alarm> {
@@ -150,14 +144,20 @@ impl Alarms {
             .then_some(Alarm::EqualRewards { steps: self.equal_steps, reward: one.then_some(first) })
     }
 
-    fn errors(&mut self, open: Draws) -> Option<Alarm> {
-        let all = || self.draws.iter().chain([&open]);
-        let errors: u64 = all().map(|draws| draws.errors).sum();
-        let judged: u64 = all().map(|draws| draws.errors + draws.scored + draws.unscorable).sum();
-        let share = errors as f64 / judged.max(1) as f64;
+    /// The draws of the run so far, at the end of a step or (`waiting`) while one is waited for: a reward that always fails
+    /// never completes one. The first call says where this launch begins.
+    pub fn draws(&mut self, so_far: Draws, waiting: bool) -> Option<Alarm> {
+        let before = self.draws.front().copied().unwrap_or(so_far);
+        if !waiting || self.draws.is_empty() {
+            push(&mut self.draws, so_far, ERROR_STEPS);
+        }
+        let since = |value: fn(&Draws) -> u64| value(&so_far).saturating_sub(value(&before));
+        let errors = since(|draws| draws.errors);
+        let judged = errors + since(|draws| draws.scored) + since(|draws| draws.unscorable);
         if judged < ERROR_DRAWS {
             return None;
         }
+        let share = errors as f64 / judged as f64;
         let told = self.errors_told;
         self.errors_told = if told { share > ERROR_SHARE.1 } else { share > ERROR_SHARE.0 };
         (self.errors_told && !told).then_some(Alarm::Errors { errors, judged })
@@ -178,7 +178,9 @@ impl Alarms {
         for name in names {
             let Some(second) = halves(&|(_, seconds)| seconds.get(&name).copied()) else { continue };
             let told = self.second_told.get(&name).copied().unwrap_or(false);
-            let begins = reward.by >= RISEN && second.by <= 0.0;
+            // Everything good that it looks for is there already: it has nowhere to rise to.
+            let full = second.constant.is_some_and(|value| value > 0.0);
+            let begins = reward.by >= RISEN && second.by <= 0.0 && !full;
             let goes_on = told && second.by < FOLLOWS && reward.by > 0.0;
             self.second_told.insert(name.clone(), begins || goes_on);
             if begins && !told {
@@ -194,6 +196,8 @@ struct Rise {
     means: (f64, f64),
     /// By how many standard errors of the difference.
     by: f64,
+    /// The one value that all of them have, if they have.
+    constant: Option<f64>,
 }
 
 impl Rise {
@@ -204,7 +208,8 @@ impl Rise {
         let difference = b.mean - a.mean;
         // Numbers that do not vary at all differ for certain, or not at all.
         let by = if difference == 0.0 { 0.0 } else { difference / error };
-        Self { means: (a.mean, b.mean), by }
+        let constant = values.first().copied().filter(|first| values.iter().all(|value| value == first));
+        Self { means: (a.mean, b.mean), by, constant }
     }
 }
 
@@ -267,7 +272,13 @@ mod tests {
             task: task(),
             members: rewards.iter().map(|r| member(outcome(*r))).collect(),
         };
-        Batch { step: 1, groups: groups.iter().map(group).collect(), filtered_groups: 0, draws: Draws::default() }
+        Batch {
+            step: 1,
+            groups: groups.iter().map(group).collect(),
+            filtered_groups: 0,
+            unscored_groups: 0,
+            draws: Draws::default(),
+        }
     }
 
     fn draws(scored: u64, errors: u64) -> Draws {
@@ -295,23 +306,26 @@ mod tests {
 
     #[test]
     fn errors_are_told_above_five_in_a_hundred_once_an_episode() {
-        let mut alarms = Alarms::default();
-        let step = |alarms: &mut Alarms, scored, errors| {
-            alarms.observe(&Batch { draws: draws(scored, errors), ..batch(&[&[0.0, 1.0]], 0.0) })
+        let (mut alarms, mut so_far) = (Alarms::default(), draws(0, 0));
+        assert_eq!(alarms.draws(so_far, false), None);
+        let mut step = |scored, errors| {
+            so_far.add(&draws(scored, errors));
+            alarms.draws(so_far, false)
         };
-        assert!((0..30).all(|_| step(&mut alarms, 95, 5).is_empty()), "five in a hundred is not above it");
-        assert_eq!(step(&mut alarms, 90, 10), [Alarm::Errors { errors: 55, judged: 1000 }]);
-        assert!((0..30).all(|_| step(&mut alarms, 97, 3).is_empty()), "between the marks it goes on");
-        assert!((0..30).all(|_| step(&mut alarms, 100, 0).is_empty()), "it ends");
-        assert_eq!(step(&mut alarms, 0, 100).len(), 1, "and begins again");
+        assert!((0..30).all(|_| step(95, 5).is_none()), "five in a hundred is not above it");
+        assert_eq!(step(90, 10), Some(Alarm::Errors { errors: 55, judged: 1000 }));
+        assert!((0..30).all(|_| step(97, 3).is_none()), "between the marks it goes on");
+        assert!((0..30).all(|_| step(100, 0).is_none()), "it ends");
+        assert!(step(0, 100).is_some(), "and begins again");
     }
 
     #[test]
     fn a_reward_that_always_fails_is_told_before_the_first_batch() {
         let mut alarms = Alarms::default();
-        assert_eq!(alarms.waiting(draws(0, 19)), None, "too few to tell");
-        assert_eq!(alarms.waiting(draws(0, 20)), Some(Alarm::Errors { errors: 20, judged: 20 }));
-        assert_eq!(alarms.waiting(draws(0, 40)), None, "told once");
+        assert_eq!(alarms.draws(draws(500, 400), true), None, "what was before this launch");
+        assert_eq!(alarms.draws(draws(500, 419), true), None, "too few to tell");
+        assert_eq!(alarms.draws(draws(500, 420), true), Some(Alarm::Errors { errors: 20, judged: 20 }));
+        assert_eq!(alarms.draws(draws(500, 440), true), None, "told once");
     }
 
     /// Observes a run whose reward and second scorer go as the functions say; gives what was told.
@@ -319,7 +333,7 @@ mod tests {
         let mut alarms = Alarms::default();
         // A wave stands for noise.
         let noise = |step: f64| (step * 1.7).sin() * 0.02;
-        let batch = |step: f64| batch(&[&[reward(step) + noise(step), 1.0]], second(step) + noise(step + 1.0));
+        let batch = |step: f64| batch(&[&[reward(step) + noise(step), 1.0]], second(step));
         (0..steps).map(f64::from).flat_map(|step| alarms.observe(&batch(step))).collect()
     }
 
@@ -332,6 +346,8 @@ mod tests {
         assert_eq!(watch(60, rises, rises), [], "both rise");
         assert_eq!(watch(60, |_| 0.5, |step| -step), [], "the reward does not rise");
         assert_eq!(watch(19, rises, |_| 0.0), [], "too early to tell");
+        assert_eq!(watch(60, rises, |_| 0.0).len(), 1, "nothing right is found");
+        assert_eq!(watch(60, rises, |_| 1.0), [], "it has nowhere to rise to");
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl Run {
     async fn run<B: Backend>(mut self, mut parts: LearnerParts<B>, mut standing: Standing) -> Result<(), ServiceError> {
         let Waited::Got(epoch) = self.take_over(&parts.trainee, &standing).await? else { return Ok(()) };
         self.epoch = epoch;
+        self.count_draws(false).await;
         // Not earlier: a run that is held, or has changed, is refused and stays as it is.
         parts.metrics.cut_back(standing.step).map_err(|e| format!("{}: {e}", parts.metrics.path().display()))?;
         self.witness.goes_on(standing.step);
@@ -207,6 +208,7 @@ impl Run {
             policy = self.publish(publication).await?;
             self.witness.stepped(step, &line, &batch);
             self.alarms.observe(&batch).iter().for_each(|alarm| self.tell(alarm));
+            self.count_draws(false).await;
             let every = u64::from(self.plan.eval.eval_steps);
             if step.is_multiple_of(every) && step < max_steps {
                 self.evaluate(&format!("step-{step}"), step, policy).await?;
@@ -247,9 +249,9 @@ impl Run {
             match self.context.shutdown.unless_stopping(ask).await {
                 None => return Ok(Waited::Stopping),
                 Some(Ok(ReplayReply::Batch(batch))) => return Ok(Waited::Got(batch)),
-                Some(Ok(ReplayReply::NotYet { reason, draws })) => {
+                Some(Ok(ReplayReply::NotYet { reason })) => {
                     self.show_wait(&reason);
-                    self.alarms.waiting(draws).iter().for_each(|alarm| self.tell(alarm));
+                    self.count_draws(true).await;
                 }
                 Some(Ok(other)) => return Err(unexpected("NextBatch", &other)),
                 Some(Err(CallError::Link(folgore_actors::LinkError::Deadline { .. }))) => {
@@ -357,6 +359,14 @@ impl Run {
 
     async fn ask(&self, request: ReplayRequest, key: String) -> Result<ReplayReply, CallError> {
         ask_replay(&self.context.links, request, &key).await
+    }
+
+    /// Tells if the reward fails often. Replay that does not answer now is asked again after the next step.
+    async fn count_draws(&mut self, waiting: bool) {
+        let asked = self.context.shutdown.unless_stopping(self.ask(ReplayRequest::Status {}, "status".into())).await;
+        if let Some(Ok(ReplayReply::Status(status))) = asked {
+            self.alarms.draws(status.draws, waiting).iter().for_each(|alarm| self.tell(alarm));
+        }
     }
 
     fn tell(&self, alarm: &Alarm) {

@@ -68,6 +68,7 @@ fn rewards(batch: &Batch, into: &mut Metrics) {
     into.insert("reward/unscorable".into(), f64::from(unscorable) + draws.unscorable as f64);
     into.insert("reward/error".into(), f64::from(errors) + draws.errors as f64);
     into.insert("reward/error_share".into(), draws.error_share().unwrap_or(0.0));
+    into.insert("reward/unscored_groups".into(), f64::from(batch.unscored_groups));
     into.insert("rollout/unplayed".into(), draws.unplayed as f64);
     into.insert("rollout/refilled".into(), draws.refilled as f64);
 }

@@ -56,6 +56,7 @@ fn batch(groups: Vec<Vec<Trajectory>>) -> Batch {
         step: 4,
         groups: groups.into_iter().enumerate().map(group).collect(),
         filtered_groups: 1,
+        unscored_groups: 0,
         draws: Draws::default(),
     }
 }

@@ -102,7 +102,13 @@ fn batch(trainee: &Trainee<Cpu>, groups: u64) -> Batch {
         task: Task { id: format!("t{g}"), prompt: Prompt::Text("q".into()), columns: Default::default() },
         members: (0..4).map(|m| member(g, m)).collect(),
     };
-    Batch { step: 1, groups: (0..groups).map(group).collect(), filtered_groups: 0, draws: Draws::default() }
+    Batch {
+        step: 1,
+        groups: (0..groups).map(group).collect(),
+        filtered_groups: 0,
+        unscored_groups: 0,
+        draws: Draws::default(),
+    }
 }
 
 fn settings(loss_type: LossType, tokens: usize) -> StepSettings {

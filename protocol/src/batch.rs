@@ -22,7 +22,7 @@ impl GroupRecord {
     }
 }
 
-/// What became of the draws that a batch was gathered from, those of left-out groups included.
+/// What became of draws of seats for training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Draws {
@@ -39,6 +39,16 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Draws) {
+        let Draws { scored, errors, unscorable, unplayed, refilled } = other;
+        self.scored += scored;
+        self.errors += errors;
+        self.unscorable += unscorable;
+        self.unplayed += unplayed;
+        self.refilled += refilled;
+    }
+
     /// Share of the draws put to the reward on which it failed; none if there were none.
     pub fn error_share(&self) -> Option<f64> {
         let judged = self.scored + self.errors + self.unscorable;
@@ -55,7 +65,11 @@ pub struct Batch {
     pub groups: Vec<GroupRecord>,
     /// Groups that were closed for this step and left out (equal rewards, unscorable), for the metrics.
     pub filtered_groups: u32,
-    /// What became of the draws.
+    /// Those of them that were left out because a member got no score.
+    #[serde(default)]
+    pub unscored_groups: u32,
+    /// What became of the draws of its groups. Those of left-out groups are not among them: how many there were before a group
+    /// was given up depends on who came first.
     #[serde(default)]
     pub draws: Draws,
 }

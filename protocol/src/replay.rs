@@ -94,9 +94,6 @@ pub enum ReplayReply {
     NotYet {
         /// What it waits for.
         reason: String,
-        /// What became of the draws so far.
-        #[serde(default)]
-        draws: Draws,
     },
     /// Done as asked.
     Done {},
@@ -187,15 +184,12 @@ pub struct ReplayStatus {
     pub trajectories: u64,
     /// Trajectories refused, by reason.
     pub refused: Vec<(String, u64)>,
-    /// Draws for training that the reward scored.
+    /// What became of the draws for training.
     #[serde(default)]
-    pub scored: u64,
+    pub draws: Draws,
     /// Draws for training that were not kept, by what ended them (`reward_error`, `unscorable`, `unplayed`, ...).
     #[serde(default)]
     pub rejected: Vec<(String, u64)>,
-    /// Draws for training beyond the first of their seat.
-    #[serde(default)]
-    pub redrawn: u64,
     /// Groups closed.
     pub closed_groups: u64,
     /// Groups dropped whole (unscorable, stale, equal rewards).

@@ -130,8 +130,8 @@ impl Found {
         self.evaluations(&mut out)?;
         for sample in &self.samples {
             writeln!(out, "\nstep {}  {}  {}", sample.step, sample.task_id, verdict(sample))?;
-            writeln!(out, "  asked  {}", shortened(sample.prompt.as_deref().unwrap_or("(not recorded)")))?;
-            writeln!(out, "  said   {}", shortened(&sample.completion))?;
+            writeln!(out, "  asked  {}", shortened(sample.prompt.as_deref().unwrap_or("(not recorded)"), TEXT))?;
+            writeln!(out, "  said   {}", shortened(&sample.completion, TEXT))?;
         }
         Ok(out)
     }
@@ -176,7 +176,7 @@ impl Found {
 }
 
 /// Whoever holds the lock of the run; it is only looked at.
-fn writer(run: &Path) -> Option<String> {
+pub(super) fn writer(run: &Path) -> Option<String> {
     let file = File::open(run.join("lock")).ok()?;
     match file.try_lock_shared() {
         Err(fs::TryLockError::WouldBlock) => Some(lock::holder(run).unwrap_or_else(|| "another process".into())),
@@ -201,7 +201,7 @@ fn counters(path: &Path) -> Result<Counters, String> {
 }
 
 /// Reads the record at `path` through a copy: opening a database writes to it.
-fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, RecordError>) -> Result<T, String> {
+pub(super) fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, RecordError>) -> Result<T, String> {
     let say = |e: std::io::Error| format!("{}: {e}", path.display());
     let folder = tempfile::Builder::new().prefix("folgore-inspect-").tempdir().map_err(say)?;
     let copy = folder.path().join("record.redb");
@@ -242,7 +242,7 @@ fn accuracy(m: &Measured) -> String {
 }
 
 /// Four significant digits, without trailing noise.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if value == 0.0 => "0".into(),
@@ -253,15 +253,15 @@ fn number(value: f64) -> String {
     }
 }
 
-/// One line of a text, shortened.
-fn shortened(text: &str) -> String {
+/// One line of a text, at most `most` characters of it.
+pub(super) fn shortened(text: &str, most: usize) -> String {
     let line: String = text
         .chars()
         .flat_map(|c| if c == '\n' { vec!['⏎'] } else { vec![c] })
         .filter(|c| !c.is_control())
-        .take(TEXT)
+        .take(most)
         .collect();
-    if text.chars().count() > TEXT { format!("{line}…") } else { line }
+    if text.chars().count() > most { format!("{line}…") } else { line }
 }
 
 /// A curve of at most `width` characters: means of equal parts, between the least and the greatest of them.
@@ -302,8 +302,8 @@ mod tests {
 
     #[test]
     fn samples_cannot_write_to_the_terminal() {
-        assert_eq!(shortened("a\n\u{1b}[31mb"), "a⏎[31mb");
-        assert!(shortened(&"x".repeat(1000)).ends_with('…'));
+        assert_eq!(shortened("a\n\u{1b}[31mb", TEXT), "a⏎[31mb");
+        assert!(shortened(&"x".repeat(1000), TEXT).ends_with('…'));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod loss;
 pub mod make_base;
 pub mod nats;
+pub mod reward;
 pub mod score;
 pub mod tokenize;
 pub mod train;

@@ -16,6 +16,7 @@ use folgore_model::{
     files::{peft::AdapterFile, safetensors},
 };
 use folgore_protocol::Role;
+use folgore_reward::Scope;
 
 use crate::{
     capacity,
@@ -281,6 +282,13 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
 pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
     let reward = crate::reward::build(&config.reward)?;
+    if reward.scope() == Scope::Group {
+        bail!(
+            "reward {}: scope: group cannot be trained with yet: a run asks for the score of one completion at a time; \
+             `folgore reward test` runs it over saved groups",
+            reward.name()
+        );
+    }
     config.settle_steps(dataset.train.len());
     let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use folgore_protocol::{Digest, GroupId, PolicyId};
+use folgore_protocol::{Digest, Draws, GroupId, PolicyId};
 use serde::{Deserialize, Serialize};
 
 use super::rows::{GroupRow, SeatRow};
@@ -46,6 +46,27 @@ pub enum DrawEnd {
 }
 
 impl DrawEnd {
+    /// Every end.
+    pub const ALL: [DrawEnd; 7] = [
+        DrawEnd::RewardError,
+        DrawEnd::Unscorable,
+        DrawEnd::Unplayed,
+        DrawEnd::Unanswered,
+        DrawEnd::Rows,
+        DrawEnd::Reward,
+        DrawEnd::Void,
+    ];
+
+    /// Adds `times` draws that ended so.
+    pub fn count(self, draws: &mut Draws, times: u64) {
+        match self {
+            DrawEnd::RewardError | DrawEnd::Reward => draws.errors += times,
+            DrawEnd::Unscorable => draws.unscorable += times,
+            DrawEnd::Unplayed => draws.unplayed += times,
+            DrawEnd::Unanswered | DrawEnd::Rows | DrawEnd::Void => {}
+        }
+    }
+
     /// The name in reports.
     pub fn label(self) -> &'static str {
         match self {

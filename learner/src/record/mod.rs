@@ -12,7 +12,7 @@ pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use folgore_protocol::{Batch, EvalItem, EvalSummary, GroupId, GroupRecord, PolicyId, SeatKey, Trajectory};
+use folgore_protocol::{Batch, Draws, EvalItem, EvalSummary, GroupId, GroupRecord, PolicyId, SeatKey, Trajectory};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 pub use error::RecordError;
@@ -227,9 +227,11 @@ impl Record {
             let Some(ids) = row.batch else { return Ok(None) };
             let groups = transaction.open_table(GROUPS)?;
             let trajectories = transaction.open_table(TRAJECTORIES)?;
+            let mut draws = Draws::default();
             let groups = ids.into_iter().map(|id| {
                 let group = groups.get(id.0)?.ok_or_else(|| missing(&format!("group {id} of step {step}")))?;
                 let group: GroupRow = decode("a group", group.value())?;
+                draws.add(&group.draws());
                 let members = trajectories.range((id.0, 0)..=(id.0, u32::MAX))?;
                 let members =
                     members.map(|entry| decode_trajectory(entry?.1.value())).collect::<Result<Vec<_>, _>>()?;
@@ -239,7 +241,7 @@ impl Record {
                 Ok(GroupRecord { id, task: group.task, members })
             });
             let groups = groups.collect::<Result<Vec<_>, Trouble>>()?;
-            Ok(Some(Batch { step, groups, filtered_groups: row.left_out, draws: row.draws }))
+            Ok(Some(Batch { step, groups, filtered_groups: row.left_out, unscored_groups: row.unscored, draws }))
         })
     }
 

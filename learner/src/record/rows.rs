@@ -56,6 +56,17 @@ pub struct Counters {
     pub quarantined: BTreeSet<String>,
 }
 
+impl Counters {
+    /// What became of the draws for training.
+    pub fn draws(&self) -> Draws {
+        let mut draws = Draws { scored: self.filled, refilled: self.redrawn, ..Draws::default() };
+        for end in DrawEnd::ALL {
+            end.count(&mut draws, self.rejected.get(end.label()).copied().unwrap_or(0));
+        }
+        draws
+    }
+}
+
 /// What the tokens of seats are made with. Never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(pub [u8; 32]);
@@ -107,6 +118,17 @@ impl GroupRow {
         self.seats.iter().all(|seat| seat.filled.is_some())
     }
 
+    /// What became of the draws of its seats so far.
+    pub fn draws(&self) -> Draws {
+        let mut draws = Draws::default();
+        for seat in &self.seats {
+            draws.scored += u64::from(seat.filled.is_some());
+            draws.refilled += u64::from(seat.draw);
+            seat.rejected.iter().for_each(|end| end.count(&mut draws, 1));
+        }
+        draws
+    }
+
     /// Number of seats that wait.
     pub fn open_seats(&self) -> usize {
         self.seats.iter().filter(|seat| seat.filled.is_none()).count()
@@ -122,8 +144,8 @@ pub struct StepRow {
     pub left_out: u32,
     /// Why the last one was left out.
     pub last_drop: Option<String>,
-    /// What became of the draws of all its groups.
-    pub draws: Draws,
+    /// Those left out because a member got no score.
+    pub unscored: u32,
     /// The groups of its batch, in order; none while it is gathered.
     pub batch: Option<Vec<GroupId>>,
 }
@@ -258,6 +280,6 @@ mod tests {
         pruned.fold_group(&end, b"row");
         pruned.fold_entry(&commit, b"row");
         bytes.extend(codec::encode(&(group, end, commit, takeover, pruned)).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (3, "321f8c530702"));
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (3, "1f9eb565b0b9"));
     }
 }

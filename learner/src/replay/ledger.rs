@@ -16,7 +16,7 @@ use std::{
 };
 
 use folgore_config::replay::OnEmptyBatch;
-use folgore_protocol::{Draws, GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
+use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
 
 use super::{
     evals::{Evaluation, is_eval},
@@ -213,12 +213,9 @@ impl Ledger {
         self.dirty_groups.insert(key.group);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
         group.seats[key.sample as usize].filled = Some(filled);
-        let step = group.step;
         self.counters.filled += 1;
-        self.step_mut(step).draws.scored += 1;
-        let Some(group) = self.groups.get(&key.group) else { return };
         if group.is_closed() {
-            let rewards = rewards(group);
+            let (step, rewards) = (group.step, rewards(group));
             self.close_group(key.group, step, &rewards);
         }
     }
@@ -238,27 +235,18 @@ impl Ledger {
     pub(super) fn redraw(&mut self, key: SeatKey, end: DrawEnd, reason: &str) {
         self.issues.settle(&key);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
+        let step = group.step;
         let seat = &mut group.seats[key.sample as usize];
         seat.rejected.push(end);
-        let drawn = seat.draw + 1;
-        let again = drawn < self.settings.max_draws;
-        seat.draw += u32::from(again);
-        let seat = SeatKey { draw: seat.draw, ..key };
-        let step = group.step;
         *self.counters.rejected.entry(end.label().to_owned()).or_default() += 1;
-        let draws = &mut self.step_mut(step).draws;
-        match end {
-            DrawEnd::RewardError | DrawEnd::Reward => draws.errors += 1,
-            DrawEnd::Unscorable => draws.unscorable += 1,
-            DrawEnd::Unplayed => draws.unplayed += 1,
-            DrawEnd::Unanswered | DrawEnd::Rows | DrawEnd::Void => {}
-        }
-        draws.refilled += u64::from(again);
-        if !again {
-            let reason = format!("seat {key}: {drawn} draws gave no score, the last one: {reason}");
+        if seat.draw + 1 >= self.settings.max_draws {
+            let reason = format!("seat {key}: {} draws gave no score, the last one: {reason}", seat.draw + 1);
+            self.step_mut(step).unscored += 1;
             self.drop_group(key.group, "no_score", reason);
             return;
         }
+        seat.draw += 1;
+        let seat = SeatKey { draw: seat.draw, ..key };
         self.counters.refills += 1;
         self.counters.redrawn += 1;
         self.dirty_groups.insert(key.group);
@@ -424,21 +412,18 @@ impl Ledger {
         let (closed, open): (Vec<_>, Vec<_>) = self.groups_of(step).partition(|id| self.groups[id].is_closed());
         let seats: usize = open.iter().map(|id| self.groups[id].open_seats()).sum();
         let wanted = self.settings.num_prompts;
-        let draws = self.draws(step);
-        let failed = match draws.errors {
-            0 => String::new(),
-            errors => format!("; the reward failed on {errors} draws, {} are scored", draws.scored),
+        let errors: u64 = self.groups_of(step).map(|id| self.groups[&id].draws().errors).sum();
+        let failed = if errors == 0 { String::new() } else { format!("; the reward failed on {errors} draws") };
+        let row = &self.steps[&step];
+        let left_out = match &row.last_drop {
+            Some(reason) => format!("; {} groups were left out, the last one because {reason}", row.left_out),
+            None => String::new(),
         };
         format!(
-            "step {step} has {} of {wanted} groups; {seats} seats of {} groups wait{failed}",
+            "step {step} has {} of {wanted} groups; {seats} seats of {} groups wait{failed}{left_out}",
             closed.len(),
             open.len()
         )
-    }
-
-    /// What became of the draws for `step` so far.
-    pub fn draws(&self, step: u64) -> Draws {
-        self.steps.get(&step).map_or_else(Draws::default, |row| row.draws)
     }
 
     /// The counters, for whoever asks.
@@ -450,9 +435,8 @@ impl Ledger {
             open_seats: self.groups.values().map(GroupRow::open_seats).sum::<usize>() as u64 + self.open_eval_seats(),
             trajectories: self.counters.trajectories,
             refused: self.counters.refused.clone().into_iter().collect(),
-            scored: self.counters.filled,
+            draws: self.counters.draws(),
             rejected: self.counters.rejected.clone().into_iter().collect(),
-            redrawn: self.counters.redrawn,
             closed_groups: self.counters.closed_groups,
             dropped_groups: self.counters.dropped_groups.values().sum(),
             strikes: self.counters.strikes.clone().into_iter().collect(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError};
-use folgore_protocol::{Draws, Envelope, ReplayReply, ReplayRequest, Trajectory, subjects};
+use folgore_protocol::{Envelope, ReplayReply, ReplayRequest, Trajectory, subjects};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::{Notify, watch},
@@ -292,17 +292,16 @@ impl Desk {
                     Ok(true) => store.batch(step)?,
                     Ok(false) => None,
                 };
-                let ledger = store.ledger();
-                Ok((Ok(batch.ok_or_else(|| (ledger.why_not_yet(step), ledger.draws(step)))), Vec::new()))
+                Ok((Ok(batch.ok_or_else(|| store.ledger().why_not_yet(step))), Vec::new()))
             });
-            let (reason, draws) = match found.await {
+            let reason = match found.await {
                 Ok(Ok(Ok(batch))) => return Ok(ReplayReply::Batch(batch)),
                 Ok(Ok(Err(not_yet))) => not_yet,
                 Ok(Err(never)) => return Err(never),
-                Err(unavailable) => (unavailable, Draws::default()),
+                Err(unavailable) => unavailable,
             };
             if timeout_at(until, changed).await.is_err() {
-                return Ok(ReplayReply::NotYet { reason, draws });
+                return Ok(ReplayReply::NotYet { reason });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use folgore_config::replay::OnEmptyBatch;
 use folgore_learner::replay::{ReplayError, ReplaySettings, RunIdentity, Store, ingest::Ingested};
-use folgore_protocol::{Digest, GroupId, Outcome, PolicyId};
+use folgore_protocol::{Digest, Draws, GroupId, Outcome, PolicyId};
 
 use crate::common::*;
 
@@ -65,10 +65,9 @@ fn a_failed_reward_draws_anew_and_then_drops_the_group_whole() {
     let status = store.ledger().status();
     assert_eq!(status.refused, [("no_score".to_owned(), 3)]);
     assert_eq!(status.dropped_groups, 1);
-    assert_eq!((status.rejected, status.redrawn), (vec![("reward_error".to_owned(), 3)], 2));
-    let draws = batch.draws;
-    assert_eq!((draws.errors, draws.refilled, draws.unscorable, draws.scored), (3, 2, 0, status.scored));
-    assert_eq!(draws.error_share(), Some(3.0 / (3 + status.scored) as f64));
+    assert_eq!((status.rejected, status.draws.refilled), (vec![("reward_error".to_owned(), 3)], 2));
+    assert_eq!(status.draws.error_share(), Some(3.0 / (3 + status.draws.scored) as f64));
+    assert_eq!((batch.unscored_groups, batch.draws.errors, batch.draws.scored), (1, 0, 6));
 }
 
 #[test]
@@ -95,7 +94,8 @@ fn draws_without_a_score_are_told_apart_by_what_ended_them() {
     for label in ["unscorable", "unplayed", "reward_error", "reward"] {
         assert_eq!(counted(label), Some(1), "{label} of {:?}", status.rejected);
     }
-    assert_eq!((status.redrawn, status.scored), (4, jobs.len() as u64 - 4));
+    let draws = Draws { scored: jobs.len() as u64 - 4, errors: 2, unscorable: 1, unplayed: 1, refilled: 4 };
+    assert_eq!(status.draws, draws);
     assert!(store.check().unwrap().holds());
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use folgore_actors::{BoxFuture, CallError, Context, LinkError, Links, Service, ServiceError};
 use folgore_learner::ask::{Publication, ask_replay, publish};
-use folgore_protocol::{Digest, Draws, PolicyId, ReplayReply, ReplayRequest, seed};
+use folgore_protocol::{Digest, PolicyId, ReplayReply, ReplayRequest, seed};
 use tokio::{sync::watch, time::Instant};
 
 use super::{heard::Heard, wire};
@@ -56,7 +56,7 @@ impl Learner {
     async fn batch(&self, links: &Links, step: u64) -> Result<ReplayReply, CallError> {
         match ask_replay(links, ReplayRequest::NextBatch { step }, &format!("batch-{step}")).await {
             Err(CallError::Link(LinkError::Deadline { .. })) => {
-                Ok(ReplayReply::NotYet { reason: "replay is busy".into(), draws: Draws::default() })
+                Ok(ReplayReply::NotYet { reason: "replay is busy".into() })
             }
             answered => answered,
         }
