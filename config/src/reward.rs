@@ -74,6 +74,15 @@ pub struct JudgeSpec {
     pub model: String,
     /// What a good completion is.
     pub rubric: String,
+    /// The score of the best completion; what the judge gives is divided by it.
+    #[serde(default = "max_score")]
+    pub max_score: f64,
+    /// The variable of the environment that holds the key of the API; none: no key is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// A file that keeps verdicts for later runs; none: they are kept in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
 }
 
 /// How a reward is reached.
@@ -93,6 +102,10 @@ pub enum RewardWay<'a> {
 
 fn one() -> f64 {
     1.0
+}
+
+fn max_score() -> f64 {
+    10.0
 }
 
 fn timeout_s() -> f64 {
@@ -220,6 +233,8 @@ impl RewardSpec {
                 check_url("judge.base_url", &judge.base_url, p);
                 p.expect(!judge.model.is_empty(), "judge.model", "the name of a model", "an empty text");
                 p.expect(!judge.rubric.trim().is_empty(), "judge.rubric", "what a good completion is", "an empty text");
+                let positive = judge.max_score.is_finite() && judge.max_score > 0.0;
+                p.expect(positive, "judge.max_score", "a number above 0", judge.max_score);
             }
         }
     }
@@ -270,6 +285,10 @@ mod tests {
             (r#""url": "http://h", "args": {"x": 1}"#, "args: expected none beside url"),
             (r#""judge": {"base_url": "h", "model": "m", "rubric": "r"}"#, "judge.base_url: expected http"),
             (r#""judge": {"base_url": "http://h", "model": "m", "rubric": " "}"#, "judge.rubric: expected"),
+            (
+                r#""judge": {"base_url": "http://h", "model": "m", "rubric": "r", "max_score": 0}"#,
+                "judge.max_score: expected a number above 0",
+            ),
             (r#""timeout_s": 0"#, "timeout_s: expected 0.001 to 600"),
             (r#""retries": 21"#, "retries: expected 0 to 20"),
             (r#""concurrency": 0"#, "concurrency: expected 1 to"),

@@ -11,6 +11,7 @@ mod error;
 pub mod external;
 mod extract;
 pub mod host;
+mod judge;
 pub mod math_answer;
 mod registry;
 mod reward;

@@ -22,7 +22,7 @@ pub use command::Command;
 pub use guarded::{Guarded, Limits};
 pub use http::Http;
 
-use crate::{Reward, Scope};
+use crate::{Reward, Scope, judge::Judge};
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +80,7 @@ pub(crate) fn build(spec: &RewardSpec) -> Result<Option<Arc<dyn Reward>>, String
         RewardWay::Command(argv) => Arc::new(Command::new(name, argv)?),
         RewardWay::Python(file, function) => Arc::new(Command::new(name, &python::command(file, function))?),
         RewardWay::Url(url) => Arc::new(Http::new(name, url)?),
-        RewardWay::Judge(_) => return Err("a judge cannot be asked yet".to_owned()),
+        RewardWay::Judge(judge) => Arc::new(Judge::new(name, judge)?),
     };
     let scope = Scope::from(spec.scope);
     Ok(Some(Arc::new(Guarded::new(name, scope, Limits::from(spec), carrier))))
