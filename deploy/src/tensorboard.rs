@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use events::Event;
-use folgore_learner::{ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 
@@ -103,6 +103,8 @@ impl Witness for TensorBoard {
     fn saved(&self, _: u64, _: &Path) {}
 
     fn waiting(&self, _: &str) {}
+
+    fn alarm(&self, _: &Alarm) {}
 }
 
 /// The numbers of a line of `metrics.jsonl`.

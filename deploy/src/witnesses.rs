@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use folgore_learner::{ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 
@@ -28,5 +28,9 @@ impl Witness for Witnesses {
 
     fn waiting(&self, reason: &str) {
         self.0.iter().for_each(|w| w.waiting(reason));
+    }
+
+    fn alarm(&self, alarm: &Alarm) {
+        self.0.iter().for_each(|w| w.alarm(alarm));
     }
 }

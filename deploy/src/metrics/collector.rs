@@ -8,7 +8,7 @@ use std::{
 };
 
 use folgore_actors::{Observed, metrics::Sample};
-use folgore_learner::{ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 
@@ -95,6 +95,8 @@ impl Witness for Collector {
     fn saved(&self, _: u64, _: &Path) {}
 
     fn waiting(&self, _: &str) {}
+
+    fn alarm(&self, _: &Alarm) {}
 }
 
 /// A value with the label that tells it from others of its source.
