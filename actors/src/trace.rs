@@ -35,6 +35,11 @@ impl TraceContext {
         Self { span: first(&digest), ..*self }
     }
 
+    /// As [`Self::child`], with the id `span`, which must not be 0.
+    pub(crate) fn with_span(&self, span: u64) -> Self {
+        Self { span: span.to_be_bytes(), ..*self }
+    }
+
     /// The context that `envelope` carries; what it carries is not believed beyond its form. Without one, the root of
     /// its key.
     pub fn of(envelope: &Envelope) -> Self {

@@ -24,6 +24,8 @@ pub struct LogSection {
     pub metrics_port: Option<u16>,
     /// Address of that port; nobody else's machine can read it unless this says so.
     pub metrics_address: IpAddr,
+    /// Puts the text of prompts and completions into OpenTelemetry spans, too.
+    pub otel_content: bool,
 }
 
 impl Default for LogSection {
@@ -36,6 +38,7 @@ impl Default for LogSection {
             tensorboard: false,
             metrics_port: None,
             metrics_address: Ipv4Addr::LOCALHOST.into(),
+            otel_content: false,
         }
     }
 }

@@ -58,7 +58,7 @@ pub enum Command {
 }
 
 /// What configures a run.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
     /// YAML files or preset names (demo, smollm2), left to right, and key=value settings on top of them
     #[arg(value_name = "RUN.yaml | PRESET | key=value")]

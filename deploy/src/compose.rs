@@ -204,6 +204,8 @@ impl House {
             episode: EpisodeLimits::from(rollout),
             progress_every: usual.progress_every.min(silence / SIGNS_OF_LIFE),
             score_deadline: Duration::from_secs_f64(hands.config.score_deadline_s()),
+            model: hands.policy.name.clone(),
+            show_content: hands.config.log.otel_content,
             ..usual
         };
         self.supervisor

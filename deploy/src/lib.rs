@@ -20,6 +20,7 @@ mod samples;
 mod signals;
 mod stream;
 mod summary;
+mod telemetry;
 mod tensorboard;
 mod witnesses;
 

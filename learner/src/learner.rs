@@ -33,6 +33,7 @@ use crate::{
     ask::{Evaluated, Publication, Waited, ask_replay, evaluate, publish_surely, unexpected},
     checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
     schedule::{NonFiniteGuard, Schedule},
+    spans,
     step::{StepReport, StepSettings, train_step},
     trainee::Trainee,
 };
@@ -269,6 +270,7 @@ impl Run {
         batch: Batch,
         mut guard: NonFiniteGuard,
     ) -> Result<((Batch, StepReport), LearnerParts<B>, NonFiniteGuard), ServiceError> {
+        let mut span = spans::step(&self.context.links.run, self.epoch, &batch);
         let permit = self.permit().await?;
         let (settings, schedule) = (self.plan.step.clone(), self.schedule.clone());
         let work = move || {
@@ -276,7 +278,8 @@ impl Run {
             drop(permit);
             (report, batch, parts, guard)
         };
-        let (report, batch, parts, guard) = self.lane.run(work).await?;
+        let (report, batch, parts, guard) = span.scope(self.lane.run(work)).await?;
+        spans::trained(&mut span, &report);
         Ok(((batch, report?), parts, guard))
     }
 

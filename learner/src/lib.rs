@@ -12,5 +12,6 @@ pub mod pretrain;
 pub mod record;
 pub mod replay;
 pub mod schedule;
+mod spans;
 pub mod step;
 pub mod trainee;

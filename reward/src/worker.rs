@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_actors::{BoxFuture, Context, Service, ServiceError};
+use folgore_actors::{
+    BoxFuture, Context, Service, ServiceError, Span, SpanKind,
+    telemetry::{KeyValue, names},
+};
 use folgore_protocol::{Outcome, ScoreReply, ScoreRequest, subjects};
 use serde::Serialize;
 
@@ -72,6 +75,32 @@ impl Counts {
     }
 }
 
+/// Tells OpenTelemetry each score.
+fn describe(span: &mut Span, reward: &str, reply: &ScoreReply) {
+    if !span.is_on() {
+        return;
+    }
+    span.set(names::EVALUATION_NAME, reward.to_owned());
+    for (seat, outcome) in &reply.outcomes {
+        let (label, said) = match outcome {
+            Outcome::Scored { total, .. } => ("scored", KeyValue::new(names::SCORE, *total)),
+            Outcome::Unscorable { reason } => ("unscorable", KeyValue::new(names::EXPLANATION, reason.clone())),
+            Outcome::Error { reason } => ("error", KeyValue::new(names::EXPLANATION, reason.clone())),
+        };
+        if let Outcome::Error { reason } = outcome {
+            span.fail("error", reason);
+        }
+        span.event(names::EVALUATION, || {
+            vec![
+                KeyValue::new(names::EVALUATION_NAME, reward.to_owned()),
+                KeyValue::new(names::CONVERSATION, seat.to_string()),
+                KeyValue::new(names::SCORE_LABEL, label),
+                said,
+            ]
+        });
+    }
+}
+
 impl RewardWorker {
     /// A worker for `reward` that takes at most `concurrency` requests at once (at least one).
     pub fn new(reward: Arc<dyn Reward>, concurrency: usize) -> Self {
@@ -89,7 +118,9 @@ impl Service for RewardWorker {
                 let (reward, counts, status) = (Arc::clone(&reward), Arc::clone(&counts), status.clone());
                 async move {
                     let begin = Instant::now();
-                    let reply = host::score(Arc::clone(&reward), request).await;
+                    let mut span = Span::child(SpanKind::Internal, format_args!("score {}", reward.name()));
+                    let reply = span.scope(host::score(Arc::clone(&reward), request)).await;
+                    describe(&mut span, reward.name(), &reply);
                     counts.add(&reply, begin.elapsed());
                     status.set(counts.shown(reward.name()));
                     Ok::<_, String>(reply)

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use folgore_actors::{Backoff, CallError, LinkError, Links};
+use folgore_actors::{Backoff, CallError, LinkError, Links, telemetry::names};
 use folgore_config::RolloutSection;
 use folgore_protocol::{
     Generate, Generated, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Segment, SegmentKind, Source,
@@ -13,7 +13,10 @@ use folgore_protocol::{
 };
 use tokio::sync::watch;
 
-use crate::environment::{Action, Answer, Ask, Environment, Observation, Reaction};
+use crate::{
+    environment::{Action, Answer, Ask, Environment, Observation, Reaction},
+    spans,
+};
 
 /// Text to ids and back, as the model's files say.
 pub trait PromptEncoder: Send + Sync {
@@ -101,6 +104,10 @@ pub struct Stage<'a> {
     pub published: &'a watch::Receiver<Option<PolicyId>>,
     /// Limits.
     pub limits: EpisodeLimits,
+    /// Name of the model, for spans.
+    pub model: &'a str,
+    /// Spans show prompts and completions.
+    pub show_content: bool,
 }
 
 impl Stage<'_> {
@@ -141,24 +148,46 @@ impl Stage<'_> {
             // To stand still while each new policy travels would cost the samples that staleness is there to save.
             at_least: newest.filter(|_| script.pinned().is_none()).map(|p| (p.epoch, script.job.min_policy_step)),
         };
+        let mut span = spans::turn(self.model, script.job, &request);
+        if self.show_content && span.is_on() {
+            span.set(
+                names::INPUT_MESSAGES,
+                spans::message("user", &self.encoder.decode(&request.ids).unwrap_or_default()),
+            );
+        }
+        let asked = span.scope(self.generate(script, &mut request)).await;
+        let checked = asked.and_then(|generated| check_generated(&generated, len).map(|()| generated).map_err(Failed));
+        match &checked {
+            Ok(generated) => {
+                spans::turned(&mut span, generated);
+                if self.show_content && span.is_on() {
+                    let text = self.encoder.decode(&generated.ids).unwrap_or_default();
+                    span.set(names::OUTPUT_MESSAGES, spans::message("assistant", &text));
+                }
+                script.policy = generated.policies.runs().last().map(|(policy, _)| *policy);
+            }
+            Err(error) => span.fail("generate", error),
+        }
+        checked
+    }
+
+    /// Asks the engine, and asks again under the newest policy where the one asked for is gone.
+    async fn generate(&self, script: &Script<'_>, request: &mut Generate) -> Result<Generated, EpisodeError> {
         let mut backoff = backoff(script.job);
         let mut attempt = 1;
-        let generated: Generated = loop {
+        loop {
             let deadline = self.limits.turn_deadline;
             let asked: Result<Generated, CallError> =
-                self.links.call_when_served(subjects::GENERATE, &request, &script.key(), deadline).await;
+                self.links.call_when_served(subjects::GENERATE, &*request, &script.key(), deadline).await;
             match asked {
-                Ok(generated) => break generated,
-                Err(error) if attempt >= self.limits.attempts || !self.change_policy(script, &mut request, &error) => {
+                Ok(generated) => return Ok(generated),
+                Err(error) if attempt >= self.limits.attempts || !self.change_policy(script, request, &error) => {
                     return Err(generation_error(script.job, &error));
                 }
                 Err(_) => tokio::time::sleep(backoff.next_wait()).await,
             }
             attempt += 1;
-        };
-        check_generated(&generated, len).map_err(Failed)?;
-        script.policy = generated.policies.runs().last().map(|(policy, _)| *policy);
-        Ok(generated)
+        }
     }
 
     /// True if the turn should be tried again: a training episode goes on under the newest policy when its own is gone.
@@ -175,13 +204,19 @@ impl Stage<'_> {
     /// Fetches what the environment asks for.
     async fn perform(&self, ask: Ask, key: &str) -> Answer {
         match ask {
-            Ask::Search(search) => match self.call::<_, Passages>(subjects::SEARCH, &search, key).await {
-                Ok(mut passages) => {
-                    passages.passages.truncate(search.top_k as usize);
-                    Answer::Passages(passages)
+            Ask::Search(search) => {
+                let mut span = spans::tool(subjects::SEARCH, key);
+                match span.scope(self.call::<_, Passages>(subjects::SEARCH, &search, key)).await {
+                    Ok(mut passages) => {
+                        passages.passages.truncate(search.top_k as usize);
+                        Answer::Passages(passages)
+                    }
+                    Err(error) => {
+                        span.fail("search", &error);
+                        Answer::Failed(error.to_string())
+                    }
                 }
-                Err(error) => Answer::Failed(error.to_string()),
-            },
+            }
             Ask::Tool { name, .. } => Answer::Failed(format!("tool {name:?} is not served")),
         }
     }

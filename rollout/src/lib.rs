@@ -12,6 +12,7 @@ pub mod episode;
 pub mod fleet;
 pub mod generator;
 pub mod published;
+mod spans;
 pub mod worker;
 
 pub use coordinator::{Coordinator, CoordinatorConfig};

@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     environment::Environments,
     episode::{Episode, EpisodeError, EpisodeLimits, PromptEncoder, Stage},
+    spans,
 };
 
 /// Settings of a rollout worker.
@@ -60,6 +61,10 @@ pub struct WorkerConfig {
     pub max_deliveries: u32,
     /// How long a job that failed rests before it is delivered again.
     pub retry_after: Duration,
+    /// Name of the model, for spans.
+    pub model: String,
+    /// Spans show prompts and completions.
+    pub show_content: bool,
 }
 
 impl Default for WorkerConfig {
@@ -77,6 +82,8 @@ impl Default for WorkerConfig {
             progress_every: Duration::from_secs(10),
             max_deliveries: 5,
             retry_after: Duration::from_secs(1),
+            model: "policy".to_owned(),
+            show_content: false,
         }
     }
 }
@@ -234,12 +241,30 @@ impl Crew {
             Ok(permit) => permit,
             Err(reason) => return Made::Later(reason),
         };
+        let mut span = spans::episode(&self.links.run, &job.body);
+        let made = span.scope(self.play(job, permit)).await;
+        match made {
+            Ok(trajectory) => {
+                spans::ended(&mut span, &trajectory);
+                span.scope(self.hand_in(trajectory)).await
+            }
+            Err(reason) => {
+                span.fail("failed", &reason);
+                Made::Later(reason)
+            }
+        }
+    }
+
+    /// Plays the episode and has it scored; the error says why it should be tried again.
+    async fn play(&self, job: &Job<RolloutJob>, permit: OwnedSemaphorePermit) -> Result<Trajectory, String> {
         let begin = Instant::now();
         let stage = Stage {
             links: &self.links,
             encoder: &*self.encoder,
             published: &self.published,
             limits: self.config.episode,
+            model: &self.config.model,
+            show_content: self.config.show_content,
         };
         let played = match self.environments.make(&job.body.environment) {
             Ok(mut environment) => stage.play(&job.body, &mut *environment).await,
@@ -254,10 +279,10 @@ impl Crew {
             Err(EpisodeError::Failed(reason)) if job.attempt >= self.config.max_deliveries => {
                 (None, Outcome::Error { reason: format!("{reason} (delivered {} times)", job.attempt) })
             }
-            Err(EpisodeError::Failed(reason)) => return Made::Later(reason),
+            Err(EpisodeError::Failed(reason)) => return Err(reason),
         };
         drop(permit);
-        self.hand_in(self.trajectory(&job.body, episode, outcome, begin)).await
+        Ok(self.trajectory(&job.body, episode, outcome, begin))
     }
 
     /// Waits, without a permit, until a policy is published that may begin `job`.
@@ -337,6 +362,7 @@ impl Crew {
         let deadline = self.config.publish_deadline;
         match self.links.publish_job_waiting(subjects::TRAJECTORIES, &trajectory, &key, deadline).await {
             Ok(()) => {
+                tracing::debug!(seat = key, tokens, scored, "trajectory handed in");
                 self.counters.done.fetch_add(1, Relaxed);
                 self.counters.unscored.fetch_add(u64::from(!scored), Relaxed);
                 self.counters.sampled_tokens.fetch_add(tokens as u64, Relaxed);

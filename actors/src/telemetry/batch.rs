@@ -1,8 +1,9 @@
 //! From the end of a span to its export: a bounded queue that never waits, and one task that empties it.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -10,11 +11,12 @@ use std::{
 
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, timeout, timeout_at},
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
 };
 
 use super::settings::Batching;
+use crate::lock;
 
 /// What became of the spans of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,13 +29,15 @@ pub struct Report {
 
 /// Where ended spans go.
 #[derive(Debug)]
-pub struct Outbox {
-    queue: mpsc::Sender<SpanData>,
-    counts: Arc<Counts>,
-}
+pub struct Outbox(Arc<Shared>);
 
-#[derive(Debug, Default)]
-struct Counts {
+/// What both ends of the queue see.
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<VecDeque<SpanData>>,
+    /// Rung for every full batch and not for every span: each ring wakes a thread.
+    full: Notify,
+    batching: Batching,
     ended: AtomicU64,
     exported: AtomicU64,
 }
@@ -41,37 +45,48 @@ struct Counts {
 impl Outbox {
     /// Hands `span` over, or drops it where the queue is full.
     pub fn put(&self, span: SpanData) {
-        self.counts.ended.fetch_add(1, Relaxed);
+        let shared = &self.0;
         // What was not exported is counted as lost, whatever the reason.
-        let _ = self.queue.try_send(span);
+        shared.ended.fetch_add(1, Relaxed);
+        let mut waiting = lock(&shared.waiting);
+        if waiting.len() < shared.batching.queue {
+            waiting.push_back(span);
+            if waiting.len() == shared.batching.batch {
+                drop(waiting);
+                shared.full.notify_one();
+            }
+        }
     }
 
     /// The counts so far; what still waits counts as lost.
     pub fn report(&self) -> Report {
-        let exported = self.counts.exported.load(Relaxed);
-        Report { exported, lost: self.counts.ended.load(Relaxed).saturating_sub(exported) }
+        let exported = self.0.exported.load(Relaxed);
+        Report { exported, lost: self.0.ended.load(Relaxed).saturating_sub(exported) }
     }
 }
 
 /// The other end of an [`Outbox`].
 pub struct Pump {
-    queue: mpsc::Receiver<SpanData>,
-    counts: Arc<Counts>,
-    batching: Batching,
+    shared: Arc<Shared>,
     /// Longest that one export may take.
     limit: Duration,
 }
 
 /// A queue of `batching.queue` spans; each export may take `limit`.
 pub fn outbox(batching: Batching, limit: Duration) -> (Outbox, Pump) {
-    let (sender, queue) = mpsc::channel(batching.queue.max(1));
-    let counts = Arc::new(Counts::default());
-    (Outbox { queue: sender, counts: counts.clone() }, Pump { queue, counts, batching, limit })
+    let shared = Arc::new(Shared {
+        waiting: Mutex::default(),
+        full: Notify::new(),
+        batching,
+        ended: AtomicU64::new(0),
+        exported: AtomicU64::new(0),
+    });
+    (Outbox(shared.clone()), Pump { shared, limit })
 }
 
 impl Pump {
     /// Exports until `stop` names a moment: then what waits goes out, until that moment at most.
-    pub async fn run(mut self, exporter: impl SpanExporter, mut stop: watch::Receiver<Option<Instant>>) {
+    pub async fn run(self, exporter: impl SpanExporter, mut stop: watch::Receiver<Option<Instant>>) {
         let mut told = stop.clone();
         let deadline = async move {
             match told.wait_for(Option::is_some).await.map(|until| *until) {
@@ -98,32 +113,22 @@ impl Pump {
     }
 
     /// The next batch; empty when there will be none.
-    async fn gather(&mut self, stop: &mut watch::Receiver<Option<Instant>>) -> Vec<SpanData> {
-        let mut batch = Vec::new();
-        let (room, delay, queue) = (self.batching.batch, self.batching.delay, &mut self.queue);
-        let filled = async {
-            queue.recv_many(&mut batch, room).await;
-            let until = Instant::now() + delay;
-            while batch.len() < room {
-                let more = room - batch.len();
-                match timeout_at(until, queue.recv_many(&mut batch, more)).await {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => break,
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stopping(stop) => {}
-            () = filled => return batch,
-        }
-        while batch.len() < room {
-            match self.queue.try_recv() {
-                Ok(span) => batch.push(span),
-                Err(_) => break,
+    async fn gather(&self, stop: &mut watch::Receiver<Option<Instant>>) -> Vec<SpanData> {
+        let Batching { batch, delay, .. } = self.shared.batching;
+        loop {
+            let stopped = lock(&self.shared.waiting).len() < batch
+                && tokio::select! {
+                    biased;
+                    () = stopping(stop) => true,
+                    () = self.shared.full.notified() => false,
+                    () = sleep(delay) => false,
+                };
+            let mut waiting = lock(&self.shared.waiting);
+            let many = waiting.len().min(batch);
+            if many > 0 || stopped {
+                return waiting.drain(..many).collect();
             }
         }
-        batch
     }
 
     /// Sends one batch. A receiver that fails is told of once, not for every batch; returns whether it went well.
@@ -131,7 +136,7 @@ impl Pump {
         let spans = batch.len() as u64;
         let failure = match timeout(self.limit, exporter.export(batch)).await {
             Ok(Ok(())) => {
-                self.counts.exported.fetch_add(spans, Relaxed);
+                self.shared.exported.fetch_add(spans, Relaxed);
                 return true;
             }
             Ok(Err(error)) => error.to_string(),
@@ -153,12 +158,19 @@ async fn stopping(stop: &mut watch::Receiver<Option<Instant>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::time::SystemTime;
 
-    use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+    use opentelemetry::{
+        InstrumentationScope,
+        trace::{SpanContext, SpanId, SpanKind, Status},
+    };
+    use opentelemetry_sdk::{
+        error::{OTelSdkError, OTelSdkResult},
+        trace::{SpanEvents, SpanLinks},
+    };
 
     use super::*;
-    use crate::{TraceContext, telemetry::span::finished};
+    use crate::telemetry::names;
 
     #[derive(Clone, Debug, Default)]
     struct Receiver {
@@ -185,7 +197,21 @@ mod tests {
     }
 
     fn span() -> SpanData {
-        finished(TraceContext::root("run", "g0.0.0"))
+        SpanData {
+            span_context: SpanContext::NONE,
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: names::SAMPLE.into(),
+            start_time: SystemTime::now(),
+            end_time: SystemTime::now(),
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: InstrumentationScope::default(),
+        }
     }
 
     const BATCHING: Batching = Batching { queue: 8, batch: 3, delay: Duration::from_secs(5) };

@@ -36,7 +36,7 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry_sdk::{
     Resource,
     resource::{EnvResourceDetector, TelemetryResourceDetector},
-    trace::{SpanData, SpanExporter as _},
+    trace::SpanExporter as _,
 };
 use tokio::{
     runtime::Handle,
@@ -140,15 +140,9 @@ fn activate(active: Option<Arc<Active>>) {
     *ACTIVE.write().unwrap_or_else(PoisonError::into_inner) = active;
 }
 
-/// The scope for a span of `context`, if it is to be exported.
-fn listening(context: &TraceContext) -> Option<InstrumentationScope> {
-    active().filter(|active| active.sampler.takes(context)).map(|active| active.scope.clone())
-}
-
-fn put(span: SpanData) {
-    if let Some(active) = active() {
-        active.outbox.put(span);
-    }
+/// Where a span of `context` goes, if it is to be exported.
+fn listening(context: &TraceContext) -> Option<Arc<Active>> {
+    active().filter(|active| active.sampler.takes(context))
 }
 
 /// True if spans of the trace are exported here, or if that is for others to say.
@@ -156,16 +150,16 @@ pub(crate) fn samples(trace: &[u8; 16]) -> bool {
     active().is_none_or(|active| active.sampler.takes_trace(trace))
 }
 
-/// What no other span has in its key.
-fn nonce() -> String {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| {
+/// A span id that no other span has: a place in a sequence that begins at random, mixed.
+fn fresh_id() -> u64 {
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
         let mut bytes = [0; 8];
         // Without random numbers, processes of different ids still differ.
         let known = getrandom::fill(&mut bytes).map(|()| u64::from_le_bytes(bytes));
-        known.unwrap_or_else(|_| std::process::id().into())
+        AtomicU64::new(known.unwrap_or_else(|_| u64::from(std::process::id()) << 32))
     });
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{:x}.{}", *PROCESS, NEXT.fetch_add(1, Relaxed))
+    // Never 0 but for one place in the sequence.
+    folgore_protocol::seed::mix(&[NEXT.fetch_add(1, Relaxed)]).max(1)
 }
 
 /// Something that has to be flushed at the end, within the time given.

@@ -7,16 +7,17 @@ use std::{
     borrow::Cow,
     fmt::{self, Display},
     future::Future,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use opentelemetry::{
-    InstrumentationScope, Key, KeyValue, Value,
+    Key, KeyValue, Value,
     trace::{Event, Link, SpanContext, SpanId, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::names;
+use super::{Active, names};
 use crate::TraceContext;
 
 pub use opentelemetry::trace::SpanKind;
@@ -35,19 +36,14 @@ pub struct Span {
 
 /// What a span that is on gathers.
 struct Open {
+    to: Arc<Active>,
     data: SpanData,
     /// When it was made, on both clocks: its end is taken from the one that only grows.
     made: (SystemTime, Instant),
 }
 
 impl Open {
-    fn now(
-        scope: InstrumentationScope,
-        context: &TraceContext,
-        parent: SpanId,
-        kind: SpanKind,
-        name: impl Display,
-    ) -> Box<Self> {
+    fn now(to: Arc<Active>, context: &TraceContext, parent: SpanId, kind: SpanKind, name: impl Display) -> Box<Self> {
         let made = (SystemTime::now(), Instant::now());
         let data = SpanData {
             span_context: span_context(context, false),
@@ -62,9 +58,9 @@ impl Open {
             events: SpanEvents::default(),
             links: SpanLinks::default(),
             status: Status::Unset,
-            instrumentation_scope: scope,
+            instrumentation_scope: to.scope.clone(),
         };
-        Box::new(Self { data, made })
+        Box::new(Self { to, data, made })
     }
 }
 
@@ -78,7 +74,7 @@ impl fmt::Debug for Span {
 impl Span {
     /// The span that `context` names: nobody's child.
     pub fn root(context: TraceContext, kind: SpanKind, name: impl Display) -> Self {
-        let open = super::listening(&context).map(|scope| Open::now(scope, &context, SpanId::INVALID, kind, name));
+        let open = super::listening(&context).map(|to| Open::now(to, &context, SpanId::INVALID, kind, name));
         Self { context: Some(context), open }
     }
 
@@ -89,7 +85,7 @@ impl Span {
 
     /// A part of `parent`, with an id that no other span has.
     pub fn child_of(parent: TraceContext, kind: SpanKind, name: impl Display) -> Self {
-        Self::part(parent, || parent.child(&super::nonce()), kind, name)
+        Self::part(parent, || parent.with_span(super::fresh_id()), kind, name)
     }
 
     /// A part of `parent` under an id that others know: its context is `own`.
@@ -103,9 +99,9 @@ impl Span {
     }
 
     fn part(parent: TraceContext, own: impl FnOnce() -> TraceContext, kind: SpanKind, name: impl Display) -> Self {
-        let Some(scope) = super::listening(&parent) else { return Self { context: Some(parent), open: None } };
+        let Some(to) = super::listening(&parent) else { return Self { context: Some(parent), open: None } };
         let context = own();
-        let open = Open::now(scope, &context, SpanId::from_bytes(*parent.span_bytes()), kind, name);
+        let open = Open::now(to, &context, SpanId::from_bytes(*parent.span_bytes()), kind, name);
         Self { context: Some(context), open: Some(open) }
     }
 
@@ -173,9 +169,9 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
-            let Open { mut data, made: (wall, instant) } = *open;
+            let Open { to, mut data, made: (wall, instant) } = *open;
             data.end_time = wall + instant.elapsed();
-            super::put(data);
+            to.outbox.put(data);
         }
     }
 }
@@ -183,10 +179,4 @@ impl Drop for Span {
 fn span_context(context: &TraceContext, remote: bool) -> SpanContext {
     let (trace, span) = (TraceId::from_bytes(*context.trace_bytes()), SpanId::from_bytes(*context.span_bytes()));
     SpanContext::new(trace, span, TraceFlags::SAMPLED, remote, TraceState::NONE)
-}
-
-/// An ended span, for tests of what happens to it.
-#[cfg(test)]
-pub(super) fn finished(context: TraceContext) -> SpanData {
-    Open::now(InstrumentationScope::default(), &context, SpanId::INVALID, SpanKind::Internal, names::SAMPLE).data
 }

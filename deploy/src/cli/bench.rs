@@ -45,7 +45,29 @@ Bytes: the weights of layers and head once a call, and the keys and values of ev
 pub enum OtherBench {
     /// How samples per second grow with worker processes, over a NATS server on this machine
     Scale(ScaleArgs),
+    /// What OpenTelemetry costs a training step: one run whose every other step is traced
+    Telemetry(TelemetryArgs),
 }
+
+/// `bench telemetry`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = TELEMETRY_HELP)]
+pub struct TelemetryArgs {
+    /// What configures the run.
+    #[command(flatten)]
+    pub config: super::ConfigArgs,
+    /// Steps measured, half of them traced
+    #[arg(long, default_value_t = 80)]
+    pub steps: u32,
+    /// Prints one JSON object instead of a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How `bench telemetry` is to be read.
+const TELEMETRY_HELP: &str = "\
+One training in this process, and a receiver on loopback that takes what it is sent. The ratio is the median of the times of \
+the traced steps over that of the others: rollouts, rewards, replay and learning together.";
 
 /// `bench scale`
 #[derive(Clone, Debug, Args)]

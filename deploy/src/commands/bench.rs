@@ -1,5 +1,5 @@
-//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do. [`scale`] is
-//! another bench, of the fleet instead of the engine.
+//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do. [`scale`] and
+//! [`mod@telemetry`] are other benches, of the fleet and of tracing instead of the engine.
 //!
 //! Everything else runs in this process, on the engine and the learner that training uses. Each figure is set against two
 //! ceilings measured here as well ([`ceiling`]): arithmetic and reading. What the work is counted as is in [`cost`]; the
@@ -13,6 +13,7 @@ mod meter;
 mod result;
 mod scale;
 mod subject;
+mod telemetry;
 
 use std::io::Write as _;
 
@@ -28,8 +29,10 @@ const DECODE_BATCHES: [usize; 3] = [1, 8, 32];
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result<()> {
-    if let Some(OtherBench::Scale(args)) = args.other {
-        return scale::run(&args);
+    match args.other {
+        Some(OtherBench::Scale(args)) => return scale::run(&args),
+        Some(OtherBench::Telemetry(args)) => return telemetry::run(&args),
+        None => {}
     }
     check(&args)?;
     let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|o| o == part);

@@ -9,6 +9,7 @@ use crate::{
     cli::EvalArgs,
     commands::train::{ingredients, load_config},
     compose::{House, Place},
+    telemetry,
 };
 
 /// The score from which an answer counts as right.
@@ -24,6 +25,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let bytes = adapter.map(|file| file.to_bytes());
     let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(bytes.as_deref().unwrap_or_default()) };
     let folder = tempfile::tempdir().context("a folder for the evaluation's record")?;
+    let telemetry = telemetry::start("eval", "eval", "eval");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let evaluated = runtime.block_on(async {
         let place = Place { record: folder.path().join("record.redb"), blobs: folder.path().join("blobs") };
@@ -36,6 +38,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         house.end().await?;
         evaluated
     })?;
+    telemetry::end(telemetry);
     let Some(evaluated) = evaluated else { bail!("there is nothing to evaluate: no held-out questions") };
     let k = what.config.eval.sampled;
     let greedy = evaluated.greedy.as_ref().map(share);

@@ -30,6 +30,7 @@ use crate::{
     run_dir::{self, RunDir},
     signals::Signals,
     summary::Summary,
+    telemetry,
     tensorboard::TensorBoard,
     witnesses::Witnesses,
 };
@@ -72,6 +73,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         None => Launch::first(config)?,
     };
     log_to(&dir.next_attempt()?)?;
+    let telemetry = telemetry::start(&dir.name, Role::Head.name(), "head");
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
     let resumed = args.resume.is_some().then_some(standing.step);
     let console = Arc::new(Console::new(&what, &dir, resumed, begin)?);
@@ -104,6 +106,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         house.end().await.and(learning)
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    telemetry::end(telemetry);
     outcome.map_err(|error| with_way_out(error, &dir.name))?;
     console.end()?;
     if signals.came() {
@@ -308,7 +311,7 @@ fn init(config: &Config) -> folgore_model::lora::LoraInit {
 }
 
 /// The learner's own things, at the standing that the newest checkpoint says.
-fn parts(
+pub fn parts(
     what: &Ingredients,
     dir: &RunDir,
     checkpoints: CheckpointStore,
@@ -348,17 +351,10 @@ fn dry_run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Infrastructure logs go to a file of this launch; standard output shows training only. A log that cannot be written (a full
-/// disk) is not told beside the error that ends the run for the same reason.
+/// Infrastructure logs go to a file of this launch; standard output shows training only.
 fn log_to(folder: &std::path::Path) -> Result<()> {
     let path = folder.join("folgore.log");
     let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .with_writer(Arc::new(file))
-        .init();
+    telemetry::log_to(Arc::new(file), "info");
     Ok(())
 }

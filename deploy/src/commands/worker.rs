@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, io::Read as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use folgore_actors::{Level, Links, Shutdown, on_ctrl_c};
+use folgore_actors::{Level, Links, Shutdown, Telemetry, on_ctrl_c};
 use folgore_config::{Config, load_text};
 use folgore_model::backend::Cpu;
 use folgore_protocol::{Digest, Hello, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
@@ -15,6 +15,7 @@ use crate::{
     compose::{Hands, House},
     metrics::{Collector, Door, Metrics},
     policy::Policy,
+    telemetry,
 };
 
 /// Exit code of a worker that was refused: its configuration is not that of the run (EX_CONFIG of sysexits.h).
@@ -43,15 +44,16 @@ pub fn run(args: WorkerArgs) -> Result<()> {
     if args.slots == Some(0) {
         bail!("--slots: expected at least 1, got 0");
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,folgore=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    telemetry::log_to(std::io::stderr, "warn,folgore=info");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(work(&args));
+    let mut telemetry = Telemetry::off();
+    let outcome = runtime.block_on(work(&args, &mut telemetry));
     runtime.shutdown_timeout(Duration::from_secs(2));
+    telemetry::end(telemetry);
     outcome
 }
 
-async fn work(args: &WorkerArgs) -> Result<()> {
+async fn work(args: &WorkerArgs, telemetry: &mut Telemetry) -> Result<()> {
     let role = Role::from(args.role);
     let run = RunName::new(args.run.clone()).map_err(anyhow::Error::msg).context("--run")?;
     let shutdown = Shutdown::new();
@@ -70,6 +72,7 @@ async fn work(args: &WorkerArgs) -> Result<()> {
     let name = nats.config().name.clone();
     println!("{role} worker {name} for run {run} at {}", args.server.nats);
     let seen = Seen::of(args, &run, role)?;
+    *telemetry = telemetry::start(run.as_str(), role.name(), &name);
     let far = nats.links();
     let mut watch = far.watch_state::<RunCard>(subjects::CONFIG).await?;
     let mut card = None;

@@ -1,8 +1,9 @@
 //! Replay: the one writer of what a run knows. It opens groups, takes trajectories in, and hands out batches.
 //!
 //! [`ledger`] decides and knows no disk; [`store`] makes each decision durable before it is told; [`service`] connects both
-//! to the links. `line` holds the line of checkpoints, `defence` says whom is believed. [`tasks`] says what is asked in which order, [`ingest`] what is believed, [`evals`] how held-out questions
-//! travel the same path.
+//! to the links. `line` holds the line of checkpoints, `defence` says whom is believed. [`tasks`] says what is asked in
+//! which order, [`ingest`] what is believed, [`evals`] how held-out questions travel the same path; `spans` is what
+//! OpenTelemetry is told.
 
 mod defence;
 pub mod evals;
@@ -14,6 +15,7 @@ pub mod ledger;
 mod line;
 pub mod service;
 pub mod settings;
+mod spans;
 pub mod store;
 pub mod tasks;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError};
+use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError, Span, telemetry};
 use folgore_protocol::{Envelope, ReplayReply, ReplayRequest, Trajectory, subjects};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -19,6 +19,8 @@ use tokio::{
 
 use super::{
     events::ReplayEvent,
+    ingest::Ingested,
+    spans::{self, Seats},
     store::{ReplayError, ReplaySetup, Store},
 };
 use crate::record::RecordError;
@@ -104,6 +106,8 @@ struct Desk {
     fatal: watch::Sender<Option<String>>,
     /// The clock of re-issues.
     began: Instant,
+    /// For the spans of samples.
+    seats: Seats,
 }
 
 struct EndOnDrop(Arc<Desk>);
@@ -118,7 +122,7 @@ impl Desk {
     fn new(setup: ReplaySetup, links: Links, store: Store) -> Self {
         let slot = Mutex::new(Slot::Open(Box::new(store)));
         let (changed, fatal) = (Notify::new(), watch::Sender::new(None));
-        Self { setup, links, slot, changed, fatal, began: Instant::now() }
+        Self { setup, links, slot, changed, fatal, began: Instant::now(), seats: Seats::default() }
     }
 
     /// Runs `work` on the open store, off the runtime; the error says why the record cannot be used now.
@@ -211,18 +215,25 @@ impl Desk {
         if trajectories.is_empty() && unreadable.is_empty() {
             return Ok(());
         }
+        let run = &self.links.run;
+        let listened = telemetry::is_on();
+        let spans: Vec<Span> = pulled.jobs.iter().filter(|_| listened).map(|job| spans::taking_in(run, job)).collect();
         let ingest = move |store: &mut Store| {
             store.change(|ledger| {
-                for (sender, trajectory) in trajectories {
-                    ledger.ingest_from(sender.as_deref(), trajectory);
-                }
+                let take =
+                    |(sender, trajectory): (Option<String>, _)| ledger.ingest_from(sender.as_deref(), trajectory);
+                let ingested: Vec<Ingested> = trajectories.into_iter().map(take).collect();
                 for rejected in unreadable {
                     ledger.refuse_unreadable(rejected.sender.as_deref(), &rejected.reason);
                 }
+                ingested
             })
         };
-        let durable = self.with(ingest).await.is_ok();
-        settle_all(pulled.jobs, durable).await;
+        let ingested = self.with(ingest).await;
+        for ((mut span, job), ingested) in spans.into_iter().zip(&pulled.jobs).zip(ingested.iter().flatten()) {
+            self.seats.note(&mut span, run, &job.body, ingested);
+        }
+        settle_all(pulled.jobs, ingested.is_ok()).await;
         Ok(())
     }
 
@@ -274,6 +285,7 @@ impl Desk {
             let now_ms = self.began.elapsed().as_millis() as u64;
             let again = std::mem::take(&mut reissue);
             let jobs = self.with(move |store| store.change(|ledger| ledger.open_seats(now_ms, max, again))).await?;
+            self.seats.handed_out(&jobs);
             if !jobs.is_empty() || timeout_at(until, changed).await.is_err() {
                 return Ok(ReplayReply::Seats { jobs });
             }
