@@ -116,7 +116,8 @@ impl Pump {
     async fn gather(&self, stop: &mut watch::Receiver<Option<Instant>>) -> Vec<SpanData> {
         let Batching { batch, delay, .. } = self.shared.batching;
         loop {
-            let stopped = lock(&self.shared.waiting).len() < batch
+            let waiting = lock(&self.shared.waiting).len();
+            let stopped = waiting < batch
                 && tokio::select! {
                     biased;
                     () = stopping(stop) => true,
