@@ -3,10 +3,17 @@
 #[path = "../../tests/support/otlp.rs"]
 mod otlp;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use folgore_actors::{
     LocalConfig, Span, SpanKind, Telemetry, TraceContext, local,
+    metrics::{Kind, Metric, Sample},
     telemetry::{Identity, Report, names, settings::Settings},
 };
 use folgore_protocol::{Passages, Search};
@@ -118,4 +125,63 @@ async fn without_an_endpoint_there_is_nothing() {
     assert!(!span.is_on());
     assert_eq!(span.context(), Some(TraceContext::root("demo", "k")), "what is sent still belongs together");
     assert_eq!(telemetry.end(), None);
+}
+
+/// A telemetry that sends the value of `level` as often as it may.
+fn numbers(receiver: &Receiver, protocol: &str, level: &Arc<AtomicU64>) -> Telemetry {
+    let settings = Settings::read(|name| match name {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(receiver.url.clone()),
+        "OTEL_EXPORTER_OTLP_PROTOCOL" => Some(protocol.into()),
+        "OTEL_TRACES_EXPORTER" => Some("none".into()),
+        "OTEL_METRIC_EXPORT_INTERVAL" => Some("1".into()),
+        _ => None,
+    });
+    let who = Identity { run: "demo".into(), role: "head".into(), worker: "w0".into() };
+    let mut telemetry = Telemetry::with(settings.unwrap(), &who).unwrap();
+    let metric = |name: &str, kind| Metric { name: name.into(), kind, unit: "s", help: "a test" };
+    let table = [metric("level_seconds", Kind::Gauge), metric("made_total", Kind::Counter)];
+    let level = level.clone();
+    let read = move || {
+        let value = level.load(Relaxed) as f64;
+        let sample = |metric, label: &str| Sample { metric, labels: vec![("kind", label.into())], value };
+        vec![sample(0, "a"), sample(1, "b"), sample(1, "c")]
+    };
+    telemetry.export_metrics(&table, read).unwrap();
+    telemetry
+}
+
+#[test]
+fn numbers_go_out_again_and_again_and_as_they_are_at_the_end() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
+    for (receiver, protocol) in [(Receiver::http(Manner::Take), "http/protobuf"), (Receiver::grpc(), "grpc")] {
+        let level = Arc::new(AtomicU64::new(1));
+        let telemetry = numbers(&receiver, protocol, &level);
+        let begin = Instant::now();
+        while receiver.numbers().is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(120), "{protocol}: nothing was sent");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        level.store(7, Relaxed);
+        assert_eq!(telemetry.end(), None, "there were no spans");
+        let mut got: Vec<_> =
+            receiver.numbers().into_iter().map(|n| (n.name, n.counter, n.labels[0].1.clone(), n.value)).collect();
+        got.sort_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
+        let made = |label: &str| ("made_total".to_owned(), true, label.to_owned(), 7.0);
+        assert_eq!(got, [("level_seconds".into(), false, "a".into(), 7.0), made("b"), made("c")], "{protocol}");
+    }
+}
+
+#[test]
+fn a_receiver_that_takes_no_numbers_holds_nobody_up() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
+    for manner in [Manner::Hang, Manner::Close, Manner::Unavailable] {
+        let receiver = Receiver::http(manner);
+        let telemetry = numbers(&receiver, "http/protobuf", &Arc::default());
+        let begin = Instant::now();
+        while receiver.asked() == 0 {
+            assert!(begin.elapsed() < Duration::from_secs(120), "{manner:?}: it was not tried");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        telemetry.end();
+    }
 }

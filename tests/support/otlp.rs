@@ -1,4 +1,4 @@
-//! A receiver of OTLP for tests: takes spans over HTTP or gRPC, or misbehaves.
+//! A receiver of OTLP for tests: takes spans and numbers over HTTP or gRPC, or misbehaves.
 #![allow(dead_code, reason = "each test target uses its own part")]
 
 use std::{
@@ -13,8 +13,9 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
+    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::{metric, number_data_point},
     trace::v1::Span,
 };
 use prost::Message as _;
@@ -70,11 +71,32 @@ impl Got {
     }
 }
 
+/// One value of a metric.
+#[derive(Clone, Debug)]
+pub struct Number {
+    /// Name of the metric.
+    pub name: String,
+    /// True for a counter.
+    pub counter: bool,
+    /// Labels, rendered.
+    pub labels: Vec<(String, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+/// What was taken.
+#[derive(Debug, Default)]
+struct Taken {
+    spans: Vec<Got>,
+    /// Those of the last export.
+    numbers: Vec<Number>,
+}
+
 /// The receiver; its threads end with the process.
 pub struct Receiver {
     /// Where it listens.
     pub url: String,
-    got: Arc<Mutex<Vec<Got>>>,
+    got: Arc<Mutex<Taken>>,
     asked: Arc<AtomicU64>,
 }
 
@@ -117,7 +139,12 @@ impl Receiver {
 
     /// The spans so far.
     pub fn spans(&self) -> Vec<Got> {
-        self.got.lock().unwrap().clone()
+        self.got.lock().unwrap().spans.clone()
+    }
+
+    /// The numbers of the last export.
+    pub fn numbers(&self) -> Vec<Number> {
+        self.got.lock().unwrap().numbers.clone()
     }
 
     /// How often it was sent something, taken or not.
@@ -142,13 +169,16 @@ impl Receiver {
 }
 
 /// One request; none when the connection is over.
-fn serve(stream: &TcpStream, manner: Manner, got: &Mutex<Vec<Got>>, asked: &AtomicU64) -> Option<()> {
+fn serve(stream: &TcpStream, manner: Manner, got: &Mutex<Taken>, asked: &AtomicU64) -> Option<()> {
     let mut reader = BufReader::new(stream);
-    let (mut line, mut length) = (String::new(), 0);
+    let (mut line, mut length, mut path) = (String::new(), 0, String::new());
     loop {
         line.clear();
         if reader.read_line(&mut line).ok()? == 0 {
             return None;
+        }
+        if path.is_empty() {
+            path = line.split(' ').nth(1)?.to_owned();
         }
         if let Some(("content-length", value)) = line.trim().to_lowercase().split_once(": ") {
             length = value.parse().unwrap();
@@ -163,7 +193,7 @@ fn serve(stream: &TcpStream, manner: Manner, got: &Mutex<Vec<Got>>, asked: &Atom
     let mut writer = stream;
     match manner {
         Manner::Take => {
-            take(&body, got);
+            take(&path, &body, got);
             writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()
         }
         Manner::Unavailable => writer.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").ok(),
@@ -174,12 +204,14 @@ fn serve(stream: &TcpStream, manner: Manner, got: &Mutex<Vec<Got>>, asked: &Atom
     }
 }
 
-async fn serve_grpc(stream: tokio::net::TcpStream, got: Arc<Mutex<Vec<Got>>>) {
+async fn serve_grpc(stream: tokio::net::TcpStream, got: Arc<Mutex<Taken>>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let got = got.clone();
         tokio::spawn(async move {
-            assert_eq!(request.uri().path(), "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+            let path = request.uri().path().to_owned();
+            let services = ["trace.v1.TraceService", "metrics.v1.MetricsService"];
+            assert!(services.iter().any(|s| path == format!("/opentelemetry.proto.collector.{s}/Export")), "{path}");
             let (mut incoming, mut body) = (request.into_body(), Vec::new());
             while let Some(Ok(chunk)) = incoming.data().await {
                 incoming.flow_control().release_capacity(chunk.len()).unwrap();
@@ -187,7 +219,7 @@ async fn serve_grpc(stream: tokio::net::TcpStream, got: Arc<Mutex<Vec<Got>>>) {
             }
             // One message: whether it is compressed, its length, itself.
             assert_eq!(body[0], 0);
-            take(&body[5..], &got);
+            take(&path, &body[5..], &got);
             let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
             let mut answer = respond.send_response(head, false).unwrap();
             answer.send_data(bytes::Bytes::from_static(&[0; 5]), false).unwrap();
@@ -198,20 +230,41 @@ async fn serve_grpc(stream: tokio::net::TcpStream, got: Arc<Mutex<Vec<Got>>>) {
     }
 }
 
-fn take(body: &[u8], got: &Mutex<Vec<Got>>) {
+fn take(path: &str, body: &[u8], got: &Mutex<Taken>) {
+    if path.contains("metrics") {
+        got.lock().unwrap().numbers = numbers(ExportMetricsServiceRequest::decode(body).unwrap());
+        return;
+    }
     let request = ExportTraceServiceRequest::decode(body).unwrap();
     let mut got = got.lock().unwrap();
     for resource_spans in request.resource_spans {
         let resource = render(&resource_spans.resource.unwrap_or_default().attributes);
         for scope in resource_spans.scope_spans {
             let schema = scope.schema_url;
-            got.extend(scope.spans.into_iter().map(|span| Got {
+            got.spans.extend(scope.spans.into_iter().map(|span| Got {
                 resource: resource.clone(),
                 schema: schema.clone(),
                 span,
             }));
         }
     }
+}
+
+fn numbers(request: ExportMetricsServiceRequest) -> Vec<Number> {
+    let scopes = request.resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+    let mut found = Vec::new();
+    for metric in scopes.flat_map(|scope| scope.metrics) {
+        let (counter, points) = match metric.data {
+            Some(metric::Data::Gauge(gauge)) => (false, gauge.data_points),
+            Some(metric::Data::Sum(sum)) => (sum.is_monotonic, sum.data_points),
+            other => panic!("{}: {other:?}", metric.name),
+        };
+        for point in points {
+            let Some(number_data_point::Value::AsDouble(value)) = point.value else { panic!("{}", metric.name) };
+            found.push(Number { name: metric.name.clone(), counter, labels: render(&point.attributes), value });
+        }
+    }
+    found
 }
 
 /// Names with rendered values.

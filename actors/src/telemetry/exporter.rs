@@ -8,7 +8,8 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper::HyperClient};
 use opentelemetry_otlp::{
-    SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
+    MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
+    tonic_types::transport::ClientTlsConfig,
 };
 use tokio::runtime::Handle;
 
@@ -61,25 +62,39 @@ impl HttpClient for OwnRuntime {
     }
 }
 
-/// What sends spans to `destination`. Must be called on the telemetry's runtime.
-pub fn spans(destination: &Destination, runtime: Handle) -> Result<SpanExporter, TelemetryError> {
-    let Destination { endpoint, timeout, .. } = destination;
-    let built = match destination.protocol {
-        Protocol::Http => SpanExporter::builder()
-            .with_http()
-            .with_http_client(OwnRuntime::new(destination, runtime)?)
-            .with_endpoint(endpoint)
-            .with_timeout(*timeout)
-            .build(),
-        Protocol::Grpc => {
-            let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(*timeout);
-            if is_https(destination) {
-                builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
-            } else {
-                builder
+/// One exporter of each kind, built alike.
+macro_rules! build {
+    ($exporter:ident, $destination:expr, $runtime:expr) => {{
+        let Destination { endpoint, timeout, .. } = $destination;
+        let built = match $destination.protocol {
+            Protocol::Http => $exporter::builder()
+                .with_http()
+                .with_http_client(OwnRuntime::new($destination, $runtime)?)
+                .with_endpoint(endpoint)
+                .with_timeout(*timeout)
+                .build(),
+            Protocol::Grpc => {
+                // its channel works where it is made
+                let _there = $runtime.enter();
+                let builder = $exporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(*timeout);
+                if is_https($destination) {
+                    builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
+                } else {
+                    builder
+                }
+                .build()
             }
-            .build()
-        }
-    };
-    built.map_err(|error| TelemetryError::Exporter(error.to_string()))
+        };
+        built.map_err(|error| TelemetryError::Exporter(error.to_string()))
+    }};
+}
+
+/// What sends spans to `destination`.
+pub fn spans(destination: &Destination, runtime: Handle) -> Result<SpanExporter, TelemetryError> {
+    build!(SpanExporter, destination, runtime)
+}
+
+/// What sends metrics to `destination`.
+pub fn metrics(destination: &Destination, runtime: Handle) -> Result<MetricExporter, TelemetryError> {
+    build!(MetricExporter, destination, runtime)
 }

@@ -7,6 +7,7 @@
 //! | [`span`] | one span |
 //! | [`batch`] | the bounded queue, and what is lost |
 //! | [`exporter`] | OTLP over HTTP and gRPC |
+//! | [`metrics`] | numbers, read when it is time to send them |
 //!
 //! Work never waits for telemetry: a span is handed to a bounded queue and dropped where that is full; one thread with a runtime
 //! of its own sends, so that no runtime of the product can be the one that waits for itself; at the end it has two seconds.
@@ -14,6 +15,7 @@
 
 pub mod batch;
 pub mod exporter;
+pub mod metrics;
 pub mod names;
 pub mod settings;
 pub mod span;
@@ -204,6 +206,11 @@ impl Telemetry {
         let running = Running::start(&settings, who.resource())?;
         activate(running.traces.clone());
         Ok(Self { settings, running: Some(running) })
+    }
+
+    /// What became of the spans of this process so far; none where none are taken. What still waits counts as lost.
+    pub fn spans() -> Option<Report> {
+        active().map(|active| active.outbox.report())
     }
 
     /// What was asked for.

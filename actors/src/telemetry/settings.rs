@@ -91,6 +91,9 @@ impl Default for Batching {
     }
 }
 
+/// Shortest time between two exports of metrics.
+const METRICS_EVERY_MIN: Duration = Duration::from_millis(100);
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -98,6 +101,8 @@ pub struct Settings {
     pub traces: Option<Destination>,
     /// None: no metrics over OTLP.
     pub metrics: Option<Destination>,
+    /// Between two exports of metrics; none: a minute.
+    pub metrics_every: Option<Duration>,
     /// Which traces.
     pub sampler: Sampler,
     /// How spans are gathered.
@@ -118,10 +123,12 @@ impl Settings {
         }
         let usual = Batching::default();
         let batch = number(&get, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?.unwrap_or(usual.batch).max(1);
+        let every: Option<u64> = number(&get, "OTEL_METRIC_EXPORT_INTERVAL")?;
         let delay: Option<u64> = number(&get, "OTEL_BSP_SCHEDULE_DELAY")?;
         Ok(Self {
             traces: destination(&get, Signal::Traces)?,
             metrics: destination(&get, Signal::Metrics)?,
+            metrics_every: every.map(|ms| Duration::from_millis(ms).max(METRICS_EVERY_MIN)),
             sampler: sampler(&get)?,
             batching: Batching {
                 queue: number(&get, "OTEL_BSP_MAX_QUEUE_SIZE")?.unwrap_or(usual.queue).max(batch),
