@@ -1,5 +1,7 @@
 //! What a run shows of itself to other software: the same numbers everywhere, and nothing of it can hold a run up.
 
+#[path = "support/otlp.rs"]
+mod otlp;
 #[path = "metrics/prometheus.rs"]
 mod prometheus;
 #[path = "metrics/tfevents.rs"]
@@ -10,8 +12,9 @@ mod support;
 use std::path::Path;
 
 use folgore_actors::nats::server::{LocalServer, ServerOptions, nats_server_for_tests};
+use otlp::{Manner, Receiver};
 use serde_json::Value;
-use support::{Line, Running, folder, folgore, metrics, number, refused, run};
+use support::{Line, Running, folder, folgore, metrics, number, refused, run, timeless};
 
 const SETTINGS: [&str; 8] = [
     "run.name=r",
@@ -138,6 +141,50 @@ fn prometheus_reads_the_numbers_of_a_real_run() {
     }
     launch.signal("INT");
     assert_eq!(launch.end().status.code(), Some(130));
+}
+
+/// A run of four steps whose numbers go to `receiver`.
+fn sent_to(receiver: &Receiver, at: &Path) -> Vec<Line> {
+    let mut command = train(at, &["optim.max_steps=4"]);
+    command.env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", format!("{}/v1/metrics", receiver.url));
+    command.env("OTEL_METRIC_EXPORT_INTERVAL", "100").env("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "500");
+    run(command).well();
+    metrics(&at.join("r"))
+}
+
+#[test]
+fn a_receiver_of_otlp_gets_the_same_numbers() {
+    let (at, receiver) = (folder(), Receiver::http(Manner::Take));
+    let lines = sent_to(&receiver, at.path());
+    let numbers = receiver.numbers();
+    let of = |name: &str| numbers.iter().filter(|n| n.name == name).collect::<Vec<_>>();
+    let mut compared = 0;
+    for (key, value) in lines.last().unwrap() {
+        let Some(value) = value.as_f64().filter(|_| !key.starts_with("rewards/")) else { continue };
+        let name = format!("folgore_{}", key.replace('/', "_"));
+        let found = ["", "_seconds", "_total"].iter().flat_map(|suffix| of(&format!("{name}{suffix}"))).next();
+        let found = found.unwrap_or_else(|| panic!("{key} of metrics.jsonl was not sent"));
+        assert_eq!(found.value, value, "{key}");
+        assert_eq!(found.counter, found.name.ends_with("_total"), "{key}");
+        assert!(found.labels.contains(&("run".into(), "r".into())), "{found:?}");
+        compared += 1;
+    }
+    assert!(compared > 40, "{compared}");
+    let handed_in = of("folgore_episodes_total").into_iter().find(|n| n.labels.iter().any(|(_, v)| v == "handed_in"));
+    assert!(handed_in.is_some(), "what services show is sent too");
+}
+
+#[test]
+fn a_receiver_of_otlp_that_misbehaves_changes_nothing() {
+    let calm = folder();
+    run(train(calm.path(), &["optim.max_steps=4"])).well();
+    let calm: Vec<Line> = metrics(&calm.path().join("r")).into_iter().map(timeless).collect();
+    for manner in [Manner::Hang, Manner::Close, Manner::Unavailable] {
+        let (at, receiver) = (folder(), Receiver::http(manner));
+        let lines: Vec<Line> = sent_to(&receiver, at.path()).into_iter().map(timeless).collect();
+        assert_eq!(lines, calm, "{manner:?}");
+        assert!(receiver.asked() > 0, "{manner:?}: it was tried");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::{
     cluster::Head,
     compose::{self, House, Ingredients, Place},
     console::{Console, arithmetic},
-    metrics::{Collector, Door, Metrics},
+    metrics::{self, Collector, Door, Metrics},
     policy::{Policy, shape},
     prompts,
     run_dir::{self, RunDir},
@@ -73,11 +73,12 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         None => Launch::first(config)?,
     };
     log_to(&dir.next_attempt()?)?;
-    let telemetry = telemetry::start(&dir.name, Role::Head.name(), "head");
+    let mut telemetry = telemetry::start(&dir.name, Role::Head.name(), "head");
     let (parts, standing) = parts(&what, &dir, checkpoints, newest.as_ref(), adapter.as_ref())?;
     let resumed = args.resume.is_some().then_some(standing.step);
     let console = Arc::new(Console::new(&what, &dir, resumed, begin)?);
     let collector = Arc::new(Collector::new(&dir.name, Role::Head.name()));
+    let shown = metrics::send(&mut telemetry, &collector) || door.is_some();
     let witnesses = witnesses(&what.config, &dir, &console, &collector);
     console.say(&arithmetic(&what));
     if let Some(door) = &door {
@@ -94,8 +95,8 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         signals.stop(started.house.shutdown(), console.clone());
         let Started { house, epoch } = started;
         collector.epoch(epoch);
-        if let Some(door) = &door {
-            Metrics::start(&collector, &house.supervisor, Some(door)).await?;
+        if shown {
+            Metrics::start(&collector, &house.supervisor, door.as_ref()).await?;
         }
         let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what) };
         let learning = house.learn(parts, plan, standing, Arc::new(witnesses)).await;

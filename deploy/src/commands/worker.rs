@@ -13,7 +13,7 @@ use crate::{
     cli::{WorkerArgs, WorkerRole},
     cluster::{self, BUILD, CONFIGURATION},
     compose::{Hands, House},
-    metrics::{Collector, Door, Metrics},
+    metrics::{self, Collector, Door, Metrics},
     policy::Policy,
     telemetry,
 };
@@ -71,8 +71,8 @@ async fn work(args: &WorkerArgs, telemetry: &mut Telemetry) -> Result<()> {
     let nats = nats?;
     let name = nats.config().name.clone();
     println!("{role} worker {name} for run {run} at {}", args.server.nats);
-    let seen = Seen::of(args, &run, role)?;
     *telemetry = telemetry::start(run.as_str(), role.name(), &name);
+    let seen = Seen::of(args, &run, role, telemetry)?;
     let far = nats.links();
     let mut watch = far.watch_state::<RunCard>(subjects::CONFIG).await?;
     let mut card = None;
@@ -103,23 +103,26 @@ async fn work(args: &WorkerArgs, telemetry: &mut Telemetry) -> Result<()> {
 struct Seen {
     collector: Arc<Collector>,
     door: Option<Door>,
+    sent: bool,
 }
 
 impl Seen {
-    fn of(args: &WorkerArgs, run: &RunName, role: Role) -> Result<Self> {
+    fn of(args: &WorkerArgs, run: &RunName, role: Role, telemetry: &mut Telemetry) -> Result<Self> {
         let door = args.metrics_port.map(|port| Door::open(args.metrics_address, port)).transpose()?;
         if let Some(door) = &door {
             println!("metrics: {}", door.url()?);
         }
-        Ok(Self { collector: Arc::new(Collector::new(run.as_str(), role.name())), door })
+        let collector = Arc::new(Collector::new(run.as_str(), role.name()));
+        let sent = metrics::send(telemetry, &collector);
+        Ok(Self { collector, door, sent })
     }
 
     /// From now on, what the actors of `house` show.
     async fn shows(&self, house: &House) -> Result<()> {
-        match &self.door {
-            None => Ok(()),
-            Some(door) => Metrics::start(&self.collector, &house.supervisor, Some(door)).await,
+        if self.door.is_none() && !self.sent {
+            return Ok(());
         }
+        Metrics::start(&self.collector, &house.supervisor, self.door.as_ref()).await
     }
 }
 

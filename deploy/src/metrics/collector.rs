@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use folgore_actors::{Observed, metrics::Sample};
+use folgore_actors::{Observed, Telemetry, metrics::Sample};
 use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
@@ -180,6 +180,8 @@ impl Seen {
         let (label, value) = match what {
             "build" => (Some(("version", BUILD.to_owned())), Some(1.0)),
             "epoch" => (None, self.epoch.map(f64::from)),
+            "spans_taken" => (None, Telemetry::spans().map(|spans| spans.exported as f64)),
+            "spans_missing" => (None, Telemetry::spans().map(|spans| spans.lost as f64)),
             "last_step_time" => (None, self.last_step.and_then(since_1970)),
             _ => (None, self.evaluation.as_ref().map(|e| e.step as f64)),
         };

@@ -14,3 +14,18 @@ pub mod text;
 
 pub use collector::Collector;
 pub use server::{Door, Metrics};
+
+use std::sync::Arc;
+
+use folgore_actors::Telemetry;
+
+/// Sends the numbers over OTLP too, where the environment asks for that; true if it does. What it asks for and cannot have is
+/// told; the work goes on without.
+pub fn send(telemetry: &mut Telemetry, collector: &Arc<Collector>) -> bool {
+    let read = collector.clone();
+    if let Err(error) = telemetry.export_metrics(table::TABLE.iter().map(|row| &row.metric), move || read.read()) {
+        eprintln!("warning: no metrics over OTLP: {error}");
+        return false;
+    }
+    telemetry.settings().metrics.is_some()
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use folgore_actors::{BoxFuture, Context, Service, ServiceError, SupervisorHandle};
+use folgore_actors::{BoxFuture, Context, Service, ServiceError, SupervisorError, SupervisorHandle};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -68,13 +68,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Starts the service among those of `supervisor`.
+    /// Starts the service among those of `supervisor`. Where they are stopping already there is nothing to show, and somebody
+    /// else has the reason to tell.
     pub async fn start(collector: &Arc<Collector>, supervisor: &SupervisorHandle, door: Option<&Door>) -> Result<()> {
         let (collector, of, door) = (collector.clone(), supervisor.clone(), door.cloned());
         let make = move || -> Box<dyn Service> {
             Box::new(Self { collector: collector.clone(), supervisor: of.clone(), door: door.clone() })
         };
-        Ok(supervisor.spawn("metrics", make).await?)
+        match supervisor.spawn("metrics", make).await {
+            Err(SupervisorError::Stopping { .. }) => Ok(()),
+            started => Ok(started?),
+        }
     }
 }
 
@@ -90,7 +94,8 @@ impl Service for Metrics {
                 }
             };
             tokio::select! {
-                () = context.shutdown.stopping() => {}
+                // the last look is what telemetry sends at the end
+                () = context.shutdown.stopping() => reader.renew().await,
                 () = reader.renew_often() => {}
                 // what cannot be read is no reason to end a run
                 Err(error) = serving => {

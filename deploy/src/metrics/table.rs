@@ -323,6 +323,16 @@ const REST: &[(&str, Kind, &str, &str, &[Source])] = &[
     ("lease_epoch", Gauge, "", "Epoch under which this head writes", &[(None, Process("epoch"))]),
     ("last_step_time", Gauge, "s", "When the last step was done, since 1970", &[(None, Process("last_step_time"))]),
     ("service_restarts", Counter, "", "Restarts of a service after a failure", &[(None, Restarts)]),
+    (
+        "spans",
+        Gauge,
+        "",
+        "Spans of this process: taken by the receiver, or missing (lost, or not sent yet)",
+        &[
+            (Some(("outcome", "taken")), Process("spans_taken")),
+            (Some(("outcome", "missing")), Process("spans_missing")),
+        ],
+    ),
     ("build_info", Gauge, "", "1 with the version", &[(None, Process("build"))]),
 ];
 
