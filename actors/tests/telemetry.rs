@@ -38,7 +38,7 @@ async fn work() {
     let served = links.serve_typed("search", 1, |search: Search| async move {
         let mut span = Span::child(SpanKind::Internal, format_args!("retrieval {}", "wiki"));
         span.set(names::DATA_SOURCE, "wiki");
-        span.event("found", || vec![]);
+        span.event("found", Vec::new);
         drop(search);
         Ok::<_, String>(Passages { passages: Vec::new() })
     });

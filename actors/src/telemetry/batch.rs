@@ -89,10 +89,9 @@ impl Pump {
     pub async fn run(self, exporter: impl SpanExporter, mut stop: watch::Receiver<Option<Instant>>) {
         let mut told = stop.clone();
         let deadline = async move {
-            match told.wait_for(Option::is_some).await.map(|until| *until) {
-                Ok(Some(until)) => tokio::time::sleep_until(until).await,
-                // Nobody is left who could end a span.
-                Ok(None) | Err(_) => {}
+            // otherwise nobody is left who could end a span
+            if let Ok(Some(until)) = told.wait_for(Option::is_some).await.map(|until| *until) {
+                tokio::time::sleep_until(until).await;
             }
         };
         let work = async {

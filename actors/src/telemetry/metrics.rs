@@ -65,11 +65,11 @@ fn instrument(meter: &Meter, at: usize, metric: &Metric, read: &Read) {
     match metric.kind {
         Kind::Gauge => {
             let builder = meter.f64_observable_gauge(name).with_unit(metric.unit).with_description(metric.help);
-            drop(builder.with_callback(observe).build());
+            let _ = builder.with_callback(observe).build();
         }
         Kind::Counter => {
             let builder = meter.f64_observable_counter(name).with_unit(metric.unit).with_description(metric.help);
-            drop(builder.with_callback(observe).build());
+            let _ = builder.with_callback(observe).build();
         }
     }
 }

@@ -14,6 +14,7 @@ use folgore_actors::{
     telemetry::{self, Identity, Report, settings::Settings},
 };
 use folgore_learner::{
+    alarm::Alarm,
     ask::Evaluated,
     learner::{Standing, Witness},
 };
@@ -119,6 +120,7 @@ impl Witness for Switch {
             if Self::is_traced(step) { times.traced.push(took) } else { times.plain.push(took) }
         }
     }
+    fn alarm(&self, _: &Alarm) {}
     fn goes_on(&self, _: u64) {}
     fn evaluated(&self, _: &Evaluated) {}
     fn saved(&self, _: u64, _: &Path) {}
