@@ -99,6 +99,7 @@ fn config() -> ModelConfig {
         max_position_embeddings: 256,
         eos_token_ids: vec![EOS],
         bos_token_id: None,
+        variant: Default::default(),
     }
 }
 

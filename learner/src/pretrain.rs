@@ -124,6 +124,7 @@ mod tests {
             max_position_embeddings: 16,
             eos_token_ids: vec![0],
             bos_token_id: None,
+            variant: Default::default(),
         };
         let settings = PretrainSettings { steps: 120, batch: 32, learning_rate: 1e-2, warmup_steps: 5, seed: 1 };
         let pair = |index: u64| {

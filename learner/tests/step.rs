@@ -39,6 +39,7 @@ fn config() -> ModelConfig {
         max_position_embeddings: 128,
         eos_token_ids: vec![0],
         bos_token_id: None,
+        variant: Default::default(),
     }
 }
 

@@ -14,6 +14,6 @@ pub mod params;
 mod tensor;
 pub mod tokenizer;
 
-pub use config::ModelConfig;
+pub use config::{Activation, Local, ModelConfig, NormForm, RopeScaling, Variant};
 pub use error::ModelError;
 pub use tensor::{HostData, HostTensor, TensorSource, Tensors};

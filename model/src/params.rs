@@ -4,9 +4,9 @@ use folgore_protocol::seed;
 use rayon::prelude::*;
 
 use crate::{
-    HostTensor, ModelConfig, ModelError, TensorSource, Tensors,
+    HostTensor, ModelConfig, ModelError, NormForm, TensorSource, Tensors,
     backend::{AdamW, Backend},
-    decoder::{Linear, Weights},
+    decoder::{Linear, Weights, tensors},
     lora::{Adapter, LoraInit, LoraShape},
 };
 
@@ -80,9 +80,16 @@ impl<B: Backend> Params<B> {
 
     /// All weights, read from `source`.
     pub fn full(backend: &B, config: &ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        let list = full_names(config)
+        if !config.variant.is_llama() {
+            return Err(ModelError::Unsupported {
+                place: config.model_type.clone(),
+                what: "training of all weights".into(),
+                hint: ": it is there for the llama family alone; train an adapter".into(),
+            });
+        }
+        let list = tensors(config)
             .into_iter()
-            .map(|name| Ok(param(backend, name.clone(), &source.tensor(&name)?)))
+            .map(|(name, _)| Ok(param(backend, name.clone(), &source.tensor(&name)?)))
             .collect::<Result<_, ModelError>>()?;
         Ok(Self { list, trains: Trains::Full, layers: config.num_hidden_layers, tied: config.tie_word_embeddings })
     }
@@ -246,21 +253,6 @@ impl LayerSlots {
     }
 }
 
-/// Names of all weights of the family, in the order of [`FullSlots`].
-fn full_names(config: &ModelConfig) -> Vec<String> {
-    let mut names = vec!["model.embed_tokens.weight".to_owned()];
-    for i in 0..config.num_hidden_layers {
-        names.push(format!("model.layers.{i}.input_layernorm.weight"));
-        names.push(format!("model.layers.{i}.post_attention_layernorm.weight"));
-        names.extend(Linear::ALL.map(|l| format!("{}.weight", l.module(i))));
-    }
-    names.push("model.norm.weight".into());
-    if !config.tie_word_embeddings {
-        names.push("lm_head.weight".into());
-    }
-    names
-}
-
 fn param<B: Backend>(backend: &B, name: String, tensor: &HostTensor) -> Param<B> {
     let values = tensor.to_f32();
     let zeros = || backend.zeros(values.len());
@@ -278,7 +270,7 @@ fn init_a(init: LoraInit, r: usize, inner: usize, rows: usize, seed: u64) -> Vec
     }
 }
 
-/// Random weights for a model of a shape (normal, deviation 0.02, norms 1), each drawn when it is asked for: where training
+/// Random weights for a model of a shape (normal, deviation 0.02, norms 1, biases 0), each drawn when it is asked for: where training
 /// from nothing begins, and benchmarks, which need not hold a second copy of a large model.
 #[derive(Clone, Debug)]
 pub struct RandomWeights {
@@ -291,37 +283,30 @@ impl RandomWeights {
     pub fn new(config: ModelConfig, seed: u64) -> Self {
         Self { config, seed }
     }
-
-    fn shape_of(&self, name: &str) -> Vec<usize> {
-        let c = &self.config;
-        match Linear::ALL.into_iter().find(|l| name.contains(l.path())) {
-            Some(l) => <[usize; 2]>::from(l.shape(c)).to_vec(),
-            None if name.contains("norm") => vec![c.hidden_size],
-            None => vec![c.vocab_size, c.hidden_size],
-        }
-    }
 }
 
 impl TensorSource for RandomWeights {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
         let missing = || ModelError::Missing { what: format!("tensor {name}"), place: "random weights".into() };
-        let place = full_names(&self.config).iter().position(|n| n == name).ok_or_else(missing)?;
-        let shape = self.shape_of(name);
+        let list = tensors(&self.config);
+        let place = list.iter().position(|(n, _)| n == name).ok_or_else(missing)?;
+        let shape = list[place].1.clone();
         let stream = seed::mix(&[self.seed, place as u64]);
         let count = shape.iter().product::<usize>();
+        let one = if self.config.variant.norm_form == NormForm::Weight { 1.0 } else { 0.0 };
         let values = match shape.len() {
-            1 => vec![1.0; count],
+            1 => vec![if name.ends_with(".bias") { 0.0 } else { one }; count],
             _ => (0..count).into_par_iter().map(|j| 0.02 * seed::normal(stream, j as u64)).collect(),
         };
         Ok(HostTensor::f32(shape, values))
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        full_names(&self.config).iter().any(|n| n == name).then(|| self.shape_of(name))
+        tensors(&self.config).into_iter().find(|(n, _)| n == name).map(|(_, shape)| shape)
     }
 
     fn names(&self) -> Vec<String> {
-        full_names(&self.config)
+        tensors(&self.config).into_iter().map(|(name, _)| name).collect()
     }
 }
 

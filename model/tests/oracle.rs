@@ -29,6 +29,7 @@ fn config(tied: bool) -> ModelConfig {
         max_position_embeddings: 96,
         eos_token_ids: vec![0],
         bos_token_id: None,
+        variant: Default::default(),
     }
 }
 

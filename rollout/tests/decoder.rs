@@ -35,6 +35,7 @@ fn config() -> ModelConfig {
         max_position_embeddings: 160,
         eos_token_ids: vec![0],
         bos_token_id: None,
+        variant: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! prompt is computed once). Both go through the same attention over blocks of [`backend::BLOCK`](crate::backend::BLOCK)
 //! keys that start at the beginning of the sequence, so a row's bits are the same in both.
 
+pub(crate) mod families;
 mod fingerprint;
 mod forward;
 mod layout;
@@ -14,7 +15,7 @@ mod weights;
 
 pub use forward::KvCache;
 pub use train::{Backprop, Dropout, Tape};
-pub use weights::{LayerWeights, Linear, Weights};
+pub use weights::{LayerWeights, Linear, Norm, Weights, tensors};
 
 use std::{ops::Range, sync::Arc};
 
@@ -110,6 +111,13 @@ impl<B: Backend> Clone for Decoder<B> {
 impl<B: Backend> Decoder<B> {
     /// Reads the weights that `config` asks for.
     pub fn load(backend: Arc<B>, config: ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
+        if !config.variant.is_llama() {
+            return Err(ModelError::Unsupported {
+                place: config.model_type.clone(),
+                what: format!("{:?}", config.variant),
+                hint: ": the decoder computes Llama alone".into(),
+            });
+        }
         let weights = llama::load(&*backend, &config, source)?;
         let rope = Arc::new(backend.upload(&llama::rope_table(&config)));
         Ok(Self { backend, config: Arc::new(config), weights: Arc::new(weights), rope })

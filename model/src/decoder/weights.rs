@@ -74,6 +74,82 @@ impl Linear {
     }
 }
 
+/// Names and shapes of all weights of a model of shape `config`, in the order of the forward pass, biases last in their layer.
+pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden_size;
+    let mut list = vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden])];
+    for layer in 0..config.num_hidden_layers {
+        let mut push = |name: &str, shape: Vec<usize>| list.push((format!("model.layers.{layer}.{name}"), shape));
+        for norm in Norm::of(config) {
+            push(&format!("{}.weight", norm.path(config)), vec![norm.width(config)]);
+        }
+        for linear in Linear::ALL {
+            let (out, inner) = linear.shape(config);
+            push(&format!("{}.weight", linear.path()), vec![out, inner]);
+        }
+        for linear in Linear::ALL.into_iter().filter(|l| config.has_bias(*l)) {
+            push(&format!("{}.bias", linear.path()), vec![linear.shape(config).0]);
+        }
+    }
+    list.push(("model.norm.weight".into(), vec![hidden]));
+    if !config.tie_word_embeddings {
+        list.push(("lm_head.weight".into(), vec![config.vocab_size, hidden]));
+    }
+    list
+}
+
+/// The norms that a layer may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Before attention.
+    Attention,
+    /// Before the feed-forward part.
+    FeedForward,
+    /// Of the output of attention, before it is added.
+    AttentionOutput,
+    /// Of the output of the feed-forward part, before it is added.
+    FeedForwardOutput,
+    /// Of each head of q.
+    Q,
+    /// Of each head of k.
+    K,
+}
+
+impl Norm {
+    /// The norms of each layer of a model of shape `config`.
+    pub fn of(config: &ModelConfig) -> Vec<Norm> {
+        let mut norms = vec![Norm::Attention, Norm::FeedForward];
+        if config.variant.output_norms {
+            norms.extend([Norm::AttentionOutput, Norm::FeedForwardOutput]);
+        }
+        if config.variant.qk_norm {
+            norms.extend([Norm::Q, Norm::K]);
+        }
+        norms
+    }
+
+    /// Module path within a layer. The norm after attention has the name that elsewhere the one before the feed-forward
+    /// part has.
+    pub fn path(self, config: &ModelConfig) -> &'static str {
+        match self {
+            Norm::Attention => "input_layernorm",
+            Norm::FeedForward if config.variant.output_norms => "pre_feedforward_layernorm",
+            Norm::FeedForward | Norm::AttentionOutput => "post_attention_layernorm",
+            Norm::FeedForwardOutput => "post_feedforward_layernorm",
+            Norm::Q => "self_attn.q_norm",
+            Norm::K => "self_attn.k_norm",
+        }
+    }
+
+    /// Numbers of its weight.
+    pub fn width(self, config: &ModelConfig) -> usize {
+        match self {
+            Norm::Q | Norm::K => config.head_dim,
+            _ => config.hidden_size,
+        }
+    }
+}
+
 /// One layer.
 pub struct LayerWeights<B: Backend> {
     /// Norm before attention, `[hidden]`.

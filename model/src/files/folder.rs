@@ -115,7 +115,7 @@ impl Shards {
     ) -> Result<ModelFiles, ModelError> {
         super::check_vocabulary(&origin, &config, &tokenizer)?;
         family::check(&self.place, &config, &self)?;
-        let names = family::expected(&config).into_iter().map(|(name, _)| name);
+        let names = crate::decoder::tensors(&config).into_iter().map(|(name, _)| name);
         let sorted = names.collect::<std::collections::BTreeSet<_>>();
         let parts = sorted.into_iter().filter_map(|name| {
             let part = self.files[*self.index.get(&name)?].part(&name)?;

@@ -7,7 +7,7 @@
 
 pub mod atomic;
 mod bytes;
-mod config_json;
+pub(crate) mod config_json;
 mod family;
 pub(crate) mod fault;
 mod fingerprint;

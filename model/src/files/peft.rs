@@ -448,6 +448,7 @@ mod tests {
             max_position_embeddings: 16,
             eos_token_ids: vec![2],
             bos_token_id: None,
+            variant: Default::default(),
         }
     }
 

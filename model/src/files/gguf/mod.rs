@@ -13,7 +13,10 @@ use super::{
     Bytes, ModelFiles, config_json, family, fault,
     fingerprint::{Part, fingerprint},
 };
-use crate::{HostTensor, ModelConfig, ModelError, TensorSource, decoder::Linear, tokenizer::Tokenizer};
+use crate::{HostTensor, ModelConfig, ModelError, TensorSource, Variant, decoder::Linear, tokenizer::Tokenizer};
+
+/// The architectures that are read, by `general.architecture`.
+const SERVED: &[&str] = &["llama"];
 
 pub(crate) fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     let bytes = Bytes::open(path)?;
@@ -38,8 +41,8 @@ pub(crate) fn open_tokenizer(path: &Path) -> Result<Tokenizer, ModelError> {
 fn config(header: &Header) -> Result<ModelConfig, ModelError> {
     let place = &header.place;
     let family = header.text("general.architecture")?.ok_or_else(|| fault::missing(place, "general.architecture"))?;
-    if !config_json::SERVED.contains(&family) {
-        let hint = format!("served are: {}", config_json::SERVED.join(", "));
+    if !SERVED.contains(&family) {
+        let hint = format!("served are: {}", SERVED.join(", "));
         return Err(fault::unsupported(place, format!("general.architecture {family:?}"), &hint));
     }
     refuse_what_changes_the_result(header)?;
@@ -79,6 +82,7 @@ fn config(header: &Header) -> Result<ModelConfig, ModelError> {
         max_position_embeddings: size("context_length")?,
         eos_token_ids: id("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
         bos_token_id: id("tokenizer.ggml.bos_token_id")?,
+        variant: Variant::default(),
     };
     config_json::check(place, &config)?;
     Ok(config)
