@@ -6,6 +6,8 @@
 
 Everything is drawn from fixed seeds. The fixtures are committed: run this only to change them. What each file holds is in
 fixtures/README.md. `versions.json` records what made them.
+
+  VENV/bin/python tests/parity/make_fixtures.py --families      # the folders of families.py alone; the others stay
 """
 import argparse
 import json
@@ -18,6 +20,7 @@ import peft
 import tokenizers
 import torch
 import transformers
+import families
 from awkward import AWKWARD
 import gguf
 import numpy as np
@@ -90,10 +93,10 @@ def greedy(model, prompt, count):
 
 
 @torch.no_grad()
-def expect(model, folder):
+def expect(model, folder, count=24):
     logits = {f"logits.{i}": model(torch.tensor([row])).logits[0].contiguous() for i, row in enumerate(ROWS)}
     save_file(logits, os.path.join(OUT, folder, "logits.safetensors"))
-    continuations = [greedy(model, row, 24) for row in ROWS]
+    continuations = [greedy(model, row, count) for row in ROWS]
     assert sum(map(len, continuations)) >= 30, "too close a call too early: change the seed"
     write_json({"rows": ROWS, "greedy": continuations}, folder, "expected.json")
 
@@ -179,6 +182,27 @@ def tiny():
     seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     adapter(untied, "adapter-untied", 11, r=4, lora_alpha=10, target_modules=seven)
     adapter(tied, "adapter-tied-rslora", 12, r=9, lora_alpha=6, target_modules=["q_proj", "v_proj"], use_rslora=True)
+
+
+def tiny_families():
+    """Each family's model and an adapter on all its maps; the first seed whose greedy tokens are never a close call."""
+    tok = tiny_tokenizer()
+    seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for i, name in enumerate(families.FAMILIES):
+        for folder in ("tiny-" + name, "adapter-" + name):
+            shutil.rmtree(os.path.join(OUT, folder), ignore_errors=True)
+        for seed in range(100 * i, 100 * i + 100):
+            model = families.build(name, seed)
+            with torch.no_grad():
+                if all(len(greedy(model, row, 32)) == 32 for row in ROWS):
+                    break
+        else:
+            raise SystemExit(f"{name}: every seed has a close call")
+        path = os.path.join(OUT, "tiny-" + name)
+        model.save_pretrained(path)
+        tok.save_pretrained(path)
+        expect(model, "tiny-" + name, 32)
+        adapter(model, "adapter-" + name, 40 + i, r=2, lora_alpha=5, target_modules=seven)
 
 
 GGUF_TYPES = {
@@ -306,15 +330,21 @@ def renderings(tok, own):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--gguf", required=True)
-    gguf = parser.parse_args().gguf
+    parser.add_argument("--gguf")
+    parser.add_argument("--families", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.families:
+        return tiny_families()
+    if not arguments.gguf:
+        parser.error("--gguf is needed for everything but --families")
     for entry in os.listdir(OUT) if os.path.isdir(OUT) else []:
         if os.path.isdir(os.path.join(OUT, entry)):
             shutil.rmtree(os.path.join(OUT, entry))
     os.makedirs(OUT, exist_ok=True)
     torch.manual_seed(0)
     tiny()
-    renderings(*smollm2(gguf))
+    tiny_families()
+    renderings(*smollm2(arguments.gguf))
     versions = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, peft)}
     write_json(versions, "versions.json")
 
