@@ -35,8 +35,11 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     let tokens = per_step.min(u64::from(c.optim.max_tokens_per_micro_batch));
     let (hidden, feed) = (model.hidden_size as u64, model.intermediate_size as u64);
     let q = (model.num_attention_heads * model.head_dim) as u64;
-    let kept = if c.model.gradient_checkpointing { hidden } else { 4 * hidden + 2 * q + kv_width + 2 * feed };
-    let working = 6 * hidden + 3 * q + 2 * kv_width + 5 * feed;
+    // what goes into the norms that not every family has; in the backward it has a gradient beside it
+    let normed = if model.variant.output_norms { 2 * hidden } else { 0 }
+        + if model.variant.qk_norm { q + kv_width / 2 } else { 0 };
+    let kept = if c.model.gradient_checkpointing { hidden } else { 4 * hidden + 2 * q + kv_width + 2 * feed + normed };
+    let working = 6 * hidden + 3 * q + 2 * kv_width + 5 * feed + 2 * normed;
     // Twice what is alive: buffers of ever other sizes leave gaps that the allocator keeps. Measured peaks over many steps are
     // 0.85 to 1.2 of the sum.
     let activations = 2 * tokens * F32 * (kept * layers + working);

@@ -6,12 +6,13 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use folgore_model::backend::{AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, MatrixData, SampleSpec};
+use folgore_model::backend::{AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, MatrixData, SampleSpec};
 
 /// (inputs, outputs) of the linears and of the head.
 const SHAPES: &[(usize, usize)] = &[(576, 576), (576, 1536), (1536, 576), (576, 49152)];
 const ROWS: &[usize] = &[1, 8, 32, 256, 1024];
 const HEADS: Heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+const SHAPE: AttnShape = AttnShape { heads: HEADS, scale: 0.125, window: None };
 
 fn backend() -> Cpu {
     let threads = std::env::var("FOLGORE_BENCH_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
@@ -118,7 +119,7 @@ fn attention(c: &mut Criterion) {
             .collect();
         let pairs: usize = spans.len() * (0..rows).map(|r| start + r + 1).sum::<usize>() * HEADS.heads;
         group.throughput(Throughput::Elements((4 * pairs * HEADS.head_dim) as u64));
-        group.bench_function(name, |bench| bench.iter(|| b.attention(&q, &kv, &spans, HEADS, 0.125, &mut out)));
+        group.bench_function(name, |bench| bench.iter(|| b.attention(&q, &kv, &spans, SHAPE, &mut out)));
         if start == 0 {
             let (k, v) = (b.upload(&numbers(n * kv_width)), b.upload(&numbers(n * kv_width)));
             let (mut dq, mut dk, mut dv) = (b.zeros(n * width), b.zeros(n * kv_width), b.zeros(n * kv_width));
@@ -127,7 +128,7 @@ fn attention(c: &mut Criterion) {
             group.throughput(Throughput::Elements((10 * pairs * HEADS.head_dim) as u64));
             group.bench_function(format!("{name} backward"), |bench| {
                 bench.iter(|| {
-                    b.attention_backward(&q, &k, &v, &out, &q, &spans, HEADS, 0.125, &mut dq, &mut dk, &mut dv);
+                    b.attention_backward(&q, &k, &v, &out, &q, &spans, SHAPE, &mut dq, &mut dk, &mut dv);
                 });
             });
         }
@@ -156,19 +157,22 @@ fn head(c: &mut Criterion) {
         let flops = (2 * rows * width * vocab) as u64;
         group.throughput(Throughput::Elements(flops));
         group.bench_function(BenchmarkId::new("log-probs", rows), |bench| {
-            bench.iter(|| b.head_logprobs(&hidden, &head, &targets, 1.0));
+            bench.iter(|| b.head_logprobs(&hidden, (&head).into(), &targets, 1.0));
         });
         let plain = vec![spec.clone(); rows];
-        group.bench_function(BenchmarkId::new("sample", rows), |bench| bench.iter(|| b.sample(&hidden, &head, &plain)));
+        group.bench_function(BenchmarkId::new("sample", rows), |bench| {
+            bench.iter(|| b.sample(&hidden, (&head).into(), &plain))
+        });
         let cut = vec![SampleSpec { top_k: 50, top_p: 0.9, ..spec }; rows];
         group.bench_function(BenchmarkId::new("sample top-k top-p", rows), |bench| {
-            bench.iter(|| b.sample(&hidden, &head, &cut));
+            bench.iter(|| b.sample(&hidden, (&head).into(), &cut));
         });
         let mut dhidden = b.zeros(rows * width);
         let (lse, dlogprobs) = (vec![11.0; rows], vec![1.0; rows]);
         group.throughput(Throughput::Elements(2 * flops));
         group.bench_function(BenchmarkId::new("backward", rows), |bench| {
-            bench.iter(|| b.head_backward(&hidden, &head, &targets, 1.0, &lse, &dlogprobs, &mut dhidden, None));
+            bench
+                .iter(|| b.head_backward(&hidden, (&head).into(), &targets, 1.0, &lse, &dlogprobs, &mut dhidden, None));
         });
     }
     group.finish();

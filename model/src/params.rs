@@ -151,8 +151,8 @@ impl<B: Backend> Params<B> {
         backend.set_matrix(&mut weights.embed_tokens, value(slots.embed), 1.0);
         for (i, layer) in weights.layers.iter_mut().enumerate() {
             let slots = slots.layer(i);
-            layer.input_layernorm = vector(slots.input_layernorm);
-            layer.post_attention_layernorm = vector(slots.post_attention_layernorm);
+            layer.attention_norm = vector(slots.input_layernorm);
+            layer.feed_forward_norm = vector(slots.post_attention_layernorm);
             for linear in Linear::ALL {
                 backend.set_matrix(&mut layer.linears[linear as usize], value(slots.linear(linear)), 1.0);
             }

@@ -4,8 +4,11 @@
 
 use std::ops::Range;
 
-use folgore_model::backend::{
-    AdamW, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, Isa, MatrixData, Naive, SampleSpec,
+use folgore_model::{
+    Activation,
+    backend::{
+        AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Head, Heads, Isa, MatrixData, Naive, SampleSpec,
+    },
 };
 use folgore_protocol::seed;
 
@@ -146,8 +149,12 @@ fn rowwise<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
     let mut out = b.alloc(n);
     b.rms_norm(&x, &weight, 1e-5, &mut out);
     push("rms_norm", &out);
-    b.swiglu(&x, &y, &mut out);
-    push("swiglu", &out);
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        b.glu(activation, &x, &y, &mut out);
+        push(&format!("glu {activation:?}"), &out);
+    }
+    b.fill_rows(&weight, &mut out);
+    push("fill_rows", &out);
     b.dropout(&x, 0.3, 77, &mut out);
     push("dropout", &out);
     let mut sum = b.upload(&random(4, n));
@@ -188,12 +195,13 @@ fn rowwise_back<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
     let mut plain = b.upload(&random(5, n));
     b.rms_norm_backward(&x, &weight, 1e-5, &dy, &mut plain, None);
     assert_same_bits("dx with and without dweight", &b.download(&plain), &b.download(&dx));
-    let (mut dgate, mut dup) = (b.alloc(n), b.alloc(n));
-    b.swiglu_backward(&x, &y, &dy, &mut dgate, &mut dup);
-    [("norm dx", dx), ("norm dweight", dweight), ("dgate", dgate), ("dup", dup)]
-        .into_iter()
-        .map(|(name, buf)| (format!("{name} {rows}x{width}"), b.download(&buf)))
-        .collect()
+    let mut results = vec![("norm dx".to_owned(), dx), ("norm dweight".to_owned(), dweight)];
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let (mut dgate, mut dup) = (b.alloc(n), b.alloc(n));
+        b.glu_backward(activation, &x, &y, &dy, &mut dgate, &mut dup);
+        results.extend([(format!("dgate {activation:?}"), dgate), (format!("dup {activation:?}"), dup)]);
+    }
+    results.into_iter().map(|(name, buf)| (format!("{name} {rows}x{width}"), b.download(&buf))).collect()
 }
 
 const ROWWISE: &[(usize, usize)] = &[(1, 1), (1, 576), (3, 17), (5, 96), (70, 33), (200, 576)];
@@ -241,7 +249,8 @@ fn rotation_equals_the_reference_and_turns_back() {
 }
 
 /// A cache of two sequences that share their first two blocks, the second going on in the middle of a copied block.
-fn attended<B: Backend>(b: &B, heads: Heads, first_len: usize, second_len: usize) -> Results {
+fn attended<B: Backend>(b: &B, shape: AttnShape, first_len: usize, second_len: usize) -> Results {
+    let heads = shape.heads;
     let shared = 2 * BLOCK + 5;
     let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     let blocks = 64;
@@ -273,7 +282,7 @@ fn attended<B: Backend>(b: &B, heads: Heads, first_len: usize, second_len: usize
         AttnSpan { rows: own + 1..rows, start: 0, table: first_table },
     ];
     let mut out = b.alloc(rows * width);
-    b.attention(&q, &kv, &spans, heads, 0.3, &mut out);
+    b.attention(&q, &kv, &spans, shape, &mut out);
     let together = b.download(&out);
     assert!(together.iter().all(|x| x.is_finite()), "attention sees only what it may");
     // each span alone, its rows one at a time: the same bits
@@ -281,11 +290,11 @@ fn attended<B: Backend>(b: &B, heads: Heads, first_len: usize, second_len: usize
     for span in spans.iter().rev() {
         for (i, row) in span.rows.clone().enumerate().rev() {
             let one = AttnSpan { rows: row..row + 1, start: span.start + i, table: span.table.clone() };
-            b.attention(&q, &kv, &[one], heads, 0.3, &mut alone);
+            b.attention(&q, &kv, &[one], shape, &mut alone);
         }
     }
     assert_same_bits("attention row by row", &b.download(&alone), &together);
-    vec![(format!("attention {heads:?} {first_len} {second_len}"), together)]
+    vec![(format!("attention {shape:?} {first_len} {second_len}"), together)]
 }
 
 const HEADS: &[Heads] = &[
@@ -296,19 +305,37 @@ const HEADS: &[Heads] = &[
     Heads { heads: 2, kv_heads: 2, head_dim: 24 },
 ];
 
+/// Windows of one key, below, at and above a block, and one that nothing outgrows.
+const WINDOWS: [Option<usize>; 6] = [None, Some(1), Some(7), Some(16), Some(37), Some(1000)];
+
+fn shape(heads: Heads, window: Option<usize>) -> AttnShape {
+    AttnShape { heads, scale: 0.3, window }
+}
+
 #[test]
 fn attention_equals_the_reference_bit_for_bit() {
     for heads in HEADS {
         for (first, second) in [(37, 38), (100, 80)] {
-            compare(
-                &attended(&Naive::new(), *heads, first, second),
-                |b| attended(b, *heads, first, second),
-                assert_same_bits,
-            );
+            for window in WINDOWS {
+                let shape = shape(*heads, window);
+                let naive = attended(&Naive::new(), shape, first, second);
+                compare(&naive, |b| attended(b, shape, first, second), assert_same_bits);
+            }
         }
     }
-    let wide = Heads { heads: 64, kv_heads: 1, head_dim: 8 };
+    let wide = shape(Heads { heads: 64, kv_heads: 1, head_dim: 8 }, None);
     compare(&attended(&Naive::new(), wide, 40, 50), |b| attended(b, wide, 40, 50), assert_same_bits);
+}
+
+#[test]
+fn a_window_forgets_what_is_behind_it() {
+    let heads = HEADS[0];
+    let seen = |window| attended(&Naive::new(), shape(heads, window), 100, 80)[0].1.clone();
+    assert_same_bits("a window that nothing outgrows", &seen(Some(1000)), &seen(None));
+    // the row at place 99 of the first sequence follows those of the second's own keys
+    let row = (80 - 2 * BLOCK - 5) * heads.heads * heads.head_dim;
+    assert_ne!(seen(Some(99))[row..][..8], seen(None)[row..][..8]);
+    assert_same_bits("all hundred keys", &seen(Some(100))[row..][..24], &seen(None)[row..][..24]);
 }
 
 /// A prompt, three answers that share it, and a sequence of its own.
@@ -323,16 +350,17 @@ fn grad_spans() -> Vec<GradSpan> {
     ]
 }
 
-fn attended_back<B: Backend>(b: &B, heads: Heads, spans: &[GradSpan], rows: usize) -> Results {
+fn attended_back<B: Backend>(b: &B, shape: AttnShape, spans: &[GradSpan], rows: usize) -> Results {
+    let heads = shape.heads;
     let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     let (q, dout) = (b.upload(&random(1, rows * width)), b.upload(&random(2, rows * width)));
     let (k, v) = (b.upload(&random(3, rows * kv_width)), b.upload(&random(4, rows * kv_width)));
     let mut out = b.zeros(rows * width);
-    forward_of(b, &q, &k, &v, spans, heads, rows, &mut out);
+    forward_of(b, &q, &k, &v, spans, shape, rows, &mut out);
     let mut grads = [width, kv_width, kv_width].map(|w| b.upload(&random(6, rows * w)));
     let [dq, dk, dv] = &mut grads;
-    b.attention_backward(&q, &k, &v, &out, &dout, spans, heads, 0.2, dq, dk, dv);
-    ["dq", "dk", "dv"].into_iter().zip(&grads).map(|(n, g)| (format!("{n} {heads:?}"), b.download(g))).collect()
+    b.attention_backward(&q, &k, &v, &out, &dout, spans, shape, dq, dk, dv);
+    ["dq", "dk", "dv"].into_iter().zip(&grads).map(|(n, g)| (format!("{n} {shape:?}"), b.download(g))).collect()
 }
 
 /// Attention over the keys of the call itself, through a cache where each span has its own blocks.
@@ -342,12 +370,12 @@ fn forward_of<B: Backend>(
     k: &B::Buf,
     v: &B::Buf,
     spans: &[GradSpan],
-    heads: Heads,
+    shape: AttnShape,
     rows: usize,
     out: &mut B::Buf,
 ) {
     let blocks_each = rows.div_ceil(BLOCK) + 1;
-    let mut kv = b.kv(blocks_each * spans.len(), heads);
+    let mut kv = b.kv(blocks_each * spans.len(), shape.heads);
     let mut forward = Vec::new();
     for (i, span) in spans.iter().enumerate() {
         let keys: Vec<usize> = span.prefix.iter().cloned().flatten().chain(span.rows.clone()).collect();
@@ -357,44 +385,56 @@ fn forward_of<B: Backend>(
         let table = (0..blocks_each as u32).map(|t| (i * blocks_each) as u32 + t).collect();
         forward.push(AttnSpan { rows: span.rows.clone(), start: keys.len() - span.rows.len(), table });
     }
-    b.attention(q, &kv, &forward, heads, 0.2, out);
+    b.attention(q, &kv, &forward, shape, out);
 }
 
 #[test]
 fn attention_gradients_equal_the_reference() {
     for heads in HEADS {
         let spans = grad_spans();
-        let naive = attended_back(&Naive::new(), *heads, &spans, 120);
-        compare(&naive, |b| attended_back(b, *heads, &spans, 120), assert_close);
+        for window in WINDOWS {
+            let shape = shape(*heads, window);
+            let naive = attended_back(&Naive::new(), shape, &spans, 120);
+            compare(&naive, |b| attended_back(b, shape, &spans, 120), assert_close);
+        }
     }
 }
 
 const HEADS_OF_MODELS: &[(usize, usize, usize)] =
     &[(1, 20, 7), (3, 33, 2048), (60, 24, 2049), (5, 16, 5000), (300, 40, 100)];
 
-fn headed<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: f32) -> Results {
+fn headed<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: f32, softcap: Option<f32>) -> Results {
     let hidden = b.upload(&random(1, n * width));
-    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let matrix = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let head = Head { matrix: &matrix, softcap };
     let targets: Vec<u32> = (0..n as u64).map(|i| seed::below(3, i, vocab as u64) as u32).collect();
-    let scored = b.head_logprobs(&hidden, &head, &targets, temperature);
+    let scored = b.head_logprobs(&hidden, head, &targets, temperature);
     vec![
         ("logprobs".into(), scored.logprobs),
         ("lse".into(), scored.lse),
         ("entropy".into(), scored.entropy),
-        ("logits".into(), b.logits(&hidden, &head)),
+        ("logits".into(), b.logits(&hidden, head)),
     ]
 }
 
-fn headed_back<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: f32) -> Results {
+fn headed_back<B: Backend>(
+    b: &B,
+    n: usize,
+    width: usize,
+    vocab: usize,
+    temperature: f32,
+    softcap: Option<f32>,
+) -> Results {
     let hidden = b.upload(&random(1, n * width));
-    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let matrix = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let head = Head { matrix: &matrix, softcap };
     let targets: Vec<u32> = (0..n as u64).map(|i| seed::below(3, i, vocab as u64) as u32).collect();
-    let lse = b.head_logprobs(&hidden, &head, &targets, temperature).lse;
+    let lse = b.head_logprobs(&hidden, head, &targets, temperature).lse;
     let (mut dhidden, mut dhead) = (b.upload(&random(4, n * width)), b.upload(&random(5, vocab * width)));
     let dlogprobs = random(6, n);
-    b.head_backward(&hidden, &head, &targets, temperature, &lse, &dlogprobs, &mut dhidden, Some(&mut dhead));
+    b.head_backward(&hidden, head, &targets, temperature, &lse, &dlogprobs, &mut dhidden, Some(&mut dhead));
     let mut alone = b.upload(&random(4, n * width));
-    b.head_backward(&hidden, &head, &targets, temperature, &lse, &dlogprobs, &mut alone, None);
+    b.head_backward(&hidden, head, &targets, temperature, &lse, &dlogprobs, &mut alone, None);
     assert_same_bits("dhidden with and without dhead", &b.download(&alone), &b.download(&dhidden));
     vec![("dhidden".into(), b.download(&dhidden)), ("dhead".into(), b.download(&dhead))]
 }
@@ -402,12 +442,9 @@ fn headed_back<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperat
 #[test]
 fn head_equals_the_reference_bit_for_bit() {
     for (n, width, vocab) in HEADS_OF_MODELS {
-        for t in [1.0, 0.7] {
-            compare(
-                &headed(&Naive::new(), *n, *width, *vocab, t),
-                |b| headed(b, *n, *width, *vocab, t),
-                assert_same_bits,
-            );
+        for (t, cap) in [(1.0, None), (0.7, None), (0.9, Some(5.0))] {
+            let naive = headed(&Naive::new(), *n, *width, *vocab, t, cap);
+            compare(&naive, |b| headed(b, *n, *width, *vocab, t, cap), assert_same_bits);
         }
     }
 }
@@ -415,9 +452,9 @@ fn head_equals_the_reference_bit_for_bit() {
 #[test]
 fn head_gradients_equal_the_reference() {
     for (n, width, vocab) in HEADS_OF_MODELS {
-        for t in [1.0, 0.7] {
-            let naive = headed_back(&Naive::new(), *n, *width, *vocab, t);
-            compare(&naive, |b| headed_back(b, *n, *width, *vocab, t), assert_close);
+        for (t, cap) in [(1.0, None), (0.7, None), (0.9, Some(5.0))] {
+            let naive = headed_back(&Naive::new(), *n, *width, *vocab, t, cap);
+            compare(&naive, |b| headed_back(b, *n, *width, *vocab, t, cap), assert_close);
         }
     }
 }
@@ -437,17 +474,18 @@ fn specs(n: usize, vocab: usize) -> Vec<SampleSpec> {
 }
 
 /// The ids and log-probs that all rows give, drawn together and one at a time.
-fn sampled<B: Backend>(b: &B, n: usize, width: usize, vocab: usize) -> Results {
+fn sampled<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, softcap: Option<f32>) -> Results {
     let values = random(1, n * width);
-    let head = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let matrix = b.matrix(MatrixData::F32(&random(2, vocab * width)), vocab, width);
+    let head = Head { matrix: &matrix, softcap };
     let specs = specs(n, vocab);
-    let together = b.sample(&b.upload(&values), &head, &specs);
+    let together = b.sample(&b.upload(&values), head, &specs);
     for (r, spec) in specs.iter().enumerate() {
         let hidden = b.upload(&values[r * width..(r + 1) * width]);
-        let alone = b.sample(&hidden, &head, std::slice::from_ref(spec))[0];
+        let alone = b.sample(&hidden, head, std::slice::from_ref(spec))[0];
         assert_eq!(alone, together[r], "row {r} alone and in company");
         let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
-        let scored = b.head_logprobs(&hidden, &head, &[alone.id], temperature);
+        let scored = b.head_logprobs(&hidden, head, &[alone.id], temperature);
         assert_same_bits("log-prob of sampler and learner", &[alone.logprob], &scored.logprobs);
     }
     vec![
@@ -459,7 +497,10 @@ fn sampled<B: Backend>(b: &B, n: usize, width: usize, vocab: usize) -> Results {
 #[test]
 fn sampling_equals_the_reference_and_the_learner_bit_for_bit() {
     for (n, width, vocab) in [(1, 20, 7), (70, 24, 2049), (40, 16, 5000)] {
-        compare(&sampled(&Naive::new(), n, width, vocab), |b| sampled(b, n, width, vocab), assert_same_bits);
+        for cap in [None, Some(4.0)] {
+            let naive = sampled(&Naive::new(), n, width, vocab, cap);
+            compare(&naive, |b| sampled(b, n, width, vocab, cap), assert_same_bits);
+        }
     }
 }
 
@@ -477,7 +518,7 @@ fn a_row_does_not_depend_on_its_batch() {
             let mut y = b.alloc(rows.len() * out);
             b.linear(&x, &w, &mut y, 0..rows.len(), false);
             let targets: Vec<u32> = rows.iter().map(|r| (r * 13 % vocab) as u32).collect();
-            (b.download(&y), b.head_logprobs(&x, &h, &targets, 0.9).logprobs)
+            (b.download(&y), b.head_logprobs(&x, (&h).into(), &targets, 0.9).logprobs)
         };
         let all: Vec<usize> = (0..n).collect();
         let (y, logprobs) = run(&all);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use folgore_model::{
-    HostTensor, ModelConfig, Tensors,
+    Activation, HostTensor, Local, ModelConfig, NormForm, RopeScaling, Tensors, Variant,
     backend::{Backend, Cpu, Naive},
     decoder::{Backprop, Decoder, Linear, Ragged, Span},
     lora::{Adapter, LoraShape},
@@ -31,6 +31,29 @@ fn config(tied: bool) -> ModelConfig {
         bos_token_id: None,
         variant: Default::default(),
     }
+}
+
+/// Shapes that between them have all that a family may have beyond Llama.
+fn variants() -> Vec<ModelConfig> {
+    let scaled = Variant {
+        local: Some(Local { window: 5, layers: vec![true, true], rope_theta: None }),
+        biases: Linear::ALL.to_vec(),
+        rope_scaling: RopeScaling::Linear { factor: 2.0 },
+        ..Variant::default()
+    };
+    let normed = Variant {
+        // longer than a block and shorter than the sequences
+        local: Some(Local { window: 18, layers: vec![true, false], rope_theta: Some(100.0) }),
+        qk_norm: true,
+        activation: Activation::GeluTanh,
+        norm_form: NormForm::OnePlusWeight,
+        output_norms: true,
+        embedding_scale: Some(3.0),
+        attention_scale: Some(0.3),
+        final_softcap: Some(10.0),
+        ..Variant::default()
+    };
+    [scaled, normed].map(|variant| ModelConfig { variant, ..config(true) }).to_vec()
 }
 
 /// Weights large enough that every path matters.
@@ -251,7 +274,16 @@ fn ours<B: Backend>(
     how: Backprop,
     group: &(Vec<Vec<u32>>, usize),
 ) -> (Vec<f32>, Tensors) {
-    let (input, targets) = shared(&group.0, group.1);
+    of_input(decoder, adapter, params, how, shared(&group.0, group.1))
+}
+
+fn of_input<B: Backend>(
+    decoder: &Decoder<B>,
+    adapter: Option<&Adapter<B>>,
+    params: &mut Params<B>,
+    how: Backprop,
+    (input, targets): (Ragged, Vec<u32>),
+) -> (Vec<f32>, Tensors) {
     let tape = decoder.forward_train(input, adapter, how);
     let head = decoder.logprobs(tape.hidden(), &targets, TEMPERATURE);
     params.zero_grad(decoder.backend());
@@ -350,10 +382,9 @@ fn adapter_gradients_equal_finite_differences() {
 }
 
 /// The heart of the design: what sampling computes token by token through the cache has the bits of the learning call.
-fn sampling_equals_learning<B: Backend>(backend: Arc<B>) {
-    let config = config(true);
-    let decoder = Decoder::load(backend.clone(), config.clone(), &weights(&config)).unwrap();
-    let adapter = Arc::new(Adapter::load(&*backend, &config, &shape(), &adapter_tensors(&config)).unwrap());
+fn sampling_equals_learning<B: Backend>(backend: Arc<B>, config: &ModelConfig) {
+    let decoder = Decoder::load(backend.clone(), config.clone(), &weights(config)).unwrap();
+    let adapter = Arc::new(Adapter::load(&*backend, config, &shape(), &adapter_tensors(config)).unwrap());
     let (sequences, prompt) = group();
     let (input, targets) = shared(&sequences, prompt);
     let tape = decoder.forward_train(input, Some(&adapter), Backprop::default());
@@ -398,7 +429,53 @@ fn sampling_equals_learning<B: Backend>(backend: Arc<B>) {
 
 #[test]
 fn sampling_has_the_bits_of_learning() {
-    sampling_equals_learning(Arc::new(Naive::new()));
-    sampling_equals_learning(Arc::new(Cpu::new()));
-    sampling_equals_learning(Arc::new(Cpu::with_threads(3)));
+    for config in variants().into_iter().chain([config(true)]) {
+        sampling_equals_learning(Arc::new(Naive::new()), &config);
+        sampling_equals_learning(Arc::new(Cpu::new()), &config);
+        sampling_equals_learning(Arc::new(Cpu::with_threads(3)), &config);
+    }
+}
+
+/// The group with its prompt computed for each member anew.
+fn apart(sequences: &[Vec<u32>], prompt: usize) -> (Ragged, Vec<u32>) {
+    let mut input = Ragged::whole(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let (mut targets, mut begin) = (Vec::new(), 0);
+    input.wanted.clear();
+    for ids in sequences {
+        input.wanted.extend((begin + prompt - 1..begin + ids.len() - 1).map(|row| row as u32));
+        targets.extend_from_slice(&ids[prompt..]);
+        begin += ids.len();
+    }
+    (input, targets)
+}
+
+/// Whatever a family has: a shared prompt changes no log-prob by a bit and no gradient beyond rounding, recomputing nothing.
+#[test]
+fn shared_prompts_and_recomputing_change_nothing() {
+    let backend = Arc::new(Cpu::new());
+    for config in variants() {
+        let low = adapter_tensors(&config);
+        let decoder = Decoder::load(backend.clone(), config.clone(), &weights(&config)).unwrap();
+        let adapter = Adapter::load(&*backend, &config, &shape(), &low).unwrap();
+        let mut params = Params::lora_from(&*backend, &config, shape(), &low).unwrap();
+        let once = ours(&decoder, Some(&adapter), &mut params, Backprop::default(), &group());
+        let how = Backprop { recompute: true, dropout: None };
+        assert_eq!(once, ours(&decoder, Some(&adapter), &mut params, how, &group()), "recomputing");
+        let (sequences, prompt) = group();
+        let (logprobs, grads) =
+            of_input(&decoder, Some(&adapter), &mut params, Backprop::default(), apart(&sequences, prompt));
+        assert_eq!(once.0, logprobs);
+        for (name, grad) in &grads {
+            let want: Vec<f64> = grad.to_f32().into_iter().map(f64::from).collect();
+            assert!(want.iter().any(|g| *g != 0.0), "{name} has no gradient");
+            assert_close(name, &once.1[name].to_f32(), &want, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn all_weights_train_for_llama_alone() {
+    let config = &variants()[0];
+    let error = Params::full(&Naive::new(), config, &weights(config)).err().unwrap().to_string();
+    assert!(error.contains("training of all weights is not supported"), "{error}");
 }

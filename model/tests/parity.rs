@@ -154,3 +154,32 @@ fn gradients_of_all_weights_equal_torch() {
     let params = Params::full(&**model.decoder.backend(), model.decoder.config(), &model.tensors).unwrap();
     assert_gradients(&model, "tiny-tied", params);
 }
+
+/// Every family beyond plain Llama, as `tests/parity/families.py` makes them.
+const FAMILIES: [&str; 7] = ["llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3", "gemma3"];
+
+#[test]
+fn families_equal_transformers() {
+    for name in FAMILIES {
+        let folder = format!("tiny-{name}");
+        let model = load(&folder, None);
+        assert_logits(&model, &folder, 1e-4);
+        let expected = rows(&json(&folder, "expected.json"), "greedy");
+        assert!(expected.iter().all(|row| row.len() == 32), "{folder}: a fixture with fewer than 32 tokens");
+        assert_greedy(&model, &folder);
+    }
+}
+
+#[test]
+fn adapters_of_families_equal_peft() {
+    for name in FAMILIES {
+        let folder = format!("adapter-{name}");
+        let model = load(&format!("tiny-{name}"), Some(&folder));
+        assert_logits(&model, &folder, 1e-4);
+        let (file, _) = model.adapter.as_ref().unwrap();
+        let params =
+            Params::lora_from(&**model.decoder.backend(), model.decoder.config(), file.config.shape(), &file.tensors)
+                .unwrap();
+        assert_gradients(&model, &folder, params);
+    }
+}

@@ -1,7 +1,10 @@
 //! The reference backend against mathematics: definitions in f64, finite differences, hand-computed cases and counts.
 #![allow(clippy::single_range_in_vec_init, reason = "a prefix is a list of ranges, often of one")]
 
-use folgore_model::backend::{AdamW, AttnSpan, BLOCK, Backend, GradSpan, Heads, MatrixData, Naive, SampleSpec};
+use folgore_model::{
+    Activation,
+    backend::{AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, Heads, MatrixData, Naive, SampleSpec},
+};
 use folgore_protocol::seed;
 
 const B: Naive = Naive;
@@ -65,15 +68,17 @@ fn norm_and_gate_gradients_are_those_of_finite_differences() {
     assert_gradient("norm dweight", &weight, &dweight, |w| norm(&x, w));
 
     let up = random(4, n);
-    let gate = |x: &[f32], up: &[f32]| {
-        let mut out = vec![0.0; n];
-        B.swiglu(&x.to_vec(), &up.to_vec(), &mut out);
-        dot(&out, &c)
-    };
-    let (mut dgate, mut dup) = (vec![0.0; n], vec![0.0; n]);
-    B.swiglu_backward(&x, &up, &c, &mut dgate, &mut dup);
-    assert_gradient("dgate", &x, &dgate, |x| gate(x, &up));
-    assert_gradient("dup", &up, &dup, |up| gate(&x, up));
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let gate = |x: &[f32], up: &[f32]| {
+            let mut out = vec![0.0; n];
+            B.glu(activation, &x.to_vec(), &up.to_vec(), &mut out);
+            dot(&out, &c)
+        };
+        let (mut dgate, mut dup) = (vec![0.0; n], vec![0.0; n]);
+        B.glu_backward(activation, &x, &up, &c, &mut dgate, &mut dup);
+        assert_gradient("dgate", &x, &dgate, |x| gate(x, &up));
+        assert_gradient("dup", &up, &dup, |up| gate(&x, up));
+    }
 }
 
 #[test]
@@ -104,13 +109,15 @@ fn rotation_and_dropout_are_their_own_backwards() {
 const HEADS: Heads = Heads { heads: 4, kv_heads: 2, head_dim: 3 };
 
 /// Attention over the call's own keys, in f64.
-fn attention_exactly(q: &[f32], k: &[f32], v: &[f32], spans: &[GradSpan], scale: f64) -> Vec<f64> {
+fn attention_exactly(q: &[f32], k: &[f32], v: &[f32], spans: &[GradSpan], window: usize) -> Vec<f64> {
+    let scale = 0.5;
     let (dim, group) = (HEADS.head_dim, HEADS.heads / HEADS.kv_heads);
     let mut out = vec![0.0; q.len()];
     for span in spans {
         for (i, row) in span.rows.clone().enumerate() {
             let prefix = span.prefix.iter().cloned().flatten();
             let keys: Vec<usize> = prefix.chain(span.rows.start..=span.rows.start + i).collect();
+            let keys = &keys[keys.len().saturating_sub(window)..];
             for head in 0..HEADS.heads {
                 let at = (row * HEADS.heads + head) * dim;
                 let place = |j: usize| (keys[j] * HEADS.kv_heads + head / group) * dim;
@@ -128,6 +135,14 @@ fn attention_exactly(q: &[f32], k: &[f32], v: &[f32], spans: &[GradSpan], scale:
 
 #[test]
 fn attention_and_its_gradients_are_those_of_the_definition() {
+    for window in [None, Some(1), Some(4)] {
+        attention_and_its_gradients(window);
+    }
+}
+
+fn attention_and_its_gradients(window: Option<usize>) {
+    let shape = AttnShape { heads: HEADS, scale: 0.5, window };
+    let reach = window.unwrap_or(usize::MAX);
     let rows = 9;
     let span = |rows, prefix| GradSpan { rows, prefix };
     let spans = [span(0..3, vec![]), span(3..6, vec![0..3]), span(6..9, vec![0..2, 4..5])];
@@ -145,15 +160,15 @@ fn attention_and_its_gradients_are_those_of_the_definition() {
         forward.push(AttnSpan { rows: span.rows.clone(), start: keys.len() - 3, table: vec![2 * i as u32 + 1] });
     }
     let mut out = vec![0.0; rows * width];
-    B.attention(&q, &kv, &forward, HEADS, 0.5, &mut out);
-    for (got, want) in out.iter().zip(attention_exactly(&q, &k, &v, &spans, 0.5)) {
+    B.attention(&q, &kv, &forward, shape, &mut out);
+    for (got, want) in out.iter().zip(attention_exactly(&q, &k, &v, &spans, reach)) {
         assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
     }
 
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-    B.attention_backward(&q, &k, &v, &out, &dout, &spans, HEADS, 0.5, &mut dq, &mut dk, &mut dv);
+    B.attention_backward(&q, &k, &v, &out, &dout, &spans, shape, &mut dq, &mut dk, &mut dv);
     let loss = |q: &[f32], k: &[f32], v: &[f32]| {
-        attention_exactly(q, k, v, &spans, 0.5).iter().zip(&dout).map(|(o, d)| o * f64::from(*d)).sum::<f64>()
+        attention_exactly(q, k, v, &spans, reach).iter().zip(&dout).map(|(o, d)| o * f64::from(*d)).sum::<f64>()
     };
     assert_gradient("dq", &q, &dq, |q| loss(q, &k, &v));
     assert_gradient("dk", &k, &dk, |k| loss(&q, k, &v));
@@ -170,17 +185,19 @@ fn log_soft_max(logits: &[f64]) -> Vec<f64> {
 #[test]
 fn log_probs_entropy_and_their_gradients_are_those_of_the_definition() {
     // more than two chunks of the vocabulary, so that merging takes part
-    for (vocab, temperature) in [(11, 0.8), (4500, 1.0)] {
+    for (vocab, temperature, softcap) in [(11, 0.8, None), (4500, 1.0, None), (11, 0.8, Some(1.5))] {
         let (n, width) = (2, 6);
         let (hidden, head) = (random(1, n * width), random(2, vocab * width));
         let targets = [3, vocab as u32 - 1];
         let matrix = B.matrix(MatrixData::F32(&head), vocab, width);
         let exactly = |hidden: &[f32], head: &[f32], r: usize| {
             let h = &hidden[r * width..(r + 1) * width];
-            let logits: Vec<f64> = head.chunks(width).map(|w| dot(h, w) / f64::from(temperature)).collect();
+            let capped = |l: f64| softcap.map_or(l, |cap: f32| f64::from(cap) * (l / f64::from(cap)).tanh());
+            let logits: Vec<f64> = head.chunks(width).map(|w| capped(dot(h, w)) / f64::from(temperature)).collect();
             log_soft_max(&logits)
         };
-        let scored = B.head_logprobs(&hidden, &matrix, &targets, temperature);
+        let full = Head { matrix: &matrix, softcap };
+        let scored = B.head_logprobs(&hidden, full, &targets, temperature);
         for r in 0..n {
             let want = exactly(&hidden, &head, r);
             let entropy: f64 = want.iter().map(|l| -l * l.exp()).sum();
@@ -189,16 +206,7 @@ fn log_probs_entropy_and_their_gradients_are_those_of_the_definition() {
         }
         let dlogprobs = [0.7, -1.3];
         let (mut dhidden, mut dhead) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
-        B.head_backward(
-            &hidden,
-            &matrix,
-            &targets,
-            temperature,
-            &scored.lse,
-            &dlogprobs,
-            &mut dhidden,
-            Some(&mut dhead),
-        );
+        B.head_backward(&hidden, full, &targets, temperature, &scored.lse, &dlogprobs, &mut dhidden, Some(&mut dhead));
         let loss = |hidden: &[f32], head: &[f32]| {
             (0..n).map(|r| exactly(hidden, head, r)[targets[r] as usize] * f64::from(dlogprobs[r])).sum::<f64>()
         };
@@ -215,7 +223,7 @@ fn draw(logits: &[f32], specs: &[SampleSpec]) -> Vec<(usize, f32)> {
     let identity: Vec<f32> = (0..n * n).map(|i| if i % (n + 1) == 0 { 1.0 } else { 0.0 }).collect();
     let head = B.matrix(MatrixData::F32(&identity), n, n);
     let hidden: Vec<f32> = specs.iter().flat_map(|_| logits.to_vec()).collect();
-    B.sample(&hidden, &head, specs).into_iter().map(|s| (s.id as usize, s.logprob)).collect()
+    B.sample(&hidden, (&head).into(), specs).into_iter().map(|s| (s.id as usize, s.logprob)).collect()
 }
 
 fn spec() -> SampleSpec {

@@ -1,7 +1,7 @@
 """Tiny random models of every family beyond plain Llama: what makes them different is on, and large enough to show.
 
 Windows are shorter than the rows, norms are not all ones, biases are not zero, and rotary scaling begins at a context that the
-rows outgrow. `make_fixtures.py` writes them; `make_fixtures.py --families` writes these folders alone.
+rows outgrow. `make_fixtures.py` writes them; `make_fixtures.py --families [NAME ...]` writes these folders alone, or those named.
 """
 import torch
 from transformers import (
@@ -17,8 +17,9 @@ LLAMA3 = dict(
     rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=16,
 )
+# a ramp over several of the eight frequencies
 YARN = dict(
-    rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0,
+    rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=64, beta_fast=4.0, beta_slow=1.0,
 )
 PLAIN = dict(rope_type="default", rope_theta=10000.0)
 
@@ -30,7 +31,10 @@ FAMILIES = {
         Qwen2ForCausalLM, Qwen2Config,
         dict(rope_parameters=PLAIN, use_sliding_window=True, sliding_window=5, max_window_layers=1, tie_word_embeddings=False),
     ),
-    "qwen2-yarn": (Qwen2ForCausalLM, Qwen2Config, dict(rope_parameters=YARN, use_sliding_window=False)),
+    "qwen2-yarn": (
+        Qwen2ForCausalLM, Qwen2Config,
+        dict(rope_parameters=YARN, use_sliding_window=False, num_attention_heads=2, num_key_value_heads=1),
+    ),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, dict(rope_parameters=PLAIN, head_dim=16)),
     "gemma3": (
         Gemma3ForCausalLM, Gemma3TextConfig,

@@ -7,7 +7,7 @@
 Everything is drawn from fixed seeds. The fixtures are committed: run this only to change them. What each file holds is in
 fixtures/README.md. `versions.json` records what made them.
 
-  VENV/bin/python tests/parity/make_fixtures.py --families      # the folders of families.py alone; the others stay
+  VENV/bin/python tests/parity/make_fixtures.py --families [NAME ...]    # folders of families.py alone
 """
 import argparse
 import json
@@ -184,11 +184,13 @@ def tiny():
     adapter(tied, "adapter-tied-rslora", 12, r=9, lora_alpha=6, target_modules=["q_proj", "v_proj"], use_rslora=True)
 
 
-def tiny_families():
+def tiny_families(names=()):
     """Each family's model and an adapter on all its maps; the first seed whose greedy tokens are never a close call."""
     tok = tiny_tokenizer()
     seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     for i, name in enumerate(families.FAMILIES):
+        if names and name not in names:
+            continue
         for folder in ("tiny-" + name, "adapter-" + name):
             shutil.rmtree(os.path.join(OUT, folder), ignore_errors=True)
         for seed in range(100 * i, 100 * i + 100):
@@ -331,10 +333,10 @@ def renderings(tok, own):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--gguf")
-    parser.add_argument("--families", action="store_true")
+    parser.add_argument("--families", nargs="*", choices=list(families.FAMILIES))
     arguments = parser.parse_args()
-    if arguments.families:
-        return tiny_families()
+    if arguments.families is not None:
+        return tiny_families(arguments.families)
     if not arguments.gguf:
         parser.error("--gguf is needed for everything but --families")
     for entry in os.listdir(OUT) if os.path.isdir(OUT) else []:

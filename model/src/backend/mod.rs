@@ -9,7 +9,9 @@
 //!     fma), then the lanes folded as 8, 4, 2, 1 (`lane[j] += lane[j + 8]`, ...);
 //!   - *log-sum-exp over the vocabulary*: maximum and sum of `exp(z - maximum)` of every 2048 columns, the chunks then merged
 //!     in ascending order (`Stats::merge` in `choice.rs`); sampler and learner both report what it gives;
-//!   - *exp* ([`crate::backend::exp`]): one polynomial, written once in scalar form with `f32::mul_add`.
+//!   - *exp* ([`crate::backend::exp`]): one polynomial, written once in scalar form with `f32::mul_add`; sigmoid, and with it
+//!     tanh and GELU, follow from it (`curves.rs`);
+//!   - *a window of attention*: key `j` keeps lane `j % 16` of the sum, and what is not seen adds nothing to it.
 //!
 //!   Then the sampler's log-probs equal the learner's bit for bit, whatever shares their batch.
 //! - Backward operations are deterministic for a given call, but may depend on how rows are batched (within 1e-6 relative).
@@ -21,9 +23,12 @@
 
 use std::ops::Range;
 
+use crate::Activation;
+
 mod adamw;
 mod choice;
 pub mod cpu;
+mod curves;
 mod exp;
 mod lanes;
 pub mod naive;
@@ -73,6 +78,47 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Numbers per head.
     pub head_dim: usize,
+}
+
+/// What one layer's attention computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttnShape {
+    /// The heads.
+    pub heads: Heads,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Keys that a row sees, its own and those right before it. None: all up to its own.
+    pub window: Option<usize>,
+}
+
+impl AttnShape {
+    /// The first key that a row sees whose own key is the last of `keys`.
+    pub(crate) fn first_key(&self, keys: usize) -> usize {
+        self.window.map_or(0, |window| keys.saturating_sub(window))
+    }
+}
+
+/// The output head.
+#[derive(Debug)]
+pub struct Head<'a, M> {
+    /// [vocab, width].
+    pub matrix: &'a M,
+    /// Logits become `cap * tanh(logit / cap)`. None: they stay.
+    pub softcap: Option<f32>,
+}
+
+impl<M> Clone for Head<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Head<'_, M> {}
+
+impl<'a, M> From<&'a M> for Head<'a, M> {
+    fn from(matrix: &'a M) -> Self {
+        Self { matrix, softcap: None }
+    }
 }
 
 /// How one row is to be sampled; see `SamplingParams` for the meaning of the numbers.
@@ -168,6 +214,8 @@ pub trait Backend: Send + Sync + 'static {
     fn add(&self, x: &mut Self::Buf, y: &Self::Buf);
     /// `x *= factor`.
     fn scale(&self, x: &mut Self::Buf, factor: f32);
+    /// Sets every row of `out` to `row`: the start of a product with a bias.
+    fn fill_rows(&self, row: &Self::Buf, out: &mut Self::Buf);
 
     // Matrices
 
@@ -200,8 +248,8 @@ pub trait Backend: Send + Sync + 'static {
         head_dim: usize,
         inverse: bool,
     );
-    /// `out = silu(gate) * up`.
-    fn swiglu(&self, gate: &Self::Buf, up: &Self::Buf, out: &mut Self::Buf);
+    /// `out = activation(gate) * up`.
+    fn glu(&self, activation: Activation, gate: &Self::Buf, up: &Self::Buf, out: &mut Self::Buf);
     /// `out = x * keep / (1 - p)` where keep is drawn per number from stream `seed`; the same call is its own backward.
     fn dropout(&self, x: &Self::Buf, p: f32, seed: u64, out: &mut Self::Buf);
 
@@ -215,15 +263,7 @@ pub trait Backend: Send + Sync + 'static {
     fn kv_copy(&self, kv: &mut Self::Kv, copies: &[(u32, u32)]);
     /// Causal attention of `q` [_, heads * head_dim] over the cache: per row and head, scores `dot(q, k) * scale`, minus their
     /// maximum, exp, weighted sum of values as one chain over keys ascending, divided by the row sum of the weights.
-    fn attention(
-        &self,
-        q: &Self::Buf,
-        kv: &Self::Kv,
-        spans: &[AttnSpan],
-        heads: Heads,
-        scale: f32,
-        out: &mut Self::Buf,
-    );
+    fn attention(&self, q: &Self::Buf, kv: &Self::Kv, spans: &[AttnSpan], shape: AttnShape, out: &mut Self::Buf);
     /// The backward of [`Backend::attention`]: `dq`, `dk` and `dv` are added to. `q`, `k`, `v` are the rows of the call (after
     /// rope), `out` what the forward gave. Never holds a matrix of all rows by all rows.
     fn attention_backward(
@@ -234,8 +274,7 @@ pub trait Backend: Send + Sync + 'static {
         out: &Self::Buf,
         dout: &Self::Buf,
         spans: &[GradSpan],
-        heads: Heads,
-        scale: f32,
+        shape: AttnShape,
         dq: &mut Self::Buf,
         dk: &mut Self::Buf,
         dv: &mut Self::Buf,
@@ -269,8 +308,9 @@ pub trait Backend: Send + Sync + 'static {
         dweight: Option<&mut Self::Buf>,
     );
     /// Writes `dgate` and `dup`.
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        activation: Activation,
         gate: &Self::Buf,
         up: &Self::Buf,
         dout: &Self::Buf,
@@ -281,12 +321,18 @@ pub trait Backend: Send + Sync + 'static {
     // Head: from the last hidden state to log-probs, in chunks of the vocabulary, so that full logits never exist
 
     /// Log-probs of `targets[i]` in row `i` of `hidden` [n, width], logits divided by `temperature`.
-    fn head_logprobs(&self, hidden: &Self::Buf, head: &Self::Matrix, targets: &[u32], temperature: f32) -> HeadOut;
+    fn head_logprobs(
+        &self,
+        hidden: &Self::Buf,
+        head: Head<'_, Self::Matrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> HeadOut;
     /// Backward of the log-probs: given dL/dlogprob of each row, adds to `dhidden`, and to `dhead` [vocab, width] if given.
     fn head_backward(
         &self,
         hidden: &Self::Buf,
-        head: &Self::Matrix,
+        head: Head<'_, Self::Matrix>,
         targets: &[u32],
         temperature: f32,
         lse: &[f32],
@@ -295,9 +341,9 @@ pub trait Backend: Send + Sync + 'static {
         dhead: Option<&mut Self::Buf>,
     );
     /// All logits of `hidden` [n, width], on the host: [n, vocab].
-    fn logits(&self, hidden: &Self::Buf, head: &Self::Matrix) -> Vec<f32>;
+    fn logits(&self, hidden: &Self::Buf, head: Head<'_, Self::Matrix>) -> Vec<f32>;
     /// Samples one token for each row of `hidden`.
-    fn sample(&self, hidden: &Self::Buf, head: &Self::Matrix, specs: &[SampleSpec]) -> Vec<Sampled>;
+    fn sample(&self, hidden: &Self::Buf, head: Head<'_, Self::Matrix>, specs: &[SampleSpec]) -> Vec<Sampled>;
 
     // Optimiser
 

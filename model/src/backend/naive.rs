@@ -7,9 +7,11 @@ use std::ops::Range;
 use folgore_protocol::seed;
 
 use super::{
-    AdamW, AttnSpan, BLOCK, Backend, GradSpan, HeadOut, Heads, MatrixData, SampleSpec, Sampled, choice, exp,
+    AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
+    choice, curves, exp,
     lanes::{self, check_len, check_rows, rows_of},
 };
+use crate::Activation;
 
 /// The reference implementation of [`Backend`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,10 +45,6 @@ fn chain(a: &[f32], b: &[f32], start: f32) -> f32 {
     a.iter().zip(b).fold(start, |acc, (a, b)| a.mul_add(*b, acc))
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
 /// 1 / sqrt(mean(x²) + eps).
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     let sum = lanes::sum_of_products(x.iter().map(|x| (*x, *x)));
@@ -64,10 +62,13 @@ impl NaiveMatrix {
     fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.inner..(row + 1) * self.inner]
     }
+}
 
+impl Head<'_, NaiveMatrix> {
     /// Logits of one hidden row.
     fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        (0..self.out).map(|j| chain(hidden, self.row(j), 0.0)).collect()
+        let capped = |logit| self.softcap.map_or(logit, |cap| curves::softcap(logit, cap));
+        (0..self.matrix.out).map(|j| capped(chain(hidden, self.matrix.row(j), 0.0))).collect()
     }
 }
 
@@ -137,6 +138,11 @@ impl Backend for Naive {
 
     fn scale(&self, x: &mut Vec<f32>, factor: f32) {
         x.iter_mut().for_each(|x| *x *= factor);
+    }
+
+    fn fill_rows(&self, row: &Vec<f32>, out: &mut Vec<f32>) {
+        rows_of("fill_rows out", out.len(), row.len());
+        out.chunks_mut(row.len()).for_each(|out| out.copy_from_slice(row));
     }
 
     fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> NaiveMatrix {
@@ -214,11 +220,11 @@ impl Backend for Naive {
         }
     }
 
-    fn swiglu(&self, gate: &Vec<f32>, up: &Vec<f32>, out: &mut Vec<f32>) {
-        check_len("swiglu up", up.len(), gate.len());
-        check_len("swiglu out", out.len(), gate.len());
+    fn glu(&self, activation: Activation, gate: &Vec<f32>, up: &Vec<f32>, out: &mut Vec<f32>) {
+        check_len("glu up", up.len(), gate.len());
+        check_len("glu out", out.len(), gate.len());
         for i in 0..gate.len() {
-            out[i] = gate[i] * sigmoid(gate[i]) * up[i];
+            out[i] = gate[i] * curves::activate(activation, gate[i]).0 * up[i];
         }
     }
 
@@ -253,7 +259,8 @@ impl Backend for Naive {
         }
     }
 
-    fn attention(&self, q: &Vec<f32>, kv: &NaiveKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut Vec<f32>) {
+    fn attention(&self, q: &Vec<f32>, kv: &NaiveKv, spans: &[AttnSpan], shape: AttnShape, out: &mut Vec<f32>) {
+        let AttnShape { heads, scale, .. } = shape;
         let (dim, width) = (heads.head_dim, heads.heads * heads.head_dim);
         assert_eq!(heads, kv.heads, "attention: heads of the call and of the cache differ");
         check_len("attention out", out.len(), q.len());
@@ -261,6 +268,7 @@ impl Backend for Naive {
             check_rows("attention q", q.len(), width, &span.rows);
             for (i, row) in span.rows.clone().enumerate() {
                 let keys = span.start + i + 1;
+                let first = shape.first_key(keys);
                 for head in 0..heads.heads {
                     let at = row * width + head * dim;
                     let key_head = head / (heads.heads / heads.kv_heads);
@@ -269,11 +277,13 @@ impl Backend for Naive {
                         (token * heads.kv_heads + key_head) * dim
                     };
                     let q = &q[at..at + dim];
-                    let mut scores: Vec<f32> =
-                        (0..keys).map(|j| chain(q, &kv.k[slot(j)..][..dim], 0.0) * scale).collect();
+                    let mut scores = vec![f32::NEG_INFINITY; keys];
+                    for j in first..keys {
+                        scores[j] = chain(q, &kv.k[slot(j)..][..dim], 0.0) * scale;
+                    }
                     let denominator = weights(&mut scores);
                     for d in 0..dim {
-                        let sum = (0..keys).fold(0.0f32, |acc, j| scores[j].mul_add(kv.v[slot(j) + d], acc));
+                        let sum = (first..keys).fold(0.0f32, |acc, j| scores[j].mul_add(kv.v[slot(j) + d], acc));
                         out[at + d] = sum / denominator;
                     }
                 }
@@ -289,12 +299,12 @@ impl Backend for Naive {
         out: &Vec<f32>,
         dout: &Vec<f32>,
         spans: &[GradSpan],
-        heads: Heads,
-        scale: f32,
+        shape: AttnShape,
         dq: &mut Vec<f32>,
         dk: &mut Vec<f32>,
         dv: &mut Vec<f32>,
     ) {
+        let AttnShape { heads, scale, .. } = shape;
         let (dim, width, kv_width) = (heads.head_dim, heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         for span in spans {
             let prefix: Vec<usize> = span.prefix.iter().cloned().flatten().collect();
@@ -305,11 +315,14 @@ impl Backend for Naive {
                     let key_head = head / (heads.heads / heads.kv_heads);
                     let slot = |j: usize| keys[j] * kv_width + key_head * dim;
                     let (q, dout, out) = (&q[at..at + dim], &dout[at..at + dim], &out[at..at + dim]);
-                    let mut p: Vec<f32> =
-                        (0..keys.len()).map(|j| chain(q, &k[slot(j)..][..dim], 0.0) * scale).collect();
+                    let first = shape.first_key(keys.len());
+                    let mut p = vec![f32::NEG_INFINITY; keys.len()];
+                    for j in first..keys.len() {
+                        p[j] = chain(q, &k[slot(j)..][..dim], 0.0) * scale;
+                    }
                     let denominator = weights(&mut p);
                     let total = chain(dout, out, 0.0);
-                    for j in 0..keys.len() {
+                    for j in first..keys.len() {
                         let at_key = slot(j);
                         let p = p[j] / denominator;
                         let dp = chain(dout, &v[at_key..at_key + dim], 0.0);
@@ -390,8 +403,9 @@ impl Backend for Naive {
         }
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        activation: Activation,
         gate: &Vec<f32>,
         up: &Vec<f32>,
         dout: &Vec<f32>,
@@ -399,16 +413,22 @@ impl Backend for Naive {
         dup: &mut Vec<f32>,
     ) {
         for i in 0..gate.len() {
-            let s = sigmoid(gate[i]);
-            dgate[i] = dout[i] * up[i] * (s * (1.0 + gate[i] * (1.0 - s)));
-            dup[i] = dout[i] * (gate[i] * s);
+            let (share, slope) = curves::activate(activation, gate[i]);
+            dgate[i] = dout[i] * up[i] * slope;
+            dup[i] = dout[i] * (gate[i] * share);
         }
     }
 
-    fn head_logprobs(&self, hidden: &Vec<f32>, head: &NaiveMatrix, targets: &[u32], temperature: f32) -> HeadOut {
-        check_len("head_logprobs hidden", hidden.len(), targets.len() * head.inner);
+    fn head_logprobs(
+        &self,
+        hidden: &Vec<f32>,
+        head: Head<'_, NaiveMatrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> HeadOut {
+        check_len("head_logprobs hidden", hidden.len(), targets.len() * head.matrix.inner);
         let mut result = HeadOut::default();
-        for (hidden, target) in hidden.chunks(head.inner).zip(targets) {
+        for (hidden, target) in hidden.chunks(head.matrix.inner).zip(targets) {
             let z: Vec<f32> = head.logits(hidden).iter().map(|l| l / temperature).collect();
             let stats = merged(&chunks(&z));
             result.logprobs.push(z[*target as usize] - stats.lse());
@@ -421,7 +441,7 @@ impl Backend for Naive {
     fn head_backward(
         &self,
         hidden: &Vec<f32>,
-        head: &NaiveMatrix,
+        head: Head<'_, NaiveMatrix>,
         targets: &[u32],
         temperature: f32,
         lse: &[f32],
@@ -429,15 +449,16 @@ impl Backend for Naive {
         dhidden: &mut Vec<f32>,
         mut dhead: Option<&mut Vec<f32>>,
     ) {
-        let width = head.inner;
+        let width = head.matrix.inner;
         for r in 0..targets.len() {
             let hidden = &hidden[r * width..(r + 1) * width];
             for (j, logit) in head.logits(hidden).iter().enumerate() {
                 let p = exp(logit / temperature - lse[r]);
                 let hit = if targets[r] as usize == j { 1.0 } else { 0.0 };
-                let dlogit = (hit - p) * (dlogprobs[r] / temperature);
+                let slope = head.softcap.map_or(1.0, |cap| curves::softcap_slope(*logit, cap));
+                let dlogit = (hit - p) * (dlogprobs[r] / temperature) * slope;
                 for i in 0..width {
-                    dhidden[r * width + i] = dlogit.mul_add(head.row(j)[i], dhidden[r * width + i]);
+                    dhidden[r * width + i] = dlogit.mul_add(head.matrix.row(j)[i], dhidden[r * width + i]);
                     if let Some(dhead) = dhead.as_deref_mut() {
                         dhead[j * width + i] = dlogit.mul_add(hidden[i], dhead[j * width + i]);
                     }
@@ -446,12 +467,12 @@ impl Backend for Naive {
         }
     }
 
-    fn logits(&self, hidden: &Vec<f32>, head: &NaiveMatrix) -> Vec<f32> {
-        hidden.chunks(head.inner).flat_map(|h| head.logits(h)).collect()
+    fn logits(&self, hidden: &Vec<f32>, head: Head<'_, NaiveMatrix>) -> Vec<f32> {
+        hidden.chunks(head.matrix.inner).flat_map(|h| head.logits(h)).collect()
     }
 
-    fn sample(&self, hidden: &Vec<f32>, head: &NaiveMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
-        check_len("sample hidden", hidden.len(), specs.len() * head.inner);
+    fn sample(&self, hidden: &Vec<f32>, head: Head<'_, NaiveMatrix>, specs: &[SampleSpec]) -> Vec<Sampled> {
+        check_len("sample hidden", hidden.len(), specs.len() * head.matrix.inner);
         let one = |(hidden, spec): (&[f32], &SampleSpec)| {
             let logits = head.logits(hidden);
             let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
@@ -464,11 +485,11 @@ impl Backend for Naive {
             } else {
                 cut.iter_mut().for_each(|l| *l /= temperature);
                 choice::cut(&mut cut, spec);
-                choice::draw(&chunks(&cut), spec.uniform, |columns| cut[columns].to_vec(), head.out)
+                choice::draw(&chunks(&cut), spec.uniform, |columns| cut[columns].to_vec(), head.matrix.out)
             };
             Sampled { id: id as u32, logprob: z[id] - lse }
         };
-        hidden.chunks(head.inner).zip(specs).map(one).collect()
+        hidden.chunks(head.matrix.inner).zip(specs).map(one).collect()
     }
 
     fn sum_of_squares(&self, x: &Vec<f32>) -> f64 {

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{Decoder, Linear, Ragged};
 use crate::{
-    backend::{AttnSpan, BLOCK, Backend, HeadOut, Heads, SampleSpec, Sampled},
+    backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, SampleSpec, Sampled},
     lora::Adapter,
 };
 
@@ -36,6 +36,16 @@ pub(super) struct LayerState<B: Backend> {
     pub(super) normed_middle: B::Buf,
     pub(super) gate: B::Buf,
     pub(super) up: B::Buf,
+    /// What went into the norms that not every family has.
+    pub(super) before: BeforeNorm<B>,
+}
+
+/// Inputs of the norms of q and k and of the two outputs.
+pub(super) struct BeforeNorm<B: Backend> {
+    pub(super) q: Option<B::Buf>,
+    pub(super) k: Option<B::Buf>,
+    pub(super) attention: Option<B::Buf>,
+    pub(super) feed_forward: Option<B::Buf>,
 }
 
 impl<B: Backend> Decoder<B> {
@@ -84,17 +94,17 @@ impl<B: Backend> Decoder<B> {
 
     /// Samples a token for each row of `hidden` [n, hidden].
     pub fn sample(&self, hidden: &B::Buf, specs: &[SampleSpec]) -> Vec<Sampled> {
-        self.backend().sample(hidden, self.weights().head(), specs)
+        self.backend().sample(hidden, self.head(), specs)
     }
 
     /// Log-prob of `targets[i]` after row `i` of `hidden` [n, hidden].
     pub fn logprobs(&self, hidden: &B::Buf, targets: &[u32], temperature: f32) -> HeadOut {
-        self.backend().head_logprobs(hidden, self.weights().head(), targets, temperature)
+        self.backend().head_logprobs(hidden, self.head(), targets, temperature)
     }
 
     /// All logits of `hidden` [n, hidden]: [n, vocab].
     pub fn logits(&self, hidden: &B::Buf) -> Vec<f32> {
-        self.backend().logits(hidden, self.weights().head())
+        self.backend().logits(hidden, self.head())
     }
 
     pub(super) fn heads(&self) -> Heads {
@@ -102,13 +112,27 @@ impl<B: Backend> Decoder<B> {
         Heads { heads: c.num_attention_heads, kv_heads: c.num_key_value_heads, head_dim: c.head_dim }
     }
 
-    pub(super) fn attention_scale(&self) -> f32 {
-        1.0 / (self.config().head_dim as f32).sqrt()
+    pub(super) fn attention_shape(&self, layer: usize) -> AttnShape {
+        let c = self.config();
+        AttnShape { heads: self.heads(), scale: c.attention_scale(), window: c.window(layer) }
+    }
+
+    pub(super) fn head(&self) -> Head<'_, B::Matrix> {
+        Head { matrix: self.weights().head(), softcap: self.config().variant.final_softcap }
+    }
+
+    /// Turns q or k, or with `inverse` their gradient, by the angles of a layer.
+    pub(super) fn turn(&self, layer: usize, x: &mut B::Buf, input: &Ragged, heads: usize, inverse: bool) {
+        let table = self.rope.of(self.config().window(layer).is_some());
+        self.backend().rope(x, table, &input.positions, heads, self.config().head_dim, inverse);
     }
 
     pub(super) fn embed(&self, input: &Ragged) -> B::Buf {
         let mut x = self.backend().alloc(input.len() * self.config().hidden_size);
         self.backend().embed(&self.weights().embed_tokens, &input.tokens, &mut x);
+        if let Some(scale) = self.config().variant.embedding_scale {
+            self.backend().scale(&mut x, scale);
+        }
         x
     }
 
@@ -144,31 +168,46 @@ impl<B: Backend> Decoder<B> {
         let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, n, rows, dropout);
 
         let mut normed = b.alloc(n * c.hidden_size);
-        b.rms_norm(&x, &w.input_layernorm, c.rms_norm_eps, &mut normed);
+        b.rms_norm(&x, &w.attention_norm, c.rms_norm_eps, &mut normed);
         let mut q = linear(Linear::QProj, &normed);
         let mut k = linear(Linear::KProj, &normed);
         let v = linear(Linear::VProj, &normed);
-        b.rope(&mut q, &self.rope, &input.positions, heads.heads, heads.head_dim, false);
-        b.rope(&mut k, &self.rope, &input.positions, heads.kv_heads, heads.head_dim, false);
+        let before_q = self.normalise(&mut q, w.q_norm.as_ref());
+        let before_k = self.normalise(&mut k, w.k_norm.as_ref());
+        self.turn(index, &mut q, input, heads.heads, false);
+        self.turn(index, &mut k, input, heads.kv_heads, false);
         b.kv_write(kv, &k, &v, writes);
         let mut attended = b.alloc(n * heads.heads * heads.head_dim);
-        b.attention(&q, kv, spans, heads, self.attention_scale(), &mut attended);
+        b.attention(&q, kv, spans, self.attention_shape(index), &mut attended);
         let mut middle = linear(Linear::OProj, &attended);
+        let before_attention = self.normalise(&mut middle, w.attention_output_norm.as_ref());
         b.add(&mut middle, &x);
 
         let mut normed_middle = b.alloc(n * c.hidden_size);
-        b.rms_norm(&middle, &w.post_attention_layernorm, c.rms_norm_eps, &mut normed_middle);
+        b.rms_norm(&middle, &w.feed_forward_norm, c.rms_norm_eps, &mut normed_middle);
         let gate = linear(Linear::GateProj, &normed_middle);
         let up = linear(Linear::UpProj, &normed_middle);
         let mut activated = b.alloc(n * c.intermediate_size);
-        b.swiglu(&gate, &up, &mut activated);
+        b.glu(c.variant.activation, &gate, &up, &mut activated);
         let mut out = linear(Linear::DownProj, &activated);
+        let before_feed_forward = self.normalise(&mut out, w.feed_forward_output_norm.as_ref());
         b.add(&mut out, &middle);
-        keep(LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up });
+        let before =
+            BeforeNorm { q: before_q, k: before_k, attention: before_attention, feed_forward: before_feed_forward };
+        keep(LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up, before });
         out
     }
 
-    /// `x · Wᵀ`, plus each adapter's share on its own rows.
+    /// Puts `x` through a norm, where there is one, and returns what went in. Rows are as long as the weight: those of q and k
+    /// are heads.
+    fn normalise(&self, x: &mut B::Buf, weight: Option<&B::Buf>) -> Option<B::Buf> {
+        let weight = weight?;
+        let mut normed = self.backend().alloc(self.backend().len(x));
+        self.backend().rms_norm(x, weight, self.config().rms_norm_eps, &mut normed);
+        Some(std::mem::replace(x, normed))
+    }
+
+    /// `x · Wᵀ`, plus the bias, plus each adapter's share on its own rows.
     fn linear(
         &self,
         layer: usize,
@@ -181,7 +220,11 @@ impl<B: Backend> Decoder<B> {
         let b = &**self.backend();
         let (out, _) = linear.shape(self.config());
         let mut y = b.alloc(n * out);
-        b.linear(x, self.weights().layers[layer].linear(linear), &mut y, 0..n, false);
+        let weights = &self.weights().layers[layer];
+        if let Some(bias) = weights.bias(linear) {
+            b.fill_rows(bias, &mut y);
+        }
+        b.linear(x, weights.linear(linear), &mut y, 0..n, weights.bias(linear).is_some());
         for (range, adapter) in rows {
             let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
             let dropped = dropout.map(|d| d.apply(b, layer, linear, x));

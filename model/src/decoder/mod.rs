@@ -9,7 +9,8 @@ pub(crate) mod families;
 mod fingerprint;
 mod forward;
 mod layout;
-mod llama;
+mod load;
+mod rope;
 mod train;
 mod weights;
 
@@ -18,6 +19,8 @@ pub use train::{Backprop, Dropout, Tape};
 pub use weights::{LayerWeights, Linear, Norm, Weights, tensors};
 
 use std::{ops::Range, sync::Arc};
+
+use rope::Rope;
 
 use crate::{ModelConfig, ModelError, TensorSource, backend::Backend};
 
@@ -94,7 +97,7 @@ pub struct Decoder<B: Backend> {
     backend: Arc<B>,
     config: Arc<ModelConfig>,
     weights: Arc<Weights<B>>,
-    rope: Arc<B::Buf>,
+    rope: Arc<Rope<B>>,
 }
 
 impl<B: Backend> Clone for Decoder<B> {
@@ -111,15 +114,8 @@ impl<B: Backend> Clone for Decoder<B> {
 impl<B: Backend> Decoder<B> {
     /// Reads the weights that `config` asks for.
     pub fn load(backend: Arc<B>, config: ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
-        if !config.variant.is_llama() {
-            return Err(ModelError::Unsupported {
-                place: config.model_type.clone(),
-                what: format!("{:?}", config.variant),
-                hint: ": the decoder computes Llama alone".into(),
-            });
-        }
-        let weights = llama::load(&*backend, &config, source)?;
-        let rope = Arc::new(backend.upload(&llama::rope_table(&config)));
+        let weights = load::load(&*backend, &config, source)?;
+        let rope = Arc::new(Rope::new(&*backend, &config));
         Ok(Self { backend, config: Arc::new(config), weights: Arc::new(weights), rope })
     }
 

@@ -111,7 +111,7 @@ impl<B: Backend> Decoder<B> {
         let full = params.full_slots();
         let mut dhidden = b.zeros(b.len(&tape.hidden));
         let dhead = full.map(|slots| &mut params.list[slots.head].grad);
-        b.head_backward(&tape.hidden, self.weights().head(), targets, temperature, lse, dlogprobs, &mut dhidden, dhead);
+        b.head_backward(&tape.hidden, self.head(), targets, temperature, lse, dlogprobs, &mut dhidden, dhead);
 
         let mut dwanted = b.zeros(b.len(&tape.wanted));
         let dnorm = full.map(|slots| &mut params.list[slots.norm].grad);
@@ -163,30 +163,28 @@ impl<B: Backend> Decoder<B> {
 
         // feed-forward part
         let mut activated = b.alloc(n * c.intermediate_size);
-        b.swiglu(&state.gate, &state.up, &mut activated);
+        b.glu(c.variant.activation, &state.gate, &state.up, &mut activated);
         let mut dactivated = b.alloc(n * c.intermediate_size);
-        back(Linear::DownProj, &dout, &activated, &mut dactivated, false, params);
+        let dfeed = self.through_norm(state.before.feed_forward, w.feed_forward_output_norm.as_ref(), &dout);
+        back(Linear::DownProj, dfeed.as_ref().unwrap_or(&dout), &activated, &mut dactivated, false, params);
+        drop(dfeed);
         drop(activated);
         let mut dgate = b.alloc(n * c.intermediate_size);
         let mut dup = b.alloc(n * c.intermediate_size);
-        b.swiglu_backward(&state.gate, &state.up, &dactivated, &mut dgate, &mut dup);
+        b.glu_backward(c.variant.activation, &state.gate, &state.up, &dactivated, &mut dgate, &mut dup);
         let mut dnormed = b.alloc(n * c.hidden_size);
         back(Linear::GateProj, &dgate, &state.normed_middle, &mut dnormed, false, params);
         back(Linear::UpProj, &dup, &state.normed_middle, &mut dnormed, true, params);
         let mut dmiddle = dout;
         let dweight = full.map(|s| &mut params.list[s.layer(index).post_attention_layernorm].grad);
-        b.rms_norm_backward(
-            &state.middle,
-            &w.post_attention_layernorm,
-            c.rms_norm_eps,
-            &dnormed,
-            &mut dmiddle,
-            dweight,
-        );
+        b.rms_norm_backward(&state.middle, &w.feed_forward_norm, c.rms_norm_eps, &dnormed, &mut dmiddle, dweight);
 
         // attention part
         let mut dattended = b.alloc(n * heads.heads * heads.head_dim);
-        back(Linear::OProj, &dmiddle, &state.attended, &mut dattended, false, params);
+        let dprojected = self.through_norm(state.before.attention, w.attention_output_norm.as_ref(), &dmiddle);
+        let projected = dprojected.as_ref().unwrap_or(&dmiddle);
+        back(Linear::OProj, projected, &state.attended, &mut dattended, false, params);
+        drop(dprojected);
         let mut dq = b.zeros(n * heads.heads * heads.head_dim);
         let mut dk = b.zeros(n * heads.kv_heads * heads.head_dim);
         let mut dv = b.zeros(n * heads.kv_heads * heads.head_dim);
@@ -197,23 +195,32 @@ impl<B: Backend> Decoder<B> {
             &state.attended,
             &dattended,
             &layout.gradient,
-            heads,
-            self.attention_scale(),
+            self.attention_shape(index),
             &mut dq,
             &mut dk,
             &mut dv,
         );
-        b.rope(&mut dq, &self.rope, &input.positions, heads.heads, heads.head_dim, true);
-        b.rope(&mut dk, &self.rope, &input.positions, heads.kv_heads, heads.head_dim, true);
+        self.turn(index, &mut dq, input, heads.heads, true);
+        self.turn(index, &mut dk, input, heads.kv_heads, true);
+        let dq = self.through_norm(state.before.q, w.q_norm.as_ref(), &dq).unwrap_or(dq);
+        let dk = self.through_norm(state.before.k, w.k_norm.as_ref(), &dk).unwrap_or(dk);
         back(Linear::QProj, &dq, &state.normed, &mut dnormed, false, params);
         back(Linear::KProj, &dk, &state.normed, &mut dnormed, true, params);
         back(Linear::VProj, &dv, &state.normed, &mut dnormed, true, params);
         let mut dx = dmiddle;
         if reaches_below {
             let dweight = full.map(|s| &mut params.list[s.layer(index).input_layernorm].grad);
-            b.rms_norm_backward(&state.x, &w.input_layernorm, c.rms_norm_eps, &dnormed, &mut dx, dweight);
+            b.rms_norm_backward(&state.x, &w.attention_norm, c.rms_norm_eps, &dnormed, &mut dx, dweight);
         }
         dx
+    }
+
+    /// From the gradient of a norm's output to that of its input, where there is the norm; its weight is frozen.
+    fn through_norm(&self, input: Option<B::Buf>, weight: Option<&B::Buf>, dy: &B::Buf) -> Option<B::Buf> {
+        let (b, (input, weight)) = (&**self.backend(), input.zip(weight)?);
+        let mut dx = b.zeros(b.len(dy));
+        b.rms_norm_backward(&input, weight, self.config().rms_norm_eps, dy, &mut dx, None);
+        Some(dx)
     }
 
     /// Backward of one linear map with its adapter: `dx (+)= dy·W + dropout(dy·sB·A)`, and the gradients of what trains.

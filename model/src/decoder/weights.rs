@@ -150,20 +150,42 @@ impl Norm {
     }
 }
 
-/// One layer.
+/// One layer. Widths of norms are those of [`Norm::width`], of biases the outputs of their maps.
 pub struct LayerWeights<B: Backend> {
-    /// Norm before attention, `[hidden]`.
-    pub input_layernorm: B::Buf,
-    /// Norm before the feed-forward part, `[hidden]`.
-    pub post_attention_layernorm: B::Buf,
+    /// [`Norm::Attention`].
+    pub attention_norm: B::Buf,
+    /// [`Norm::FeedForward`].
+    pub feed_forward_norm: B::Buf,
+    /// [`Norm::AttentionOutput`], where the model has it.
+    pub attention_output_norm: Option<B::Buf>,
+    /// [`Norm::FeedForwardOutput`], where the model has it.
+    pub feed_forward_output_norm: Option<B::Buf>,
+    /// [`Norm::Q`], where the model has it.
+    pub q_norm: Option<B::Buf>,
+    /// [`Norm::K`], where the model has it.
+    pub k_norm: Option<B::Buf>,
     /// The linear maps, by [`Linear`].
     pub linears: [B::Matrix; 7],
+    /// What they add, where they do, by [`Linear`].
+    pub biases: [Option<B::Buf>; 7],
 }
 
 impl<B: Backend> LayerWeights<B> {
     /// The matrix of `linear`.
     pub fn linear(&self, linear: Linear) -> &B::Matrix {
         &self.linears[linear as usize]
+    }
+
+    /// The bias of `linear`, if it has one.
+    pub fn bias(&self, linear: Linear) -> Option<&B::Buf> {
+        self.biases[linear as usize].as_ref()
+    }
+
+    /// All vectors: norms and biases.
+    fn vectors(&self) -> impl Iterator<Item = &B::Buf> {
+        let norms = [&self.attention_output_norm, &self.feed_forward_output_norm, &self.q_norm, &self.k_norm];
+        let maybe = norms.into_iter().chain(&self.biases).flatten();
+        [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(maybe)
     }
 }
 
@@ -188,8 +210,7 @@ impl<B: Backend> Weights<B> {
     /// Bytes on the device.
     pub fn bytes(&self, backend: &B) -> usize {
         let matrices = self.layers.iter().flat_map(|l| &l.linears).chain([&self.embed_tokens]).chain(&self.lm_head);
-        let norms =
-            self.layers.iter().flat_map(|l| [&l.input_layernorm, &l.post_attention_layernorm]).chain([&self.norm]);
-        matrices.map(|m| backend.matrix_bytes(m)).sum::<usize>() + norms.map(|n| 4 * backend.len(n)).sum::<usize>()
+        let vectors = self.layers.iter().flat_map(LayerWeights::vectors).chain([&self.norm]);
+        matrices.map(|m| backend.matrix_bytes(m)).sum::<usize>() + vectors.map(|v| 4 * backend.len(v)).sum::<usize>()
     }
 }

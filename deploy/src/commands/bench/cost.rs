@@ -9,6 +9,8 @@
 //! - reading, per call: every weight of the layers and of the head once, as it lies in memory, and the keys and values of
 //!   every sequence once.
 //!
+//! Sliding windows are left out of account: every layer is taken to see all keys.
+//!
 //! A call takes at least `max(operations / gemm ceiling, bytes / reading ceiling)`; a measurement's share is the sum of
 //! that over its calls, divided by the time it took.
 

@@ -15,7 +15,7 @@ use super::{
     team::Parts,
 };
 use crate::backend::{
-    AttnSpan, BLOCK, Heads,
+    AttnShape, AttnSpan, BLOCK, Heads,
     lanes::{LANES, check_len, check_rows},
 };
 
@@ -82,14 +82,15 @@ impl CpuKv {
     }
 }
 
-/// Scales the first `n` of `scores` and turns them to `exp(score - maximum)`; the rest becomes 0. Returns the sum.
+/// Scales the numbers `seen` of `scores` and turns them to `exp(score - maximum)`; the rest becomes 0. Returns the sum.
 #[inline(always)]
-fn soft_max_in<S: Simd>(s: S, scores: &mut [f32], n: usize, scale: f32) -> f32 {
+fn soft_max_in<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>, scale: f32) -> f32 {
     let factor = s.splat(scale);
     for block in scores.chunks_exact_mut(LANES) {
         s.store(block, s.mul(s.load(block), factor));
     }
-    scores[n..].fill(f32::NEG_INFINITY);
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
     let mut max = s.splat(f32::NEG_INFINITY);
     for block in scores.chunks_exact(LANES) {
         max = s.max(max, s.load(block));
@@ -104,7 +105,7 @@ fn soft_max_in<S: Simd>(s: S, scores: &mut [f32], n: usize, scale: f32) -> f32 {
     s.sum(sum)
 }
 
-kernel!(pub(super) fn soft_max = soft_max_in(scores: &mut [f32], n: usize, scale: f32) -> f32);
+kernel!(pub(super) fn soft_max = soft_max_in(scores: &mut [f32], seen: Range<usize>, scale: f32) -> f32);
 
 /// `to = from / divisor`.
 #[inline(always)]
@@ -129,8 +130,14 @@ pub(super) fn tile_rows(keys: usize, group: usize) -> usize {
     (TILE_UNITS / group).min(TILE_SCORES / (group * keys.max(1))).max(1)
 }
 
+/// Keys whose scores a tile holds for each of its rows: its rows' windows reach a little further than one.
+pub(super) fn most_keys(keys: usize, shape: AttnShape) -> usize {
+    shape.window.map_or(keys, |window| keys.min(window.saturating_add(TILE_UNITS + BLOCK)))
+}
+
 impl Cpu {
-    pub(super) fn attend(&self, q: &[f32], kv: &CpuKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut [f32]) {
+    pub(super) fn attend(&self, q: &[f32], kv: &CpuKv, spans: &[AttnSpan], shape: AttnShape, out: &mut [f32]) {
+        let heads = shape.heads;
         assert_eq!(heads, kv.heads, "attention: heads of the call and of the cache differ");
         check_len("attention out", out.len(), q.len());
         let group = heads.heads / heads.kv_heads;
@@ -141,8 +148,9 @@ impl Cpu {
             let keys = span.start + span.rows.len();
             let blocks = keys.div_ceil(BLOCK);
             assert!(span.table.len() >= blocks, "attention: {keys} keys in a table of {} blocks", span.table.len());
-            work += span.rows.len() * keys * heads.heads * heads.head_dim / 10;
-            let step = tile_rows(keys, group);
+            let held = most_keys(keys, shape);
+            work += span.rows.len() * held * heads.heads * heads.head_dim / 10;
+            let step = tile_rows(held, group);
             for kv_head in 0..heads.kv_heads {
                 for first in (0..span.rows.len()).step_by(step) {
                     tiles.push(Tile { span: index, rows: first..(first + step).min(span.rows.len()), kv_head });
@@ -150,25 +158,19 @@ impl Cpu {
             }
         }
         let out = Parts::new(out);
-        self.team
-            .run(tiles.len(), work, |i| self.attend_tile(q, kv, &spans[tiles[i].span], &tiles[i], heads, scale, out));
+        self.team.run(tiles.len(), work, |i| self.attend_tile(q, kv, &spans[tiles[i].span], &tiles[i], shape, out));
     }
 
-    fn attend_tile(
-        &self,
-        q: &[f32],
-        kv: &CpuKv,
-        span: &AttnSpan,
-        tile: &Tile,
-        heads: Heads,
-        scale: f32,
-        out: Parts<'_>,
-    ) {
+    fn attend_tile(&self, q: &[f32], kv: &CpuKv, span: &AttnSpan, tile: &Tile, shape: AttnShape, out: Parts<'_>) {
+        let heads = shape.heads;
         let (dim, padded) = (heads.head_dim, kv.padded);
         let group = heads.heads / heads.kv_heads;
         let units = tile.rows.len() * group;
         let seen = |row: usize| span.start + row + 1;
-        let stride = seen(tile.rows.end - 1).next_multiple_of(BLOCK);
+        // the blocks that any row of the tile sees
+        let base = shape.first_key(seen(tile.rows.start)) / BLOCK * BLOCK;
+        let stride = seen(tile.rows.end - 1).next_multiple_of(BLOCK) - base;
+        let table = &span.table[base / BLOCK..];
         // the heads of a group lie side by side in a row
         let place = |row: usize| ((span.rows.start + row) * heads.heads + tile.kv_head * group) * dim;
 
@@ -177,7 +179,7 @@ impl Cpu {
             to.copy_from_slice(&q[place(row)..place(row) + group * dim]);
         }
         let mut scores = self.buffers.alloc(units * stride);
-        for (block, columns) in span.table.iter().zip((0..stride).step_by(BLOCK)) {
+        for (block, columns) in table.iter().zip((0..stride).step_by(BLOCK)) {
             let a = Left { at: queries.as_ptr(), row: dim, step: 1 };
             let b = Right { at: kv.keys(*block, tile.kv_head).as_ptr(), panel: 0, step: BLOCK };
             let c = Target { at: scores[columns..].as_mut_ptr(), row: stride, accumulate: false };
@@ -194,18 +196,20 @@ impl Cpu {
         };
         for (unit, row) in scores.chunks_exact_mut(stride).enumerate() {
             let n = seen(tile.rows.start + unit / group);
-            let columns = n.next_multiple_of(BLOCK);
-            sums[unit] = soft_max(self.isa, &mut row[..columns], n, scale);
+            let columns = n.next_multiple_of(BLOCK) - base;
+            sums[unit] = soft_max(self.isa, &mut row[..columns], shape.first_key(n) - base..n - base, shape.scale);
         }
 
-        // What a row does not see is left out rather than weighted by zero: its memory may hold anything.
+        // What lies behind a row is left out rather than weighted by zero: its memory may hold anything. What has left its
+        // window was written once and is weighted by zero, which changes no bit of the sum.
         let mut sum = self.buffers.alloc(units * padded);
         for (index, columns) in (0..stride).step_by(BLOCK).enumerate() {
-            let values = kv.values(span.table[index], tile.kv_head);
+            let values = kv.values(table[index], tile.kv_head);
             let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
-            let first_whole = (columns + BLOCK).saturating_sub(span.start + 1).clamp(tile.rows.start, tile.rows.end);
+            let first_whole =
+                (base + columns + BLOCK).saturating_sub(span.start + 1).clamp(tile.rows.start, tile.rows.end);
             for row in tile.rows.start..first_whole {
-                let keys = seen(row).saturating_sub(columns);
+                let keys = seen(row).saturating_sub(base + columns);
                 let unit = (row - tile.rows.start) * group;
                 if keys > 0 {
                     let a = Left { at: scores[unit * stride + columns..].as_ptr(), row: stride, step: 1 };

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{
     Cpu,
-    attention::{soft_max, tile_rows},
+    attention::{most_keys, soft_max, tile_rows},
     buffer::CpuBuf,
     gemm::{self, Left, Right, Target},
     isa::kernel,
@@ -16,7 +16,7 @@ use super::{
     team::Parts,
 };
 use crate::backend::{
-    GradSpan, Heads,
+    AttnShape, GradSpan, Heads,
     lanes::{LANES, check_len, check_rows},
 };
 
@@ -116,14 +116,8 @@ fn independent(spans: &[GradSpan], rows: usize) -> Vec<Vec<usize>> {
 }
 
 impl Cpu {
-    pub(super) fn attend_back(
-        &self,
-        forward: Forward<'_>,
-        spans: &[GradSpan],
-        heads: Heads,
-        scale: f32,
-        grad: Gradients<'_>,
-    ) {
+    pub(super) fn attend_back(&self, forward: Forward<'_>, spans: &[GradSpan], shape: AttnShape, grad: Gradients<'_>) {
+        let heads = shape.heads;
         let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         check_len("attention_backward out", forward.out.len(), forward.q.len());
         check_len("attention_backward dout", forward.dout.len(), forward.q.len());
@@ -136,12 +130,12 @@ impl Cpu {
                 check_rows("attention_backward k", forward.k.len(), kv_width, range);
                 keys += range.len();
             }
-            work += span.rows.len() * keys * width / 8;
+            work += span.rows.len() * most_keys(keys, shape) * width / 8;
         }
         let groups = independent(spans, forward.k.len() / kv_width);
         self.team.run(groups.len() * heads.kv_heads, work, |task| {
             for span in &groups[task / heads.kv_heads] {
-                self.span_back(forward, &spans[*span], heads, task % heads.kv_heads, scale, grad);
+                self.span_back(forward, &spans[*span], shape, task % heads.kv_heads, grad);
             }
         });
     }
@@ -184,25 +178,18 @@ impl Cpu {
         }
     }
 
-    fn span_back(
-        &self,
-        forward: Forward<'_>,
-        span: &GradSpan,
-        heads: Heads,
-        kv_head: usize,
-        scale: f32,
-        grad: Gradients<'_>,
-    ) {
+    fn span_back(&self, forward: Forward<'_>, span: &GradSpan, shape: AttnShape, kv_head: usize, grad: Gradients<'_>) {
+        let heads = shape.heads;
         let ranges: Vec<Range<usize>> = span.prefix.iter().chain([&span.rows]).cloned().collect();
         let n: usize = ranges.iter().map(ExactSizeIterator::len).sum();
         if span.rows.is_empty() {
             return;
         }
         let mut keys = self.gather_keys(forward, &ranges, n, heads, kv_head);
-        let step = tile_rows(2 * n, heads.heads / heads.kv_heads);
+        let step = tile_rows(2 * most_keys(n, shape), heads.heads / heads.kv_heads);
         for first in (0..span.rows.len()).step_by(step) {
             let rows = first..(first + step).min(span.rows.len());
-            self.tile_back(forward, span, rows, n - span.rows.len(), heads, kv_head, scale, &mut keys, grad.dq);
+            self.tile_back(forward, span, rows, n - span.rows.len(), shape, kv_head, &mut keys, grad.dq);
         }
         let (dim, padded, kv_width) =
             (heads.head_dim, heads.head_dim.next_multiple_of(LANES), heads.kv_heads * heads.head_dim);
@@ -223,16 +210,18 @@ impl Cpu {
         span: &GradSpan,
         rows: Range<usize>,
         before: usize,
-        heads: Heads,
+        shape: AttnShape,
         kv_head: usize,
-        scale: f32,
         keys: &mut Keys,
         dq: Parts<'_>,
     ) {
+        let heads = shape.heads;
         let (dim, padded) = (heads.head_dim, heads.head_dim.next_multiple_of(LANES));
         let group = heads.heads / heads.kv_heads;
         let units = rows.len() * group;
-        let n = before + rows.end;
+        // the keys that any row of the tile sees, from the beginning of a block
+        let base = shape.first_key(before + rows.start + 1) / LANES * LANES;
+        let n = before + rows.end - base;
         let stride = n.next_multiple_of(LANES);
         let place = |unit: usize| {
             let (row, head) = (span.rows.start + rows.start + unit / group, kv_head * group + unit % group);
@@ -250,7 +239,7 @@ impl Cpu {
         let against = |a: &CpuBuf, panels: &CpuBuf| {
             let mut c = self.buffers.alloc(units * stride);
             let a = Left { at: a.as_ptr(), row: padded, step: 1 };
-            let b = Right { at: panels.as_ptr(), panel: dim * LANES, step: LANES };
+            let b = Right { at: panels[base * dim..].as_ptr(), panel: dim * LANES, step: LANES };
             let target = Target { at: c.as_mut_ptr(), row: stride, accumulate: false };
             // SAFETY: `units` rows of `dim` numbers, the panels of `stride` keys, room for `units` rows of `stride`.
             unsafe { gemm::multiply(self.isa, units, stride, dim, a, b, target) };
@@ -260,14 +249,15 @@ impl Cpu {
         let mut ds = against(&dout, &keys.v_turned);
         for unit in 0..units {
             let (p, ds) = (&mut p[unit * stride..][..stride], &mut ds[unit * stride..][..stride]);
-            let sum = soft_max(self.isa, p, before + rows.start + unit / group + 1, scale);
+            let own = before + rows.start + unit / group + 1;
+            let sum = soft_max(self.isa, p, shape.first_key(own) - base..own - base, shape.scale);
             let at = place(unit);
             let total = dot(self.isa, &forward.dout[at..at + dim], &forward.out[at..at + dim]);
-            score_grad(self.isa, p, ds, sum, total, scale);
+            score_grad(self.isa, p, ds, sum, total, shape.scale);
         }
         let mut dq_tile = self.buffers.alloc(units * padded);
         let a = Left { at: ds.as_ptr(), row: stride, step: 1 };
-        let b = Right { at: keys.k.as_ptr(), panel: LANES, step: padded };
+        let b = Right { at: keys.k[base * padded..].as_ptr(), panel: LANES, step: padded };
         let c = Target { at: dq_tile.as_mut_ptr(), row: padded, accumulate: false };
         // SAFETY: `units` rows of `n` numbers, `n` rows of `padded` keys, room for `units` rows of `padded`.
         unsafe { gemm::multiply(self.isa, units, padded, n, a, b, c) };
@@ -279,7 +269,7 @@ impl Cpu {
         for (weights, rows, to) in [(&ds, &q, &mut keys.dk), (&p, &dout, &mut keys.dv)] {
             let a = Left { at: weights.as_ptr(), row: 1, step: stride };
             let b = Right { at: rows.as_ptr(), panel: LANES, step: padded };
-            let c = Target { at: to.as_mut_ptr(), row: padded, accumulate: true };
+            let c = Target { at: to[base * padded..].as_mut_ptr(), row: padded, accumulate: true };
             // SAFETY: `n` columns of `units` numbers, `units` rows of `padded`, `n` rows of `padded` sums.
             unsafe { gemm::multiply(self.isa, n, padded, units, a, b, c) };
         }

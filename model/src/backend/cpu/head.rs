@@ -16,7 +16,7 @@ use super::{
     team::Parts,
 };
 use crate::backend::{
-    HeadOut, SampleSpec, Sampled,
+    Head, HeadOut, SampleSpec, Sampled,
     choice::{self, CHUNK, Stats},
     lanes::{LANES, check_len},
 };
@@ -93,7 +93,21 @@ fn work(rows: usize, head: &CpuMatrix) -> usize {
 }
 
 impl Cpu {
-    pub(super) fn score(&self, hidden: &[f32], head: &CpuMatrix, targets: &[u32], temperature: f32) -> HeadOut {
+    /// Caps logits, where the head has a cap.
+    fn cap(&self, softcap: Option<f32>, logits: &mut [f32]) {
+        if let Some(cap) = softcap {
+            pointwise::softcap(self.isa, logits, cap);
+        }
+    }
+
+    pub(super) fn score(
+        &self,
+        hidden: &[f32],
+        head: Head<'_, CpuMatrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> HeadOut {
+        let Head { matrix: head, softcap } = head;
         check_len("head_logprobs hidden", hidden.len(), targets.len() * head.inner);
         let (n, chunks) = (targets.len(), head.out.div_ceil(CHUNK));
         let hidden = Rows { values: hidden, row: head.inner };
@@ -114,8 +128,9 @@ impl Cpu {
                 let out = Parts::new(&mut logits);
                 self.product_piece(x, head, panels, first, out, row, 0..rows.len(), false);
             }
-            for (r, logits) in rows.zip(logits.chunks_exact(row)) {
-                let logits = &logits[..columns.len()];
+            for (r, logits) in rows.zip(logits.chunks_exact_mut(row)) {
+                let logits = &mut logits[..columns.len()];
+                self.cap(softcap, logits);
                 let target = targets[r] as usize;
                 // SAFETY: a row's place for a chunk belongs to one task, and so does its target's.
                 unsafe {
@@ -141,7 +156,7 @@ impl Cpu {
     pub(super) fn score_back(
         &self,
         hidden: &[f32],
-        head: &CpuMatrix,
+        head: Head<'_, CpuMatrix>,
         targets: &[u32],
         temperature: f32,
         lse: &[f32],
@@ -149,6 +164,7 @@ impl Cpu {
         dhidden: &mut [f32],
         mut dhead: Option<&mut [f32]>,
     ) {
+        let Head { matrix: head, softcap } = head;
         let (n, width) = (targets.len(), head.inner);
         for len in [hidden.len(), dhidden.len()] {
             check_len("head_backward hidden", len, n * width);
@@ -172,7 +188,12 @@ impl Cpu {
                         // SAFETY: a row belongs to one piece.
                         let row = unsafe { parts.part(i * row_len..i * row_len + columns.len()) };
                         let target = (targets[r] as usize).checked_sub(columns.start).filter(|t| *t < columns.len());
+                        self.cap(softcap, row);
+                        let capped = softcap.map(|cap| (cap, row.to_vec()));
                         pointwise::logit_grad(self.isa, row, target, temperature, lse[r], dlogprobs[r] / temperature);
+                        if let Some((cap, z)) = capped {
+                            pointwise::softcap_back(self.isa, &z, cap, row);
+                        }
                     }
                 });
                 let dy = Rows { values: grads, row: row_len };
@@ -187,22 +208,26 @@ impl Cpu {
     }
 
     /// Logits of all rows, with rows of the vocabulary's length.
-    pub(super) fn all_logits(&self, hidden: &[f32], head: &CpuMatrix) -> Vec<f32> {
+    pub(super) fn all_logits(&self, hidden: &[f32], head: Head<'_, CpuMatrix>) -> Vec<f32> {
+        let Head { matrix: head, softcap } = head;
         let n = hidden.len() / head.inner;
         let mut out = vec![0.0; n * head.out];
         let x = Rows { values: hidden, row: head.inner };
         self.product(x, head, 0..head.out.div_ceil(LANES), Parts::new(&mut out), head.out, n, false);
+        self.cap(softcap, &mut out);
         out
     }
 
-    pub(super) fn choose(&self, hidden: &[f32], head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
-        check_len("sample hidden", hidden.len(), specs.len() * head.inner);
-        let groups = specs.chunks(SAMPLE_ROWS).zip(hidden.chunks(SAMPLE_ROWS * head.inner));
+    pub(super) fn choose(&self, hidden: &[f32], head: Head<'_, CpuMatrix>, specs: &[SampleSpec]) -> Vec<Sampled> {
+        let width = head.matrix.inner;
+        check_len("sample hidden", hidden.len(), specs.len() * width);
+        let groups = specs.chunks(SAMPLE_ROWS).zip(hidden.chunks(SAMPLE_ROWS * width));
         groups.flat_map(|(specs, hidden)| self.choose_group(hidden, head, specs)).collect()
     }
 
-    fn choose_group(&self, hidden: &[f32], head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+    fn choose_group(&self, hidden: &[f32], head: Head<'_, CpuMatrix>, specs: &[SampleSpec]) -> Vec<Sampled> {
         const { assert!(SAMPLE_ROWS <= MC) };
+        let Head { matrix: head, softcap } = head;
         let (n, vocab, chunks) = (specs.len(), head.out, head.out.div_ceil(CHUNK));
         let hidden = Rows { values: hidden, row: head.inner };
         let row_len = scratch_row(vocab);
@@ -216,6 +241,7 @@ impl Cpu {
                 self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, row_len, 0..n, false);
                 for (r, spec) in specs.iter().enumerate() {
                     let logits = logits_parts.part(r * row_len + columns.start..r * row_len + columns.end);
+                    self.cap(softcap, logits);
                     stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
                         chunk_stats(self.isa, logits, temperature_of(spec));
                 }

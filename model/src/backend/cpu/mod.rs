@@ -26,9 +26,10 @@ use self::{
     team::{Parts, Team},
 };
 use super::{
-    AdamW, AttnSpan, Backend, GradSpan, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
+    AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
     lanes::{LANES, SQUARES_BLOCK, check_len, check_rows, rows_of, sum_of_squares_block},
 };
+use crate::Activation;
 
 /// Rows whose gradients of a norm's weight are summed before they are added: fixed, so that threads do not matter.
 const NORM_ROWS: usize = 64;
@@ -155,6 +156,17 @@ impl Backend for Cpu {
         });
     }
 
+    fn fill_rows(&self, row: &CpuBuf, out: &mut CpuBuf) {
+        let (width, len) = (row.len(), out.len());
+        let n = rows_of("fill_rows out", len, width);
+        let parts = Parts::new(out);
+        self.team.split(n, 1, len / 8, |rows| {
+            // SAFETY: a row belongs to one piece.
+            let out = unsafe { parts.part(rows.start * width..rows.end * width) };
+            out.chunks_exact_mut(width).for_each(|out| out.copy_from_slice(row));
+        });
+    }
+
     fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> CpuMatrix {
         let len = match data {
             MatrixData::F32(values) => values.len(),
@@ -223,13 +235,17 @@ impl Backend for Cpu {
         });
     }
 
-    fn swiglu(&self, gate: &CpuBuf, up: &CpuBuf, out: &mut CpuBuf) {
-        check_len("swiglu up", up.len(), gate.len());
-        check_len("swiglu out", out.len(), gate.len());
+    fn glu(&self, activation: Activation, gate: &CpuBuf, up: &CpuBuf, out: &mut CpuBuf) {
+        check_len("glu up", up.len(), gate.len());
+        check_len("glu out", out.len(), gate.len());
+        let kernel = match activation {
+            Activation::Silu => pointwise::swiglu,
+            Activation::GeluTanh => pointwise::geglu,
+        };
         let parts = Parts::new(out);
         self.team.split(gate.len(), PIECE, gate.len() * 2, |range| {
             // SAFETY: a number belongs to one piece.
-            pointwise::swiglu(self.isa, &gate[range.clone()], &up[range.clone()], unsafe { parts.part(range) });
+            kernel(self.isa, &gate[range.clone()], &up[range.clone()], unsafe { parts.part(range) });
         });
     }
 
@@ -254,8 +270,8 @@ impl Backend for Cpu {
         kv.copy(copies);
     }
 
-    fn attention(&self, q: &CpuBuf, kv: &CpuKv, spans: &[AttnSpan], heads: Heads, scale: f32, out: &mut CpuBuf) {
-        self.attend(q, kv, spans, heads, scale, out);
+    fn attention(&self, q: &CpuBuf, kv: &CpuKv, spans: &[AttnSpan], shape: AttnShape, out: &mut CpuBuf) {
+        self.attend(q, kv, spans, shape, out);
     }
 
     fn attention_backward(
@@ -266,15 +282,14 @@ impl Backend for Cpu {
         out: &CpuBuf,
         dout: &CpuBuf,
         spans: &[GradSpan],
-        heads: Heads,
-        scale: f32,
+        shape: AttnShape,
         dq: &mut CpuBuf,
         dk: &mut CpuBuf,
         dv: &mut CpuBuf,
     ) {
         let forward = attention_grad::Forward { q, k, v, out, dout };
         let grad = attention_grad::Gradients { dq: Parts::new(dq), dk: Parts::new(dk), dv: Parts::new(dv) };
-        self.attend_back(forward, spans, heads, scale, grad);
+        self.attend_back(forward, spans, shape, grad);
     }
 
     fn linear_dx(&self, dy: &CpuBuf, w: &CpuMatrix, dx: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
@@ -337,26 +352,38 @@ impl Backend for Cpu {
         }
     }
 
-    fn swiglu_backward(&self, gate: &CpuBuf, up: &CpuBuf, dout: &CpuBuf, dgate: &mut CpuBuf, dup: &mut CpuBuf) {
+    fn glu_backward(
+        &self,
+        activation: Activation,
+        gate: &CpuBuf,
+        up: &CpuBuf,
+        dout: &CpuBuf,
+        dgate: &mut CpuBuf,
+        dup: &mut CpuBuf,
+    ) {
         for len in [up.len(), dout.len(), dgate.len(), dup.len()] {
-            check_len("swiglu_backward", len, gate.len());
+            check_len("glu_backward", len, gate.len());
         }
+        let kernel = match activation {
+            Activation::Silu => pointwise::swiglu_back,
+            Activation::GeluTanh => pointwise::geglu_back,
+        };
         let (dgate, dup) = (Parts::new(dgate), Parts::new(dup));
         self.team.split(gate.len(), PIECE, gate.len() * 3, |range| {
             // SAFETY: a number belongs to one piece.
             let (dgate, dup) = unsafe { (dgate.part(range.clone()), dup.part(range.clone())) };
-            pointwise::swiglu_back(self.isa, &gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
+            kernel(self.isa, &gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
         });
     }
 
-    fn head_logprobs(&self, hidden: &CpuBuf, head: &CpuMatrix, targets: &[u32], temperature: f32) -> HeadOut {
+    fn head_logprobs(&self, hidden: &CpuBuf, head: Head<'_, CpuMatrix>, targets: &[u32], temperature: f32) -> HeadOut {
         self.score(hidden, head, targets, temperature)
     }
 
     fn head_backward(
         &self,
         hidden: &CpuBuf,
-        head: &CpuMatrix,
+        head: Head<'_, CpuMatrix>,
         targets: &[u32],
         temperature: f32,
         lse: &[f32],
@@ -368,11 +395,11 @@ impl Backend for Cpu {
         self.score_back(hidden, head, targets, temperature, lse, dlogprobs, dhidden, dhead);
     }
 
-    fn logits(&self, hidden: &CpuBuf, head: &CpuMatrix) -> Vec<f32> {
+    fn logits(&self, hidden: &CpuBuf, head: Head<'_, CpuMatrix>) -> Vec<f32> {
         self.all_logits(hidden, head)
     }
 
-    fn sample(&self, hidden: &CpuBuf, head: &CpuMatrix, specs: &[SampleSpec]) -> Vec<Sampled> {
+    fn sample(&self, hidden: &CpuBuf, head: Head<'_, CpuMatrix>, specs: &[SampleSpec]) -> Vec<Sampled> {
         self.choose(hidden, head, specs)
     }
 

@@ -3,7 +3,11 @@
 use folgore_protocol::seed;
 
 use super::{isa::kernel, simd::Simd};
-use crate::backend::{adamw::AdamWStep, lanes::LANES};
+use crate::backend::{
+    adamw::AdamWStep,
+    curves::{GELU_CUBIC, GELU_LINEAR, GELU_SLOPE},
+    lanes::LANES,
+};
 
 /// 1 / sqrt(mean(x²) + eps), the sum by lanes.
 #[inline(always)]
@@ -94,47 +98,124 @@ fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
 // Helpers are functions and not closures: a closure that is called twice may stay a function of its own, compiled without
 // the instruction set.
 
+/// The share of `x` that the activation lets through: SiLU's, or with `TANH` that of GELU by tanh.
 #[inline(always)]
-fn gated<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
-    s.mul(s.mul(gate, sigmoid(s, gate)), up)
+fn share<S: Simd, const TANH: bool>(s: S, x: S::F) -> S::F {
+    if !TANH {
+        return sigmoid(s, x);
+    }
+    sigmoid(s, s.mul(x, s.fma(s.mul(x, x), s.splat(GELU_CUBIC), s.splat(GELU_LINEAR))))
+}
+
+#[inline(always)]
+fn gated<S: Simd, const TANH: bool>(s: S, gate: S::F, up: S::F) -> S::F {
+    s.mul(s.mul(gate, share::<S, TANH>(s, gate)), up)
+}
+
+#[inline(always)]
+fn glu_in<S: Simd, const TANH: bool>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let whole = gate.len() - gate.len() % LANES;
+    for i in (0..whole).step_by(LANES) {
+        s.store(&mut out[i..], gated::<S, TANH>(s, s.load(&gate[i..]), s.load(&up[i..])));
+    }
+    let last = gated::<S, TANH>(s, s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0));
+    s.store_part(&mut out[whole..], last);
 }
 
 #[inline(always)]
 fn swiglu_in<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let whole = gate.len() - gate.len() % LANES;
-    for i in (0..whole).step_by(LANES) {
-        s.store(&mut out[i..], gated(s, s.load(&gate[i..]), s.load(&up[i..])));
-    }
-    s.store_part(&mut out[whole..], gated(s, s.load_part(&gate[whole..], 0.0), s.load_part(&up[whole..], 0.0)));
+    glu_in::<S, false>(s, gate, up, out);
+}
+
+#[inline(always)]
+fn geglu_in<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    glu_in::<S, true>(s, gate, up, out);
 }
 
 kernel!(pub(super) fn swiglu = swiglu_in(gate: &[f32], up: &[f32], out: &mut [f32]));
+kernel!(pub(super) fn geglu = geglu_in(gate: &[f32], up: &[f32], out: &mut [f32]));
 
 /// Gradients of [`gated`] with respect to both.
 #[inline(always)]
-fn gated_back<S: Simd>(s: S, gate: S::F, up: S::F, d: S::F) -> (S::F, S::F) {
+fn gated_back<S: Simd, const TANH: bool>(s: S, gate: S::F, up: S::F, d: S::F) -> (S::F, S::F) {
     let one = s.splat(1.0);
-    let sig = sigmoid(s, gate);
-    let slope = s.mul(sig, s.add(one, s.mul(gate, s.sub(one, sig))));
-    (s.mul(s.mul(d, up), slope), s.mul(d, s.mul(gate, sig)))
+    let share = share::<S, TANH>(s, gate);
+    let mut inner = gate;
+    if TANH {
+        inner = s.mul(gate, s.fma(s.mul(gate, gate), s.splat(GELU_SLOPE), s.splat(GELU_LINEAR)));
+    }
+    let slope = s.mul(share, s.add(one, s.mul(inner, s.sub(one, share))));
+    (s.mul(s.mul(d, up), slope), s.mul(d, s.mul(gate, share)))
 }
 
 #[inline(always)]
-fn swiglu_back_in<S: Simd>(s: S, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+fn glu_back_in<S: Simd, const TANH: bool>(
+    s: S,
+    gate: &[f32],
+    up: &[f32],
+    dout: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
     let whole = gate.len() - gate.len() % LANES;
     for i in (0..whole).step_by(LANES) {
-        let (dg, du) = gated_back(s, s.load(&gate[i..]), s.load(&up[i..]), s.load(&dout[i..]));
+        let (dg, du) = gated_back::<S, TANH>(s, s.load(&gate[i..]), s.load(&up[i..]), s.load(&dout[i..]));
         s.store(&mut dgate[i..], dg);
         s.store(&mut dup[i..], du);
     }
     let (g, u, d) = (&gate[whole..], &up[whole..], &dout[whole..]);
-    let (dg, du) = gated_back(s, s.load_part(g, 0.0), s.load_part(u, 0.0), s.load_part(d, 0.0));
+    let (dg, du) = gated_back::<S, TANH>(s, s.load_part(g, 0.0), s.load_part(u, 0.0), s.load_part(d, 0.0));
     s.store_part(&mut dgate[whole..], dg);
     s.store_part(&mut dup[whole..], du);
 }
 
+#[inline(always)]
+fn swiglu_back_in<S: Simd>(s: S, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    glu_back_in::<S, false>(s, gate, up, dout, dgate, dup);
+}
+
+#[inline(always)]
+fn geglu_back_in<S: Simd>(s: S, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    glu_back_in::<S, true>(s, gate, up, dout, dgate, dup);
+}
+
 kernel!(pub(super) fn swiglu_back = swiglu_back_in(
     gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]));
+kernel!(pub(super) fn geglu_back = geglu_back_in(
+    gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]));
+
+/// `cap * tanh(x / cap)`.
+#[inline(always)]
+fn capped<S: Simd>(s: S, x: S::F, cap: S::F) -> S::F {
+    let two = s.splat(2.0);
+    let share = sigmoid(s, s.mul(s.div(x, cap), two));
+    s.mul(s.sub(s.mul(share, two), s.splat(1.0)), cap)
+}
+
+#[inline(always)]
+fn softcap_in<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let cap = s.splat(cap);
+    let (blocks, rest) = x.as_chunks_mut::<LANES>();
+    for block in blocks {
+        let capped = capped(s, s.load(block), cap);
+        s.store(block, capped);
+    }
+    let last = capped(s, s.load_part(rest, 0.0), cap);
+    s.store_part(rest, last);
+}
+
+kernel!(pub(super) fn softcap = softcap_in(x: &mut [f32], cap: f32));
+
+/// Multiplies `grad` by the slope of the cap where its value is `z`.
+#[inline(always)]
+fn softcap_back_in<S: Simd>(_s: S, z: &[f32], cap: f32, grad: &mut [f32]) {
+    for (grad, z) in grad.iter_mut().zip(z) {
+        let t = z / cap;
+        *grad *= 1.0 - t * t;
+    }
+}
+
+kernel!(pub(super) fn softcap_back = softcap_back_in(z: &[f32], cap: f32, grad: &mut [f32]));
 
 /// Numbers `first..` of the whole.
 #[inline(always)]

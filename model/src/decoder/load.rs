@@ -1,21 +1,26 @@
-//! The Llama family (SmolLM2, TinyLlama, Llama 2): which tensors it has, and its rotary angles.
+//! Reads the weights that a shape asks for.
 
 use crate::{
-    HostData, ModelConfig, ModelError, TensorSource,
+    HostData, ModelConfig, ModelError, NormForm, TensorSource,
     backend::{Backend, MatrixData},
-    decoder::{LayerWeights, Linear, Weights},
+    decoder::{LayerWeights, Linear, Norm, Weights},
 };
 
-/// Reads every tensor of the family, with its shape checked.
+/// Reads every tensor of the model, with its shape checked.
 pub(super) fn load<B: Backend>(
     backend: &B,
     config: &ModelConfig,
     source: &dyn TensorSource,
 ) -> Result<Weights<B>, ModelError> {
     let hidden = config.hidden_size;
-    let vector = |name: String| -> Result<B::Buf, ModelError> {
-        let tensor = checked(source, &name, &[hidden])?;
-        Ok(backend.upload(&tensor.to_f32()))
+    let vector =
+        |name: String, width: usize| -> Result<Vec<f32>, ModelError> { Ok(checked(source, &name, &[width])?.to_f32()) };
+    let norm = |name: String, width: usize| -> Result<B::Buf, ModelError> {
+        let mut weight = vector(name, width)?;
+        if config.variant.norm_form == NormForm::OnePlusWeight {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(backend.upload(&weight))
     };
     let matrix = |name: String, out: usize, inner: usize| -> Result<B::Matrix, ModelError> {
         let tensor = checked(source, &name, &[out, inner])?;
@@ -31,35 +36,36 @@ pub(super) fn load<B: Backend>(
             matrix(format!("{}.weight", l.module(i)), out, inner)
         };
         let [q, k, v, o, gate, up, down] = Linear::ALL.map(linear);
+        let bias = |l: Linear| -> Result<Option<B::Buf>, ModelError> {
+            let read = || vector(format!("{}.bias", l.module(i)), l.shape(config).0);
+            config.has_bias(l).then(read).transpose().map(|bias| bias.map(|b| backend.upload(&b)))
+        };
+        let mut biases = [const { None }; 7];
+        for (slot, l) in biases.iter_mut().zip(Linear::ALL) {
+            *slot = bias(l)?;
+        }
+        let norm = |n: Norm| norm(format!("model.layers.{i}.{}.weight", n.path(config)), n.width(config));
+        let maybe = |n: Norm| Norm::of(config).contains(&n).then(|| norm(n)).transpose();
         Ok(LayerWeights {
-            input_layernorm: vector(format!("model.layers.{i}.input_layernorm.weight"))?,
-            post_attention_layernorm: vector(format!("model.layers.{i}.post_attention_layernorm.weight"))?,
+            attention_norm: norm(Norm::Attention)?,
+            feed_forward_norm: norm(Norm::FeedForward)?,
+            attention_output_norm: maybe(Norm::AttentionOutput)?,
+            feed_forward_output_norm: maybe(Norm::FeedForwardOutput)?,
+            q_norm: maybe(Norm::Q)?,
+            k_norm: maybe(Norm::K)?,
             linears: [q?, k?, v?, o?, gate?, up?, down?],
+            biases,
         })
     };
     Ok(Weights {
         embed_tokens: matrix("model.embed_tokens.weight".into(), config.vocab_size, hidden)?,
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        norm: vector("model.norm.weight".into())?,
+        norm: norm("model.norm.weight".into(), hidden)?,
         lm_head: match config.tie_word_embeddings {
             true => None,
             false => Some(matrix("lm_head.weight".into(), config.vocab_size, hidden)?),
         },
     })
-}
-
-/// Rotary table [max_position_embeddings, head_dim]: cosines of the first half, then sines. Angles in f64, since a position
-/// of some thousands times a frequency near 1 loses the fraction in f32.
-pub(super) fn rope_table(config: &ModelConfig) -> Vec<f32> {
-    let half = config.head_dim / 2;
-    let frequency = |i: usize| f64::from(config.rope_theta).powf(-2.0 * i as f64 / config.head_dim as f64);
-    let mut table = Vec::with_capacity(config.max_position_embeddings * config.head_dim);
-    for position in 0..config.max_position_embeddings {
-        let angle = |i: usize| position as f64 * frequency(i);
-        table.extend((0..half).map(|i| angle(i).cos() as f32));
-        table.extend((0..half).map(|i| angle(i).sin() as f32));
-    }
-    table
 }
 
 fn checked(source: &dyn TensorSource, name: &str, shape: &[usize]) -> Result<crate::HostTensor, ModelError> {
