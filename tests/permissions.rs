@@ -15,7 +15,7 @@ use folgore_actors::{
     Shutdown,
     nats::{
         Holder, Identity, Limits, Nats, NatsConfig, acquire, admin, connect,
-        server::{LocalServer, ServerOptions, nats_server_for_tests},
+        server::{LocalServer, SERVER_VARIABLE, ServerOptions, nats_server_for_tests},
     },
 };
 use folgore_protocol::{
@@ -83,7 +83,7 @@ impl Fleet {
 fn files(at: &Path) {
     let command = |args: &[&str]| {
         let mut command = folgore([["nats"].as_slice(), args].concat());
-        command.current_dir(at);
+        command.current_dir(at).env(SERVER_VARIABLE, nats_server_for_tests().unwrap());
         run(command).well().stdout
     };
     let said = command(&["init", "--max-file-store", "2GB"]);
