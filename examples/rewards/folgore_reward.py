@@ -1,4 +1,5 @@
-"""Runs a Python reward function for Folgore: `python3 folgore_reward.py FILE FUNCTION`.
+"""Runs a Python reward function for Folgore: `python3 folgore_reward.py FILE FUNCTION`; with `--look` before them, only looks
+whether it is there.
 
 The function is one as TRL calls it, `f(prompts, completions, **columns)`, and gives a list with a number for each
 completion, or None where it cannot judge. Folgore starts this program by itself where a run says `python: FILE:FUNCTION`.
@@ -34,6 +35,31 @@ def load(path, name):
     if not callable(function):
         raise SystemExit(f"{path} has no function {name}")
     return function
+
+
+def look(path, name):
+    """Why the file `path` cannot give the function `name`, or None. Runs nothing of it."""
+    import ast
+
+    try:
+        with open(path, "rb") as file:
+            body = ast.parse(file.read(), path).body
+    except (OSError, SyntaxError, ValueError) as error:
+        return str(error)
+    functions, others = [], set()
+    while body:
+        node = body.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            functions.append(node.name)
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            others.add(node.id)
+        elif isinstance(node, ast.alias):
+            others.add(node.asname or node.name)
+        body.extend(ast.iter_child_nodes(node))
+    if name in functions or name in others or "*" in others:
+        return None
+    return f"{path} has no function {name}" + (f"; it has {', '.join(sorted(functions))}" if functions else "")
 
 
 def arguments(function, items):
@@ -117,6 +143,8 @@ def watched(stream):
 
 
 def main():
+    if sys.argv[-3] == "--look":
+        raise SystemExit(look(*sys.argv[-2:]))
     # The pipes of the protocol move away from where prints, inputs and other processes would find them.
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -24,8 +24,8 @@ pub(crate) fn step(run: &str, epoch: u32, batch: &Batch) -> Span {
     span.set(names::STEP, batch.step as i64);
     span.set(names::EPOCH, i64::from(epoch));
     span.set(names::BATCH_SAMPLES, members().count() as i64);
-    let groups = batch.groups.iter().map(|group| group.id.0 as i64).collect();
-    span.set(names::BATCH_GROUPS, Value::Array(Array::I64(groups)));
+    let groups = batch.groups.iter().map(|group| group.id.0.to_string().into()).collect();
+    span.set(names::BATCH_GROUPS, Value::Array(Array::String(groups)));
     span
 }
 

@@ -273,3 +273,27 @@ async fn an_address_scores_and_its_faults_are_never_numbers() {
     reason(&nobody, "x").await;
     assert!(reason(&nobody, "x").await.contains("left alone for"), "nobody is asked for a while");
 }
+
+#[test]
+fn a_function_that_is_not_there_is_told_when_the_reward_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.py");
+    std::fs::write(&file, "def short():\n    inner = 1\nif True:\n    long = len\n").unwrap();
+    std::fs::write(folder.path().join("broken.py"), "def f(:\n").unwrap();
+    let why = |python: String| {
+        let spec = serde_json::from_value(json!({"name": "mine", "python": python})).unwrap();
+        build(&[spec]).err().map(|error| error.to_string())
+    };
+    let of = |name: &str, function: &str| why(format!("{}:{function}", folder.path().join(name).display()));
+    assert_eq!(of("mine.py", "short"), None);
+    assert_eq!(of("mine.py", "long"), None);
+    for (name, function, want) in [
+        ("mine.py", "shrt", "has no function shrt; it has short"),
+        ("mine.py", "inner", "has no function inner"),
+        ("none.py", "short", "No such file"),
+        ("broken.py", "f", "invalid syntax"),
+    ] {
+        let told = of(name, function).unwrap();
+        assert!(told.contains(want), "{told}");
+    }
+}

@@ -150,10 +150,7 @@ impl Stage<'_> {
         };
         let mut span = spans::turn(self.model, script.job, &request);
         if self.show_content && span.is_on() {
-            span.set(
-                names::INPUT_MESSAGES,
-                spans::message("user", &self.encoder.decode(&request.ids).unwrap_or_default()),
-            );
+            span.set(names::INPUT_MESSAGES, spans::question(&self.encoder.decode(&request.ids).unwrap_or_default()));
         }
         let asked = span.scope(self.generate(script, &mut request)).await;
         let checked = asked.and_then(|generated| check_generated(&generated, len).map(|()| generated).map_err(Failed));
@@ -162,7 +159,7 @@ impl Stage<'_> {
                 spans::turned(&mut span, generated);
                 if self.show_content && span.is_on() {
                     let text = self.encoder.decode(&generated.ids).unwrap_or_default();
-                    span.set(names::OUTPUT_MESSAGES, spans::message("assistant", &text));
+                    span.set(names::OUTPUT_MESSAGES, spans::answer(&text, generated));
                 }
                 script.policy = generated.policies.runs().last().map(|(policy, _)| *policy);
             }

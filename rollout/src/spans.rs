@@ -19,7 +19,7 @@ pub(crate) fn episode(run: &str, job: &RolloutJob) -> Span {
         span.set(names::AGENT, job.environment.clone());
         span.set(names::CONVERSATION, job.seat.to_string());
         span.set(names::RUN, run.to_owned());
-        span.set(names::GROUP, job.seat.group.0 as i64);
+        span.set(names::GROUP, job.seat.group.0.to_string());
         span.set(names::PURPOSE, purpose(&job.purpose));
     }
     span
@@ -70,10 +70,7 @@ pub(crate) fn turned(span: &mut Span, generated: &Generated) {
     if !span.is_on() {
         return;
     }
-    let reason = match generated.stop_reason {
-        StopReason::Eos | StopReason::StopString => "stop",
-        StopReason::Length | StopReason::Context => "length",
-    };
+    let reason = finish_reason(generated);
     span.set(names::OUTPUT_TOKENS, generated.ids.len() as i64);
     span.set(names::FINISH_REASONS, Value::Array(Array::String(vec![StringValue::from(reason)])));
     if let Some((policy, _)) = generated.policies.runs().last() {
@@ -93,9 +90,23 @@ pub(crate) fn tool(name: &'static str, call: &str) -> Span {
     span
 }
 
-/// A text in the form that the conventions have for messages.
-pub(crate) fn message(role: &str, text: &str) -> String {
-    json!([{ "role": role, "parts": [{ "type": "text", "content": text }] }]).to_string()
+/// What the policy is asked, in the form that the conventions have for messages.
+pub(crate) fn question(text: &str) -> String {
+    json!([{ "role": "user", "parts": [{ "type": "text", "content": text }] }]).to_string()
+}
+
+/// What the policy said in a turn, in the same form: an answer names why it ended.
+pub(crate) fn answer(text: &str, generated: &Generated) -> String {
+    let reason = finish_reason(generated);
+    json!([{ "role": "assistant", "parts": [{ "type": "text", "content": text }], "finish_reason": reason }])
+        .to_string()
+}
+
+fn finish_reason(generated: &Generated) -> &'static str {
+    match generated.stop_reason {
+        StopReason::Eos | StopReason::StopString => "stop",
+        StopReason::Length | StopReason::Context => "length",
+    }
 }
 
 fn purpose(purpose: &Purpose) -> String {

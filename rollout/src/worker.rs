@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-use folgore_actors::{Backoff, BoxFuture, CallError, Context, Job, Links, Service, ServiceError, Shutdown, Status};
+use folgore_actors::{
+    Backoff, BoxFuture, CallError, Context, Job, LinkError, Links, Service, ServiceError, Shutdown, Status,
+};
 use folgore_protocol::{
     Answer, Format, Outcome, PolicyId, PolicyPublished, RolloutJob, ScoreItem, ScoreRequest, StopReason, Trajectory,
     subjects,
@@ -326,9 +328,13 @@ impl Crew {
         let mut attempt = 1;
         loop {
             let asked: Result<Answer, CallError> =
-                self.links.call_as(Format::Json, subject, &request, &key, deadline).await;
+                self.links.call_as_when_served(Format::Json, subject, &request, &key, deadline).await;
             match asked {
                 Ok(answer) => return outcome_of(job, answer),
+                // waited for already
+                Err(error @ CallError::Link(LinkError::NoResponder { .. })) => {
+                    return Outcome::Error { reason: format!("score: {error} within {:.1} s", deadline.as_secs_f64()) };
+                }
                 Err(error) if error.is_transient() && attempt < self.config.score_attempts => {
                     tracing::debug!(seat = key, %error, attempt, "asking for the score again");
                     sleep(backoff.next_wait()).await;

@@ -91,7 +91,7 @@ pub const RUN: &str = "rl.run";
 pub const ROLE: &str = "rl.role";
 /// Name of a worker.
 pub const WORKER: &str = "rl.worker";
-/// Group of a sample.
+/// Group of a sample, as text: its number may need all of 64 bits.
 pub const GROUP: &str = "rl.group";
 /// Place in the group.
 pub const SEAT: &str = "rl.sample";

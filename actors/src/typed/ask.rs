@@ -4,7 +4,7 @@ use std::{fmt::Display, future::Future, marker::PhantomData, sync::Arc, time::Du
 
 use folgore_protocol::{Envelope, Format};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::{CallError, open, seal};
 use crate::{Backoff, BoxFuture, Handler, LinkError, Links, Message, Served, TraceContext, hash};
@@ -43,16 +43,30 @@ impl Links {
         key: &str,
         deadline: Duration,
     ) -> Result<Rep, CallError> {
+        self.call_as_when_served(Format::MessagePack, subject, request, key, deadline).await
+    }
+
+    /// As [`Links::call_when_served`], with the body in `format`.
+    pub async fn call_as_when_served<Req: Serialize, Rep: DeserializeOwned>(
+        &self,
+        format: Format,
+        subject: &str,
+        request: &Req,
+        key: &str,
+        deadline: Duration,
+    ) -> Result<Rep, CallError> {
         let until = Instant::now() + deadline;
         let mut backoff =
             Backoff::new(Duration::from_millis(5), Duration::from_millis(500), hash(&["call", subject, key]));
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.call(subject, request, key, left).await {
-                Err(CallError::Link(LinkError::NoResponder { .. })) if !left.is_zero() => {
-                    sleep(backoff.next_wait().min(left)).await;
-                }
-                other => return other,
+            let answer = self.call_as(format, subject, request, key, left).await;
+            if !matches!(answer, Err(CallError::Link(LinkError::NoResponder { .. }))) {
+                return answer;
+            }
+            sleep_until(until.min(Instant::now() + backoff.next_wait())).await;
+            if Instant::now() >= until {
+                return answer;
             }
         }
     }

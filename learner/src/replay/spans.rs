@@ -61,7 +61,7 @@ impl Seats {
         sample.began_at(self.begun(trajectory));
         sample.set(names::RUN, run.to_owned());
         sample.set(names::CONVERSATION, trajectory.seat.to_string());
-        sample.set(names::GROUP, trajectory.seat.group.0 as i64);
+        sample.set(names::GROUP, trajectory.seat.group.0.to_string());
         sample.set(names::SEAT, i64::from(trajectory.seat.sample));
         sample.set(names::DRAW, i64::from(trajectory.seat.draw));
         sample.set(names::WORKER, trajectory.worker.clone());

@@ -78,7 +78,10 @@ pub(crate) fn build(spec: &RewardSpec) -> Result<Option<Arc<dyn Reward>>, String
     let carrier: Arc<dyn Carrier> = match spec.way() {
         RewardWay::Held => return Ok(None),
         RewardWay::Command(argv) => Arc::new(Command::new(name, argv)?),
-        RewardWay::Python(file, function) => Arc::new(Command::new(name, &python::command(file, function))?),
+        RewardWay::Python(file, function) => {
+            python::look(file, function)?;
+            Arc::new(Command::new(name, &python::command(file, function))?)
+        }
         RewardWay::Url(url) => Arc::new(Http::new(name, url)?),
         RewardWay::Judge(judge) => Arc::new(Judge::new(name, judge)?),
     };
