@@ -17,7 +17,7 @@ use std::{
 use async_nats::HeaderMap;
 use folgore_protocol::names::check_name;
 use futures_util::{StreamExt, stream};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 use self::{held::Taken, known::Known};
 use super::{
@@ -95,7 +95,7 @@ impl Queue for NatsQueue {
             // A task of its own, which outlives a caller who leaves: the server knows of the request until it ends, and what
             // it sends goes back at once, not after the redelivery time.
             tokio::spawn(take_for(queue, max, wait, give));
-            take.await.map_err(|_| LinkError::Closed { subject: subject.to_owned() })
+            take.await.map(Given::take).map_err(|_| LinkError::Closed { subject: subject.to_owned() })
         })
     }
 
@@ -118,15 +118,39 @@ impl Queue for NatsQueue {
     }
 }
 
-async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Vec<Delivery>>) {
+async fn take_for(queue: Arc<Known>, max: usize, wait: Duration, give: oneshot::Sender<Given>) {
     let mut taken = Vec::new();
     pull::pull(&queue, max, wait, &mut taken).await;
     // Side by side: while one body cannot be had, the others must not wait past their redelivery time.
     let opening = stream::iter(taken).map(Taken::open).buffered(FETCHES);
     let deliveries = opening.filter_map(std::future::ready).collect().await;
-    for unread in give.send(deliveries).err().into_iter().flatten() {
-        if let Err(error) = unread.settle.nak(Duration::ZERO).await {
-            tracing::debug!(queue = queue.name, %error, "not given back: it comes again in its time");
+    // Nobody takes them any more: dropped, and so handed back.
+    drop(give.send(Given { queue, deliveries }));
+}
+
+/// Deliveries on their way to the caller. A caller may leave at any moment, also when they are already in the channel: what
+/// is dropped goes back to the queue.
+struct Given {
+    queue: Arc<Known>,
+    deliveries: Vec<Delivery>,
+}
+
+impl Given {
+    fn take(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        for unread in std::mem::take(&mut self.deliveries) {
+            let queue = self.queue.clone();
+            runtime.spawn(async move {
+                if let Err(error) = unread.settle.nak(Duration::ZERO).await {
+                    tracing::debug!(queue = queue.name, %error, "not given back: it comes again in its time");
+                }
+            });
         }
     }
 }
