@@ -142,6 +142,17 @@ fn a_foreign_tokenizer_is_refused_with_both_numbers() {
 }
 
 #[test]
+fn an_added_token_without_a_row_is_no_foreign_tokenizer() {
+    let folder = copy("tiny-tied");
+    let mut json = json("tiny-tied/tokenizer.json");
+    json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({"id": 300, "content": "<picture>",
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}));
+    fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let model = files::open(folder.path()).unwrap();
+    assert_eq!((model.config.vocab_size, model.tokenizer.vocab_size()), (300, 301));
+}
+
+#[test]
 fn gguf_blocks_names_and_rows_are_those_of_the_checkpoint() {
     let gguf = files::open(&fixture("tiny-gguf/tiny.gguf")).unwrap();
     let folder = files::open(&fixture("tiny-tied")).unwrap();

@@ -54,7 +54,7 @@ pub enum MatrixData<'a> {
 pub struct AttnSpan {
     /// Rows of the call that ask, in the order of the sequence.
     pub rows: Range<usize>,
-    /// Place in the sequence of the first of `rows`; row `rows.start + i` sees keys `0..=start + i`.
+    /// Place in the sequence of the first of `rows`; row `rows.start + i` sees keys up to `start + i`.
     pub start: usize,
     /// Cache blocks of the sequence: key `j` lies in lane `j % BLOCK` of block `table[j / BLOCK]`.
     pub table: Vec<u32>,

@@ -110,12 +110,17 @@ fn refuse_pickle(path: &Path) -> ModelError {
     fault::unsupported(path.display(), "a pickle file", hint)
 }
 
-/// A tokenizer may know fewer ids than the embedding has rows, by the padding that makes the number of rows round.
+/// Added tokens without a row that a tokenizer may have.
+const MOST_ROWLESS: usize = 16;
+
+/// A tokenizer may know fewer ids than the embedding has rows, by the padding that makes the number of rows round; and a few
+/// added tokens that have no row (Gemma's picture token in models without pictures), which whoever computes ids refuses.
 fn check_vocabulary(place: &str, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<(), ModelError> {
     let (rows, ids) = (config.vocab_size, tokenizer.vocab_size());
     let padding = rows.saturating_sub(ids);
     let plausible = padding < 64 || (padding <= 1024 && padding * 16 <= rows);
-    if ids <= rows && plausible {
+    let rowless = tokenizer.added_tokens().keys().filter(|id| **id as usize >= rows).count();
+    if ids.saturating_sub(rows) == rowless && rowless <= MOST_ROWLESS && plausible {
         return Ok(());
     }
     let expected = format!("the model's {rows} ids, or a little fewer");

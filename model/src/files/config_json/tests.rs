@@ -1,3 +1,5 @@
+//! Settings in both spellings, families, and refusals.
+
 use serde_json::json;
 
 use super::*;
