@@ -207,9 +207,9 @@ fn gguf_features_that_are_not_served_are_named() {
     assert!(patched(b"\x05\0\0\0\0\0\0\0gpt-2", b"\x05\0\0\0\0\0\0\0gpt-9").contains("\"gpt-9\""));
     // the type of the first quantised tensor: name, two axes, sizes, type
     let name = b"blk.0.attn_q.weight\x02\0\0\0\x20\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0";
-    let (q8, q4_k) = ([name.as_slice(), &[8, 0, 0, 0]].concat(), [name.as_slice(), &[12, 0, 0, 0]].concat());
-    let error = patched(&q8, &q4_k);
-    assert!(error.contains("blk.0.attn_q.weight of type Q4_K") && error.contains("Q8_0, Q4_0 and Q4_1"), "{error}");
+    let (q8, iq4) = ([name.as_slice(), &[8, 0, 0, 0]].concat(), [name.as_slice(), &[20, 0, 0, 0]].concat());
+    let error = patched(&q8, &iq4);
+    assert!(error.contains("blk.0.attn_q.weight of type IQ4_NL") && error.contains("Q2_K to Q6_K"), "{error}");
     assert!(patched(b"output_norm", b"output_nOrm").contains("model.norm.weight is missing"));
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -13,11 +13,20 @@ use crate::ModelError;
 /// Writes `bytes` aside, syncs, renames to `path` and syncs the folder. On an error `path` is as it was; a failed sync is
 /// final for that write, since a second one may succeed without the data being there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    write_atomic_with(path, |file| file.write_all(bytes).map_err(|e| fault::io(path, e)))
+}
+
+/// Like [`write_atomic`] for what is not in memory at once: `write` is given the (buffered) file.
+pub fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
     let part = part_path(path);
-    let written = write_synced(&part, bytes).and_then(|()| fs::rename(&part, path));
+    let written =
+        write_synced(&part, path, write).and_then(|()| fs::rename(&part, path).map_err(|e| fault::io(path, e)));
     if let Err(e) = written {
         let _ = fs::remove_file(&part); // the write has failed already, and that is what is reported
-        return Err(fault::io(path, e));
+        return Err(e);
     }
     sync_folder(path.parent().unwrap_or(Path::new("."))).map_err(|e| fault::io(path, e))
 }
@@ -28,10 +37,16 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+fn write_synced(
+    part: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let io = |e| fault::io(path, e);
+    let file = OpenOptions::new().write(true).create_new(true).open(part).map_err(io)?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    write(&mut file)?;
+    file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)
 }
 
 fn part_path(path: &Path) -> PathBuf {

@@ -12,7 +12,7 @@ mod family;
 pub(crate) mod fault;
 mod fingerprint;
 mod folder;
-pub(crate) mod gguf;
+pub mod gguf;
 pub mod peft;
 pub mod safetensors;
 

@@ -1,58 +1,96 @@
-//! The block types of GGUF that are served, and their decoding to f32.
+//! The block types of GGUF that are served, and their decoding to f32: bit for bit what the `gguf` package gives. The larger
+//! blocks are in `kquants.rs`, encoding is in `quantise.rs`.
 
 use half::{bf16, f16};
 
+use super::kquants;
 use crate::files::safetensors::le_chunks;
 
-/// A served block type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Block {
+/// A type of block: how numbers are coded in a GGUF file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are ggml's")]
+pub enum Block {
     F32,
     F16,
     Bf16,
     Q4_0,
     Q4_1,
+    Q5_0,
+    Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 /// All that are served, for messages.
-pub(crate) const SERVED: &str = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1";
+pub(crate) const SERVED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K";
 
-/// Numbers in one quantised block.
-const QK: usize = 32;
+/// Numbers in one simple block.
+pub(super) const QK: usize = 32;
+
+/// Every block with ggml's number for it and its name.
+const BLOCKS: [(Block, u32, &str); 13] = [
+    (Block::F32, 0, "F32"),
+    (Block::F16, 1, "F16"),
+    (Block::Q4_0, 2, "Q4_0"),
+    (Block::Q4_1, 3, "Q4_1"),
+    (Block::Q5_0, 6, "Q5_0"),
+    (Block::Q5_1, 7, "Q5_1"),
+    (Block::Q8_0, 8, "Q8_0"),
+    (Block::Q2K, 10, "Q2_K"),
+    (Block::Q3K, 11, "Q3_K"),
+    (Block::Q4K, 12, "Q4_K"),
+    (Block::Q5K, 13, "Q5_K"),
+    (Block::Q6K, 14, "Q6_K"),
+    (Block::Bf16, 30, "BF16"),
+];
 
 impl Block {
-    /// The type with number `kind`; its name, if it is not served.
+    /// The type with ggml's number `kind`; its name, if it is not served.
     pub(crate) fn from_number(kind: u32) -> Result<Self, String> {
-        Ok(match kind {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            8 => Self::Q8_0,
-            30 => Self::Bf16,
-            _ => {
-                return Err(NAMES
-                    .iter()
-                    .find(|(k, _)| *k == kind)
-                    .map_or(format!("number {kind}"), |(_, n)| (*n).into()));
-            }
-        })
+        let served = BLOCKS.iter().find(|(_, number, _)| *number == kind).map(|(block, ..)| *block);
+        let name = || NAMES.iter().find(|(k, _)| *k == kind).map_or(format!("number {kind}"), |(_, n)| (*n).into());
+        served.ok_or_else(name)
+    }
+
+    /// ggml's number and name.
+    fn entry(self) -> (u32, &'static str) {
+        BLOCKS.iter().find(|(block, ..)| *block == self).map_or((0, "F32"), |(_, number, name)| (*number, *name))
+    }
+
+    /// ggml's number.
+    pub fn number(self) -> u32 {
+        self.entry().0
+    }
+
+    /// ggml's name.
+    pub fn name(self) -> &'static str {
+        self.entry().1
     }
 
     /// (numbers, bytes) of one block.
-    pub(crate) fn size(self) -> (usize, usize) {
+    pub fn size(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
             Self::Q4_0 => (QK, 2 + QK / 2),
             Self::Q4_1 => (QK, 4 + QK / 2),
+            Self::Q5_0 => (QK, 6 + QK / 2),
+            Self::Q5_1 => (QK, 8 + QK / 2),
             Self::Q8_0 => (QK, 2 + QK),
+            Self::Q2K => (kquants::QK_K, 84),
+            Self::Q3K => (kquants::QK_K, 110),
+            Self::Q4K => (kquants::QK_K, 144),
+            Self::Q5K => (kquants::QK_K, 176),
+            Self::Q6K => (kquants::QK_K, 210),
         }
     }
 
     /// Bytes of a tensor of `shape`: rows are whole blocks. None if they are not, or on overflow.
-    pub(crate) fn bytes(self, shape: &[usize]) -> Option<usize> {
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (numbers, bytes) = self.size();
         let row = *shape.last()?;
         let count = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size))?;
@@ -60,55 +98,78 @@ impl Block {
     }
 
     /// Decodes whole blocks.
-    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
-        let blocks = bytes.chunks_exact(self.size().1);
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => le_chunks(bytes, f32::from_le_bytes),
             Self::F16 => le_chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
             Self::Bf16 => le_chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Self::Q8_0 => blocks.flat_map(q8_0).collect(),
-            Self::Q4_0 => blocks.flat_map(q4_0).collect(),
-            Self::Q4_1 => blocks.flat_map(q4_1).collect(),
+            Self::Q8_0 => each(bytes, q8_0),
+            Self::Q4_0 => each(bytes, q4_0),
+            Self::Q4_1 => each(bytes, q4_1),
+            Self::Q5_0 => each(bytes, q5_0),
+            Self::Q5_1 => each(bytes, q5_1),
+            Self::Q2K => each(bytes, kquants::q2_k),
+            Self::Q3K => each(bytes, kquants::q3_k),
+            Self::Q4K => each(bytes, kquants::q4_k),
+            Self::Q5K => each(bytes, kquants::q5_k),
+            Self::Q6K => each(bytes, kquants::q6_k),
         }
     }
 }
 
-fn half_at(block: &[u8], at: usize) -> f32 {
+/// Decodes block after block of `BYTES` bytes and `NUMBERS` numbers.
+fn each<const BYTES: usize, const NUMBERS: usize>(
+    bytes: &[u8],
+    decode: fn(&[u8; BYTES]) -> [f32; NUMBERS],
+) -> Vec<f32> {
+    bytes.as_chunks::<BYTES>().0.iter().flat_map(decode).collect()
+}
+
+pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
 /// x = d q
-fn q8_0(block: &[u8]) -> [f32; QK] {
+fn q8_0(block: &[u8; 34]) -> [f32; QK] {
     let d = half_at(block, 0);
     std::array::from_fn(|i| d * f32::from(block[2 + i] as i8))
 }
 
 /// x = d (q - 8); the low halves of the bytes come first, then the high ones.
-fn q4_0(block: &[u8]) -> [f32; QK] {
+fn q4_0(block: &[u8; 18]) -> [f32; QK] {
     let d = half_at(block, 0);
     std::array::from_fn(|i| d * (f32::from(nibble(&block[2..], i)) - 8.0))
 }
 
 /// x = d q + m
-fn q4_1(block: &[u8]) -> [f32; QK] {
+fn q4_1(block: &[u8; 20]) -> [f32; QK] {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     std::array::from_fn(|i| d * f32::from(nibble(&block[4..], i)) + m)
+}
+
+/// x = d (q - 16); the fifth bits lie apart, one a number.
+fn q5_0(block: &[u8; 22]) -> [f32; QK] {
+    let d = half_at(block, 0);
+    std::array::from_fn(|i| d * (f32::from(nibble(&block[6..], i) | bit(&block[2..], i) << 4) - 16.0))
+}
+
+/// x = d q + m
+fn q5_1(block: &[u8; 24]) -> [f32; QK] {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    std::array::from_fn(|i| d * f32::from(nibble(&block[8..], i) | bit(&block[4..], i) << 4) + m)
 }
 
 fn nibble(packed: &[u8], i: usize) -> u8 {
     if i < QK / 2 { packed[i] & 15 } else { packed[i - QK / 2] >> 4 }
 }
 
+fn bit(packed: &[u8], i: usize) -> u8 {
+    packed[i / 8] >> (i % 8) & 1
+}
+
 /// Names of the types of ggml that are not served.
 const NAMES: &[(u32, &str)] = &[
-    (6, "Q5_0"),
-    (7, "Q5_1"),
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
-    (12, "Q4_K"),
-    (13, "Q5_K"),
-    (14, "Q6_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
@@ -144,6 +205,13 @@ mod tests {
             (Block::Q4_0, GgmlDType::Q4_0),
             (Block::Q4_1, GgmlDType::Q4_1),
             (Block::Q8_0, GgmlDType::Q8_0),
+            (Block::Q5_0, GgmlDType::Q5_0),
+            (Block::Q5_1, GgmlDType::Q5_1),
+            (Block::Q2K, GgmlDType::Q2K),
+            (Block::Q3K, GgmlDType::Q3K),
+            (Block::Q4K, GgmlDType::Q4K),
+            (Block::Q5K, GgmlDType::Q5K),
+            (Block::Q6K, GgmlDType::Q6K),
         ];
         for (ours, theirs) in pairs {
             let (numbers, bytes) = ours.size();
@@ -151,6 +219,7 @@ mod tests {
             // exponents are kept small, so that no number is infinite or NaN
             let data: Vec<u8> =
                 (0..64 * bytes as u32).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8 & 0xbb).collect();
+            assert_eq!(Block::from_number(ours.number()), Ok(ours));
             let reference = theirs.from_data(data.clone().into()).dequantize(64 * numbers).unwrap();
             let candle_core::CpuStorage::F32(reference) = reference else { panic!("not f32") };
             assert_eq!(ours.decode(&data), reference, "{ours:?}");
@@ -162,7 +231,9 @@ mod tests {
         assert_eq!(Block::Q4_1.bytes(&[3, 64]), Some(3 * 2 * 20));
         assert_eq!(Block::Q4_1.bytes(&[64, 3]), None);
         assert_eq!(Block::F32.bytes(&[1 << 39, 1 << 39]), None);
-        assert_eq!(Block::from_number(12), Err("Q4_K".into()));
+        assert_eq!(Block::Q4K.bytes(&[3, 512]), Some(3 * 2 * 144));
+        assert_eq!(Block::Q4K.bytes(&[3, 288]), None);
+        assert_eq!(Block::from_number(20), Err("IQ4_NL".into()));
         assert_eq!(Block::from_number(77), Err("number 77".into()));
     }
 }

@@ -2,11 +2,16 @@
 
 mod blocks;
 mod header;
+mod kquants;
+mod quantise;
+mod writer;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use blocks::Block;
+pub use blocks::Block;
 pub(crate) use header::Header;
+pub use writer::{Field, Plan, write};
+
 use header::TensorInfo;
 
 use super::{
