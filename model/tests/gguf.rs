@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::HashMap, fs};
 
-use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::quantized::gguf_file;
 use common::fixture;
 use folgore_model::{
     ModelError,
@@ -77,17 +77,22 @@ fn what_is_encoded_comes_back_within_a_step() {
             assert!(worst <= 1.01 * most / steps + 1e-5, "{block:?}: {worst} of {most}");
         }
     }
-    for row in values.chunks(256) {
-        for (block, theirs, share) in [(Block::Q4K, GgmlDType::Q4K, 0.1), (Block::Q6K, GgmlDType::Q6K, 0.02)] {
-            let ours = squared_error(block, row, &block.encode(row).unwrap());
-            let mut reference = theirs.cpu_zeros(row.len());
-            reference.from_float(row);
-            let data = unsafe { std::slice::from_raw_parts(reference.as_ptr(), reference.storage_size_in_bytes()) };
-            let other = squared_error(block, row, data);
-            let size: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
-            assert!(ours <= share * share * size + 1e-9, "{block:?}: {ours} of {size}");
-            assert!(ours <= 1.01 * other + 1e-12, "{block:?}: {ours}, candle {other}");
+}
+
+#[test]
+fn k_blocks_encode_as_ggml_does() {
+    let values = floats("values.f32");
+    for block in [Block::Q4K, Block::Q6K] {
+        let (ours, theirs) = (block.encode(&values).unwrap(), bytes(&format!("{}.encoded", block.name())));
+        let size = block.size().1;
+        let mut equal = 0;
+        for ((row, ours), theirs) in values.chunks(256).zip(ours.chunks(size)).zip(theirs.chunks(size)) {
+            equal += usize::from(ours == theirs);
+            // a compiler that adds in another order may choose another of two scales that are as good
+            let (ours, theirs) = (squared_error(block, row, ours), squared_error(block, row, theirs));
+            assert!(ours <= 1.001 * theirs + 1e-12, "{block:?}: {ours}, ggml {theirs}");
         }
+        assert!(equal >= 6, "{block:?}: only {equal} of 8 blocks are ggml's");
     }
 }
 

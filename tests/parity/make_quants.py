@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Makes tests/parity/fixtures/quants: GGUF blocks of every served type, and what the `gguf` package decodes and encodes.
 
-  python3 -m venv VENV && VENV/bin/pip install gguf==0.19.0 numpy
+  python3 -m venv VENV && VENV/bin/pip install gguf==0.19.0 libgguf==0.2.2 numpy
   VENV/bin/python tests/parity/make_quants.py
 
 TYPE.blocks holds blocks of random bytes whose scales are sane numbers, TYPE.f32 their decoding. values.f32 holds numbers that
-are hard to code, TYPE.encoded the blocks that the package makes of them. Everything is drawn from fixed seeds.
+are hard to code, TYPE.encoded the blocks that the package makes of them; it does not encode K blocks, so theirs are made by
+`libgguf`, which wraps ggml's own code. Everything is drawn from fixed seeds.
 """
 import os
 
+import libgguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
@@ -63,6 +65,8 @@ def main():
     save(hard, "values.f32")
     for name in ENCODED:
         save(quantize(hard, GGMLQuantizationType[name]), name + ".encoded")
+    for name in ["Q4_K", "Q6_K"]:
+        save(libgguf.quantize_rows(hard, GGMLQuantizationType[name]), name + ".encoded")
 
 
 if __name__ == "__main__":

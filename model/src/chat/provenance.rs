@@ -78,13 +78,13 @@ impl<'a> Disguise<'a> {
     fn cover(&mut self, text: &str) -> Result<String, ModelError> {
         let mut text = text.to_owned();
         for _ in 0..ROUNDS {
-            let ranges = self.tokenizer.added_ranges(&text);
-            if ranges.is_empty() {
+            let places = self.tokenizer.added_places(&text);
+            if places.is_empty() {
                 return Ok(text);
             }
             let mut out = String::with_capacity(text.len());
             let mut done = 0;
-            for range in ranges {
+            for (_, range) in places {
                 out.push_str(&text[done..range.start]);
                 out.push_str(&self.disguised(&text[range.clone()], |_| true)?);
                 done = range.end;

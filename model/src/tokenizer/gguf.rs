@@ -2,7 +2,8 @@
 //!
 //! `tokenizer.ggml.model = gpt2` is byte-level BPE; `tokenizer.ggml.pre` names the pre-tokenizer. candle's reader takes every
 //! unknown name for GPT-2's with a prefix space, and so encodes SmolLM2 wrongly without a word: here an unknown name is an
-//! error. `tokenizer.ggml.model = llama` is sentencepiece BPE: pieces with scores, from which the merges are derived.
+//! error. `tokenizer.ggml.model = llama` is sentencepiece BPE (Llama 2, Mistral, Gemma): pieces with scores, from which the
+//! merges are derived.
 
 use std::collections::HashMap;
 
@@ -50,19 +51,25 @@ fn is_llama3(header: &Header) -> Result<bool, ModelError> {
     Ok(matches!(header.text("tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3")))
 }
 
-struct Vocabulary<'a> {
-    tokens: &'a [String],
+struct Vocabulary {
+    tokens: Vec<String>,
     kinds: Vec<i64>,
 }
 
-impl<'a> Vocabulary<'a> {
-    fn read(header: &'a Header) -> Result<Self, ModelError> {
+impl Vocabulary {
+    fn read(header: &Header) -> Result<Self, ModelError> {
         let (place, key) = (&header.place, "tokenizer.ggml.tokens");
-        let tokens = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?;
+        let mut tokens = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?.to_vec();
         let kinds = header.integers("tokenizer.ggml.token_type")?.map_or(vec![1; tokens.len()], <[i64]>::to_vec);
         if kinds.len() != tokens.len() {
             let expected = format!("{} entries, one a token", tokens.len());
             return Err(fault::invalid(place, "tokenizer.ggml.token_type", expected, kinds.len()));
+        }
+        if header.text("tokenizer.ggml.model")? == Some("llama") {
+            // converters write the runs of spaces that are pieces of their own plainly; the vocabulary has them marked
+            let spaces =
+                |(token, kind): &(&mut String, &i64)| **kind == USER_DEFINED && token.chars().all(|c| c == ' ');
+            tokens.iter_mut().zip(&kinds).filter(spaces).for_each(|(token, _)| *token = token.replace(' ', "▁"));
         }
         let mut seen = HashMap::with_capacity(tokens.len());
         for (id, token) in tokens.iter().enumerate() {
@@ -149,7 +156,7 @@ fn byte_level(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelEr
         "smollm" => (Value::Null, sequence(vec![digits, level(true)])),
         "gpt-2" | "gpt2" => (Value::Null, level(true)),
         "llama-bpe" | "llama3" | "llama-v3" => (Value::Null, sequence(vec![split(LLAMA3), level(false)])),
-        "qwen2" => (json!({"type": "NFC"}), sequence(vec![split(QWEN2), level(false)])),
+        "qwen2" | "deepseek-r1-qwen" => (json!({"type": "NFC"}), sequence(vec![split(QWEN2), level(false)])),
         // what llama.cpp does for a file that names none
         "default" => {
             let parts = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"].map(split);
@@ -176,10 +183,12 @@ fn sentencepiece(header: &Header, vocabulary: &Vocabulary) -> Result<Value, Mode
         let expected = format!("{} entries, one a token", vocabulary.tokens.len());
         return Err(fault::invalid(place, key, expected, scores.len()));
     }
-    let unknown = vocabulary.kinds.iter().position(|kind| *kind == UNKNOWN).map(|id| vocabulary.tokens[id].as_str());
+    let named = header.unsigned("tokenizer.ggml.unknown_token_id")?.and_then(|id| usize::try_from(id).ok());
+    let unknown = named.or_else(|| vocabulary.kinds.iter().position(|kind| *kind == UNKNOWN));
+    let unknown = unknown.and_then(|id| vocabulary.tokens.get(id));
     let model = json!({"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-        "vocab": vocabulary.map(), "merges": merges_by_score(vocabulary.tokens, scores)});
+        "vocab": vocabulary.map(), "merges": merges_by_score(vocabulary, scores)});
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let prefix = header.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let prepend = prefix.then(|| json!({"type": "Prepend", "prepend": "▁"}));
@@ -193,22 +202,23 @@ fn sentencepiece(header: &Header, vocabulary: &Vocabulary) -> Result<Value, Mode
     Ok(document(model, normalizer, Value::Null, json!({"type": "Sequence", "decoders": decoders})))
 }
 
-fn merges_by_score(tokens: &[String], scores: &[f32]) -> Vec<Value> {
+fn merges_by_score(vocabulary: &Vocabulary, scores: &[f32]) -> Vec<Value> {
+    let tokens = &vocabulary.tokens;
+    let length = |text: &str| text.chars().count();
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
     let mut merges = Vec::new();
-    for (token, score) in tokens.iter().zip(scores) {
+    for ((token, score), kind) in tokens.iter().zip(scores).zip(&vocabulary.kinds) {
+        // sentencepiece scores them 0, converters write something else
+        let score = if *kind == USER_DEFINED { 0.0 } else { *score };
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         let mut pairs: Vec<(&str, &str)> =
             cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right)).collect();
         pairs.sort_by_key(|(left, right)| (ids[left], ids[right]));
-        merges.extend(pairs.into_iter().map(|(left, right)| (*score, left, right)));
+        // sums make -0 a 0, which it equals
+        merges.extend(pairs.into_iter().map(|(left, right)| (score + 0.0, [left, right].map(length), left, right)));
     }
-    let length = |text: &str| text.chars().count();
-    merges.sort_by(|a, b| {
-        let (one, other) = ((length(a.1), length(a.2)), (length(b.1), length(b.2)));
-        b.0.total_cmp(&a.0).then(other.cmp(&one))
-    });
-    merges.into_iter().map(|(_, left, right)| json!([left, right])).collect()
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    merges.into_iter().map(|(_, _, left, right)| json!([left, right])).collect()
 }
 
 #[cfg(test)]
@@ -218,7 +228,8 @@ mod tests {
     #[test]
     fn merges_come_by_score_then_by_length() {
         let tokens: Vec<String> = ["a", "b", "ab", "aba", "ba"].map(String::from).to_vec();
-        let merges = merges_by_score(&tokens, &[0.0, 0.0, -2.0, -3.0, -1.0]);
+        let vocabulary = Vocabulary { kinds: vec![1; tokens.len()], tokens };
+        let merges = merges_by_score(&vocabulary, &[0.0, 0.0, -2.0, -3.0, -1.0]);
         assert_eq!(merges, [json!(["b", "a"]), json!(["a", "b"]), json!(["ab", "a"]), json!(["a", "ba"])]);
     }
 }

@@ -10,7 +10,10 @@ mod special;
 mod stream;
 mod untrusted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use folgore_protocol::{Digest, Prompt};
 use serde_json::{Map, Value};
@@ -31,7 +34,7 @@ pub const TEXT_LIMIT: usize = 4 << 20;
 pub struct Tokenizer {
     trusted: tokenizers::Tokenizer,
     untrusted: untrusted::Encoders,
-    /// Ids of all added tokens.
+    /// The added tokens, without the plain ones.
     added: BTreeMap<u32, String>,
     special: SpecialTokens,
     eos_ids: Vec<u32>,
@@ -66,7 +69,7 @@ impl std::fmt::Debug for Tokenizer {
 pub(crate) enum Run {
     Added(u32),
     /// Byte range of the text.
-    Text(std::ops::Range<usize>),
+    Text(Range<usize>),
 }
 
 impl Tokenizer {
@@ -78,8 +81,8 @@ impl Tokenizer {
         let text = json.to_string();
         let fail = |e: tokenizers::Error| ModelError::Tokenizer(format!("{place}: {e}"));
         let trusted = tokenizers::Tokenizer::from_bytes(&text).map_err(fail)?;
-        let added: BTreeMap<u32, String> =
-            trusted.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
+        let added = trusted.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content));
+        let added: BTreeMap<u32, String> = added.filter(|(_, token)| !is_plain(token)).collect();
         let untrusted = untrusted::Encoders::new(json).map_err(fail)?;
         let ids: BTreeSet<u32> = trusted.get_vocab(true).into_values().collect();
         let vocab_size = ids.last().map_or(0, |last| *last as usize + 1);
@@ -165,7 +168,8 @@ impl Tokenizer {
         self.bos
     }
 
-    /// Ids and texts of all added tokens.
+    /// Ids and texts of the added tokens. Those of white space alone (Gemma has runs of line ends) are not among them: they
+    /// are plain text.
     pub fn added_tokens(&self) -> &BTreeMap<u32, String> {
         &self.added
     }
@@ -196,20 +200,30 @@ impl Tokenizer {
 
     /// Splits `text` at added tokens exactly as the trusted encoder does.
     pub(crate) fn runs(&self, text: &str) -> Vec<Run> {
-        let split = self.trusted.get_added_vocabulary().extract_and_normalize(self.trusted.get_normalizer(), text);
-        let runs = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let run = |(_, (start, end), tokens): (&str, (usize, usize), &Option<Vec<tokenizers::Token>>)| match tokens {
-            Some(tokens) => tokens.first().map(|token| Run::Added(token.id)),
-            None => (start < end).then_some(Run::Text(start..end)),
-        };
-        runs.into_iter().filter_map(run).collect()
+        let mut runs = Vec::new();
+        let mut done = 0;
+        for (id, range) in self.added_places(text) {
+            if done < range.start {
+                runs.push(Run::Text(done..range.start));
+            }
+            runs.push(Run::Added(id));
+            done = range.end;
+        }
+        if done < text.len() {
+            runs.push(Run::Text(done..text.len()));
+        }
+        runs
     }
 
-    /// The byte ranges of added tokens in `text`.
-    pub(crate) fn added_ranges(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+    /// The added tokens in `text` and their byte ranges.
+    pub(crate) fn added_places(&self, text: &str) -> Vec<(u32, Range<usize>)> {
         let split = self.trusted.get_added_vocabulary().extract_and_normalize(self.trusted.get_normalizer(), text);
         let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        splits.into_iter().filter(|(_, _, tokens)| tokens.is_some()).map(|(_, (start, end), _)| start..end).collect()
+        let place = |(_, (start, end), tokens): (&str, (usize, usize), &Option<Vec<tokenizers::Token>>)| {
+            let id = tokens.as_ref()?.first()?.id;
+            self.added.contains_key(&id).then_some((id, start..end))
+        };
+        splits.into_iter().filter_map(place).collect()
     }
 
     /// Encodes one run without added tokens; `first` says that it begins the text.
@@ -223,6 +237,11 @@ impl Tokenizer {
             Some(id) => Err(ModelError::Tokenizer(format!("plain text became the added token {:?}", self.added[id]))),
         }
     }
+}
+
+/// True for an added token that is nothing but white space.
+fn is_plain(token: &str) -> bool {
+    token.chars().all(|c| c.is_whitespace() || c == '▁')
 }
 
 fn fault(error: tokenizers::Error) -> ModelError {

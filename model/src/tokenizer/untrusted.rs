@@ -1,4 +1,4 @@
-//! The encoder for text that may not act: the same tokenizer without any added token.
+//! The encoder for text that may not act: the same tokenizer without any added token but plain white space.
 //!
 //! Not adding the tokens is not enough, since their texts often stand in the model's own vocabulary too, where a rule that
 //! looks up whole words could find them. So they are taken out of it, with the merges that would build or use them.
@@ -7,6 +7,8 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use tokenizers::{Model, Tokenizer};
+
+use super::is_plain;
 
 pub(super) struct Encoders {
     /// For a run that begins the text.
@@ -41,13 +43,15 @@ impl Encoders {
     }
 }
 
-/// Empties `added_tokens`; returns their texts. The post-processor, which names such tokens, goes with them.
+/// Takes all `added_tokens` but plain white space; returns their texts. The post-processor, which names such tokens, goes
+/// with them.
 fn take_added_tokens(json: &mut Value) -> HashSet<String> {
     json["post_processor"] = Value::Null;
-    let added = json["added_tokens"].take();
-    json["added_tokens"] = Value::Array(Vec::new());
+    let Value::Array(added) = json["added_tokens"].take() else { return HashSet::new() };
     let content = |token: &Value| token.get("content")?.as_str().map(str::to_owned);
-    added.as_array().map(|list| list.iter().filter_map(content).collect()).unwrap_or_default()
+    let (plain, taken): (Vec<_>, Vec<_>) = added.into_iter().partition(|t| content(t).is_some_and(|c| is_plain(&c)));
+    json["added_tokens"] = Value::Array(plain);
+    taken.iter().filter_map(content).collect()
 }
 
 fn unknown_token(model: &Value) -> Option<String> {
