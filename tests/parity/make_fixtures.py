@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "fixtures")
-OTHERS = ["quants", "tokenizers"]  # made by scripts of their own
+OTHERS = ("quants", "tokenizers", "gguf-")  # made by scripts of their own
 ROWS = [[1, 40, 77, 123, 9, 200, 261, 55, 299, 4], [7], [3, 3, 3, 90, 91, 92, 250, 14, 15, 16, 17, 18, 260, 261, 262, 263, 30, 31, 32, 33]]
 
 
@@ -341,7 +341,7 @@ def main():
     if not arguments.gguf:
         parser.error("--gguf is needed for everything but --families")
     for entry in os.listdir(OUT) if os.path.isdir(OUT) else []:
-        if os.path.isdir(os.path.join(OUT, entry)) and entry not in OTHERS:
+        if os.path.isdir(os.path.join(OUT, entry)) and not entry.startswith(OTHERS):
             shutil.rmtree(os.path.join(OUT, entry))
     os.makedirs(OUT, exist_ok=True)
     torch.manual_seed(0)

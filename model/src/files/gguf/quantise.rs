@@ -148,18 +148,18 @@ fn scale_and_offset(values: &[f32; 32]) -> (f32, f32) {
     if max == min {
         return (0.0, -min);
     }
-    let low = min;
-    let quants = |factor: f32| values.map(|x| (factor * (x - low)).round_ties_even().clamp(0.0, MOST));
+    let quants = |factor: f32, low: f32| values.map(|x| (factor * (x - low)).round_ties_even().clamp(0.0, MOST));
     let error = |q: &[f32; 32], scale: f32, min: f32| -> f32 {
         (0..32).map(|i| weights[i] * (scale * q[i] + min - values[i]).powi(2)).sum()
     };
-    let factor = MOST / (max - low);
+    let factor = MOST / (max - min);
     let mut scale = 1.0 / factor;
-    let mut least = error(&quants(factor), scale, low);
+    let mut least = error(&quants(factor, min), scale, min);
     let sum_w: f32 = weights.iter().sum();
     let sum_x: f32 = (0..32).map(|i| weights[i] * values[i]).sum();
     for step in 0..=20 {
-        let q = quants((-1.0 + 0.1 * step as f32 + MOST) / (max - low));
+        // from the best offset so far, as ggml does
+        let q = quants((-1.0 + 0.1 * step as f32 + MOST) / (max - min), min);
         let sum_q: f32 = (0..32).map(|i| weights[i] * q[i]).sum();
         let sum_qq: f32 = (0..32).map(|i| weights[i] * q[i] * q[i]).sum();
         let sum_xq: f32 = (0..32).map(|i| weights[i] * q[i] * values[i]).sum();
