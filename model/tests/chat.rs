@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{SMOLLM2, gguf_tokenizer, ids, json, smollm2_metadata};
+use common::{SMOLLM2, fixture, gguf_tokenizer, ids, json, smollm2_metadata};
 use folgore_model::tokenizer::Tokenizer;
 use folgore_protocol::Message;
 use proptest::prelude::*;
@@ -44,6 +44,46 @@ fn text_and_ids_equal_those_of_transformers() {
         }
     }
     assert!(compared >= 30, "{compared}");
+}
+
+/// Renders every case of a list of templates with the small model's tokenizer; how many had a text.
+fn compare(templates: &Value, place: &str) -> usize {
+    let file = |name: &str| std::fs::read_to_string(fixture("tiny-tied").join(name)).unwrap();
+    let (tokens, config) = (file("tokenizer.json"), file("tokenizer_config.json"));
+    let mut compared = 0;
+    for entry in templates.as_array().unwrap() {
+        let template = entry["template"].as_str().unwrap();
+        let tokenizer = Tokenizer::from_json("tiny", &tokens, &config, Some(template)).unwrap();
+        for case in entry["cases"].as_array().unwrap() {
+            let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+            let prompt = case["add_generation_prompt"].as_bool().unwrap();
+            let rendered = tokenizer.render_chat(&messages, case["vars"].as_object().unwrap(), prompt);
+            let what = format!("{place} {} {} {}", entry["name"], case["messages"], case["vars"]);
+            if let Some(error) = case.get("error") {
+                let ours = rendered.expect_err(&what).to_string();
+                assert!(place != "own" || ours.contains(error.as_str().unwrap()), "{what}: {ours}");
+                continue;
+            }
+            let rendered = rendered.unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(rendered.text, case["text"].as_str().unwrap(), "{what}");
+            assert_eq!(rendered.ids, ids(&case["ids"]), "{what}");
+            compared += 1;
+        }
+    }
+    compared
+}
+
+#[test]
+fn templates_in_the_manner_of_published_models_render_as_in_transformers() {
+    assert!(compare(&json("templates.json"), "own") > 90);
+}
+
+/// Published templates, where `make_templates.py --folder` rendered them.
+#[test]
+fn published_templates_render_as_in_transformers() {
+    let Some(path) = std::env::var_os("FOLGORE_TEMPLATES") else { return };
+    let templates = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    println!("{} conversations", compare(&templates, "published"));
 }
 
 #[test]
@@ -108,6 +148,7 @@ fn runaway_templates_are_stopped() {
         ("{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}", "fuel"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{% for i in range(9000) %}{{ messages[0].content }}{% endfor %}", "over 4194304 bytes"),
+        ("{{ '-' * 1000000000 }}", ""),
         ("{{ strftime_now('%Y') }}", "give the date as a variable"),
         ("{{ messages[9].content }}", "undefined"),
         ("{{ raise_exception('no ' ~ 'way') }}", "no way"),
@@ -115,6 +156,8 @@ fn runaway_templates_are_stopped() {
         let error = render(&with_template(template), &[Message::new("user", "x".repeat(1000))]).unwrap_err();
         assert!(error.starts_with("chat template: ") && error.contains(text), "{error}");
     }
+    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000));
+    assert!(render(&with_template(&nested), &[]).is_err());
     let long = format!("{{# {} #}}", "x".repeat(70_000));
     let error = render(&with_template(&long), &[]).unwrap_err();
     assert!(error.contains("at most 65536"), "{error}");
