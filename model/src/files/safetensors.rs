@@ -4,10 +4,19 @@
 //! limit, then (by the `safetensors` crate) shapes against offsets, no gaps, no overlaps, and here the end of the data
 //! against the end of the file.
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::Path,
+};
 
 use half::f16;
 use safetensors::tensor::{Dtype, Metadata};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Map, Value, json};
 
 use super::{atomic::write_atomic, bytes::Bytes, fault, fingerprint::Part};
@@ -57,6 +66,9 @@ impl SafetensorsFile {
             return Err(fault::invalid(place, "length of the header", format!("at most {most} bytes"), length));
         }
         let text = bytes.read_at(8, length as usize)?;
+        if let Some(name) = named_twice(&text) {
+            return Err(fault::invalid(place, format!("tensor {name}"), "one entry", "two"));
+        }
         let header: Metadata = serde_json::from_slice(&text)
             .map_err(|e| fault::invalid(&place, "header", "a valid safetensors header", e))?;
         let count = header.offset_keys().len();
@@ -129,6 +141,42 @@ impl TensorSource for SafetensorsFile {
         names.sort();
         names
     }
+}
+
+/// A key that the object in `json` holds twice, of which a parser would keep one without a word.
+fn named_twice(json: &[u8]) -> Option<String> {
+    struct Twice(Option<String>);
+
+    impl<'de> Deserialize<'de> for Twice {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_map(Keys)
+        }
+    }
+
+    struct Keys;
+
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Twice;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Twice, A::Error> {
+            let (mut seen, mut twice) = (HashSet::new(), None);
+            while let Some((key, IgnoredAny)) = map.next_entry::<String, _>()? {
+                if seen.contains(&key) {
+                    twice = twice.or(Some(key));
+                } else {
+                    seen.insert(key);
+                }
+            }
+            Ok(Twice(twice))
+        }
+    }
+
+    // what is no object is refused by the parser that comes next
+    serde_json::from_slice::<Twice>(json).ok()?.0
 }
 
 /// Splits little-endian bytes into numbers.

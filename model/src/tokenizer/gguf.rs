@@ -13,9 +13,14 @@ use super::{SpecialTokens, Tokenizer};
 use crate::{ModelError, files::fault, files::gguf::Header};
 
 /// Kinds in `tokenizer.ggml.token_type`.
+const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
+const UNUSED: i64 = 5;
+
+/// Places at which a piece is cut into two: pieces of real vocabularies are far shorter, and time grows with the square.
+const LONGEST: usize = 256;
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -60,7 +65,7 @@ impl Vocabulary {
     fn read(header: &Header) -> Result<Self, ModelError> {
         let (place, key) = (&header.place, "tokenizer.ggml.tokens");
         let mut tokens = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?.to_vec();
-        let kinds = header.integers("tokenizer.ggml.token_type")?.map_or(vec![1; tokens.len()], <[i64]>::to_vec);
+        let kinds = header.integers("tokenizer.ggml.token_type")?.map_or(vec![NORMAL; tokens.len()], <[i64]>::to_vec);
         if kinds.len() != tokens.len() {
             let expected = format!("{} entries, one a token", tokens.len());
             return Err(fault::invalid(place, "tokenizer.ggml.token_type", expected, kinds.len()));
@@ -85,13 +90,10 @@ impl Vocabulary {
         Ok(Self { tokens, kinds })
     }
 
+    /// Texts and ids, without the rows that only fill up the embedding.
     fn map(&self) -> Value {
-        self.tokens
-            .iter()
-            .enumerate()
-            .map(|(id, token)| (token.clone(), json!(id)))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        let used = self.tokens.iter().zip(&self.kinds).enumerate().filter(|(_, (_, kind))| **kind != UNUSED);
+        used.map(|(id, (token, _))| (token.clone(), json!(id))).collect::<serde_json::Map<_, _>>().into()
     }
 
     fn added_tokens(&self) -> Value {
@@ -142,17 +144,18 @@ fn begin_with(bos: &str, id: usize) -> Value {
         "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
 }
 
-fn byte_level(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelError> {
-    let (place, key) = (&header.place, "tokenizer.ggml.merges");
-    let merges = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?;
+/// What [`pre_tokenizer`] knows, for messages.
+const PRE_TOKENIZERS: [&str; 4] = ["smollm", "gpt-2", "llama-bpe", "qwen2"];
+
+/// The normaliser and the pre-tokenizer that `tokenizer.ggml.pre` names.
+fn pre_tokenizer(name: &str) -> Option<(Value, Value)> {
     let level =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let split =
         |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
     let sequence = |parts: Vec<Value>| json!({"type": "Sequence", "pretokenizers": parts});
     let digits = json!({"type": "Digits", "individual_digits": true});
-    let pre = header.text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let (normalizer, pre_tokenizer) = match pre {
+    Some(match name {
         "smollm" => (Value::Null, sequence(vec![digits, level(true)])),
         "gpt-2" | "gpt2" => (Value::Null, level(true)),
         "llama-bpe" | "llama3" | "llama-v3" => (Value::Null, sequence(vec![split(LLAMA3), level(false)])),
@@ -162,11 +165,18 @@ fn byte_level(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelEr
             let parts = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"].map(split);
             (Value::Null, sequence(parts.into_iter().chain([level(false)]).collect()))
         }
-        other => {
-            let hint = "served are smollm, gpt-2, llama-bpe, qwen2 and default; use the model's Hugging Face folder";
-            return Err(fault::unsupported(place, format!("tokenizer.ggml.pre {other:?}"), hint));
-        }
-    };
+        _ => return None,
+    })
+}
+
+fn byte_level(header: &Header, vocabulary: &Vocabulary) -> Result<Value, ModelError> {
+    let (place, key) = (&header.place, "tokenizer.ggml.merges");
+    let merges = header.texts(key)?.ok_or_else(|| fault::missing(place, key))?;
+    let pre = header.text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let (normalizer, pre_tokenizer) = pre_tokenizer(pre).ok_or_else(|| {
+        let hint = format!("served are {} and default; use the model's Hugging Face folder", PRE_TOKENIZERS.join(", "));
+        fault::unsupported(place, format!("tokenizer.ggml.pre {pre:?}"), &hint)
+    })?;
     let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": is_llama3(header)?,
         "vocab": vocabulary.map(), "merges": merges});
@@ -210,7 +220,7 @@ fn merges_by_score(vocabulary: &Vocabulary, scores: &[f32]) -> Vec<Value> {
     for ((token, score), kind) in tokens.iter().zip(scores).zip(&vocabulary.kinds) {
         // sentencepiece scores them 0, converters write something else
         let score = if *kind == USER_DEFINED { 0.0 } else { *score };
-        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at)).take(LONGEST);
         let mut pairs: Vec<(&str, &str)> =
             cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right)).collect();
         pairs.sort_by_key(|(left, right)| (ids[left], ids[right]));

@@ -13,6 +13,7 @@ mod untrusted;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    panic::catch_unwind,
 };
 
 use folgore_protocol::{Digest, Prompt};
@@ -80,7 +81,7 @@ impl Tokenizer {
         json["padding"] = Value::Null;
         let text = json.to_string();
         let fail = |e: tokenizers::Error| ModelError::Tokenizer(format!("{place}: {e}"));
-        let trusted = tokenizers::Tokenizer::from_bytes(&text).map_err(fail)?;
+        let trusted = parse(&text).map_err(fail)?;
         let added = trusted.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content));
         let added: BTreeMap<u32, String> = added.filter(|(_, token)| !is_plain(token)).collect();
         let untrusted = untrusted::Encoders::new(json).map_err(fail)?;
@@ -242,6 +243,12 @@ impl Tokenizer {
 /// True for an added token that is nothing but white space.
 fn is_plain(token: &str) -> bool {
     token.chars().all(|c| c.is_whitespace() || c == '▁')
+}
+
+/// The library's reader, whose panics on some broken files are errors here.
+fn parse(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
+    read.unwrap_or_else(|_| Err("a part of it cannot be parsed, and the tokenizers library gave up".into()))
 }
 
 fn fault(error: tokenizers::Error) -> ModelError {

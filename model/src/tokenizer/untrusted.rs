@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use tokenizers::{Model, Tokenizer};
 
-use super::is_plain;
+use super::{is_plain, parse};
 
 pub(super) struct Encoders {
     /// For a run that begins the text.
@@ -23,9 +23,9 @@ impl Encoders {
     pub(super) fn new(mut json: Value) -> tokenizers::Result<Self> {
         let added = take_added_tokens(&mut json);
         remove_from_model(&mut json["model"], &added);
-        let first = Tokenizer::from_bytes(json.to_string())?;
+        let first = parse(&json.to_string())?;
         let later = match never_prepend(&mut json["pre_tokenizer"]) {
-            true => Some(Box::new(Tokenizer::from_bytes(json.to_string())?)),
+            true => Some(Box::new(parse(&json.to_string())?)),
             false => None,
         };
         let unknown = unknown_token(&json["model"]).and_then(|token| first.get_model().token_to_id(&token));
