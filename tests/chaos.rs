@@ -14,7 +14,7 @@ mod support;
 #[path = "chaos/wire.rs"]
 mod wire;
 
-use std::{collections::BTreeSet, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, thread::sleep, time::Duration};
 
 use fleet::{Fleet, PATIENCE, RUN, STEPS, calm, proves, same_as_calm};
 use folgore_protocol::seed::mix;
@@ -77,13 +77,10 @@ fn aim(fleet: &mut Fleet, wanted: Moment, random: u64, known: u64) -> bool {
     let head = fleet.head();
     let (generating, learning) = calm().seconds[5];
     let (reached, pause) = match wanted {
-        Moment::Generating | Moment::Learning | Moment::Other => {
-            let reached = head.until(|| raw_metrics(&run).len() as u64 > known);
-            // Over a server, samples take longer than in one process: how much longer is for the machine to say.
-            let over_a_server = generating * (1 + random % 6) as f64;
-            let into = if wanted == Moment::Learning { over_a_server + share(random) * learning } else { 0.0 };
-            (reached, if wanted == Moment::Generating { share(random) * generating } else { into })
+        Moment::Generating | Moment::Other => {
+            (head.until(|| raw_metrics(&run).len() as u64 > known), share(random) * generating)
         }
+        Moment::Learning => (head.until(|| in_training(&run) > known), 0.8 * share(random) * learning),
         Moment::CommittedNotAcked => {
             wire.stop_at_next();
             (head.until(|| wire.has_stopped()), 0.0)
@@ -94,6 +91,15 @@ fn aim(fleet: &mut Fleet, wanted: Moment, random: u64, known: u64) -> bool {
     };
     sleep(Duration::from_secs_f64(pause));
     reached && fleet.steps() < STEPS
+}
+
+/// The newest step that the head's log says is being trained; 0 before the first.
+fn in_training(run: &Path) -> u64 {
+    let log = fs::read_to_string(run.join("folgore.log")).unwrap_or_default();
+    let steps = log
+        .lines()
+        .filter_map(|line| line.split_once(": training ")?.1.strip_prefix("step=")?.split(' ').next()?.parse().ok());
+    steps.max().unwrap_or(0)
 }
 
 /// Kills the head in each of the `wanted` moments; it goes on each time. A run that is over makes room for another one.

@@ -107,7 +107,7 @@ fn a_program_of_ones_own_trains_as_the_built_in_reward_does() {
     let own = program().with_file_name("examples").join("rust-reward");
     run(train(&own, at.path(), "rust", &[])).well();
     as_built_in(&at.path().join("rust"));
-    let unknown = run(train(&program(), at.path(), "rust", &[])).stderr;
+    let unknown = run(train(&program(), folder().path(), "rust", &[])).stderr;
     assert!(unknown.contains("there is no rule \"exact\""), "{unknown}");
 }
 
@@ -240,7 +240,7 @@ fn a_reward_that_crashes_hangs_and_lies_costs_its_samples_and_trains_no_zero() {
         let totals: Vec<f64> =
             members.map(|member| member.outcome.total().expect("only scores are trained on")).collect();
         assert_eq!(totals.len(), 64, "step {step} is not whole");
-        assert!(totals.iter().all(|total| *total > 0.0 && *total <= 1.0), "a score that nobody gave: {totals:?}");
+        assert!(totals.iter().all(|total| *total > 0.0), "a score that nobody gave: {totals:?}");
     }
 }
 

@@ -104,7 +104,10 @@ def main():
     args = parser.parse_args()
     if not shutil.which(args.folgore):
         sys.exit(f"error: no {args.folgore}: build it with `cargo build --release`")
+    if get("/v1/projects"):
+        sys.exit(f"error: something answers at {ADDRESS} already")
     phoenix = installed(os.path.abspath(args.place))
+    print("starts Phoenix", flush=True)
 
     with tempfile.TemporaryDirectory() as data:
         mine = {"PHOENIX_HOST": "127.0.0.1", "PHOENIX_WORKING_DIR": data, "PHOENIX_TELEMETRY_ENABLED": "false"}
@@ -117,7 +120,8 @@ def main():
             there = {"OTEL_EXPORTER_OTLP_ENDPOINT": ADDRESS, "OTEL_METRICS_EXPORTER": "none"}
             there["OTEL_RESOURCE_ATTRIBUTES"] = f"openinference.project.name={PROJECT}"
             command = args.command or [*DEMO, "--output-dir", os.path.join(data, "runs")]
-            subprocess.run([args.folgore, *command, "log.otel_content=true"], env={**os.environ, **there}, check=True)
+            if subprocess.run([args.folgore, *command, "log.otel_content=true"], env={**os.environ, **there}).returncode:
+                sys.exit("error: folgore failed, as it says above")
             spans = until("a whole trace in Phoenix", 120, whole_trace)
             print(f"\n{len(spans)} spans of trace {spans[0]['context']['trace_id']}:")
             tell(spans)

@@ -43,6 +43,7 @@ pub struct Console {
     logging_steps: u64,
     samples_every: Option<u64>,
     report: bool,
+    demonstration: bool,
     resumes: bool,
     begin: Instant,
     state: Mutex<State>,
@@ -86,6 +87,7 @@ impl Console {
             logging_steps: u64::from(c.log.logging_steps.max(1)),
             samples_every: c.log.log_completions.then_some(u64::from(c.log.log_completions_steps.max(1))),
             report: c.log.report,
+            demonstration: report::is_demonstration(c),
             resumes: resumed.is_some(),
             begin,
             state: Mutex::new(State { summary, ..State::default() }),
@@ -113,17 +115,15 @@ impl Console {
         summary.measure(&metrics, self.begin.elapsed());
         summary.complete = summary.steps >= self.max_steps;
         summary.write(&self.run)?;
+        let graded = summary.is_graded();
+        let what = if graded { "reward" } else { "accuracy" };
         if let (Some(before), Some(after)) = (summary.evaluation("before"), summary.evaluation("after")) {
             for (name, before, after) in
                 [("greedy", &before.greedy, &after.greedy), ("sampled", &before.sampled, &after.sampled)]
             {
                 if let (Some(before), Some(after)) = (before, after) {
-                    tell!(
-                        "held-out accuracy, {name:<8} {} -> {}   ({} questions)",
-                        accuracy(before),
-                        accuracy(after),
-                        after.questions
-                    );
+                    let (questions, before, after) = (after.questions, figure(before, graded), figure(after, graded));
+                    tell!("held-out {what}, {name:<8} {before} -> {after}   ({questions} questions)");
                 }
             }
         }
@@ -131,8 +131,8 @@ impl Console {
         let (errors, unscorable) = (sum("reward/error"), sum("reward/unscorable"));
         if errors + unscorable > 0.0 {
             tell!(
-                "the reward failed on {errors} draws and could not judge {unscorable}; none of them was scored 0, {} seats were drawn \
-                 again",
+                "in the groups that were trained on, the reward failed on {errors} draws and could not judge {unscorable}; none of \
+                 them was scored 0, {} seats were drawn again",
                 sum("rollout/refilled")
             );
         }
@@ -142,7 +142,7 @@ impl Console {
                 "{groups} groups were left out whole, because a member of theirs got no score however often it was drawn"
             );
         }
-        if summary.model == embedded::NAME && summary.complete {
+        if self.demonstration && summary.complete && summary.has_gained() {
             tell!("{}", report::DEMONSTRATION);
         }
         let speed = summary.tokens_per_s.map_or(String::new(), |s| format!(", {s:.0} tokens/s"));
@@ -218,7 +218,8 @@ impl Witness for Console {
         if let Some(evaluation) = state.summary.evaluation(&evaluated.when) {
             for (name, measured) in [("greedy", &evaluation.greedy), ("sampled", &evaluation.sampled)] {
                 if let Some(m) = measured {
-                    let _ = write!(text, "  {name} {} (reward {:.3})", accuracy(m), m.mean_reward.unwrap_or(f64::NAN));
+                    let reward = m.mean_reward.map_or("-".into(), |reward| format!("{reward:.3}"));
+                    let _ = write!(text, "  {name} {} (reward {reward})", figure(m, false));
                 }
             }
         }
@@ -274,9 +275,9 @@ fn number(line: &Map<String, Value>, key: &str) -> f64 {
     line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN)
 }
 
-fn accuracy(measured: &Measured) -> String {
-    let error = measured.accuracy_se.map_or(String::new(), |se| format!(" ± {se:.3}"));
-    measured.accuracy.map_or("-".into(), |a| format!("{a:.3}{error}"))
+fn figure(measured: &Measured, graded: bool) -> String {
+    let Some((value, error)) = measured.figure(graded) else { return "-".into() };
+    format!("{value:.3}{}", error.map_or(String::new(), |se| format!(" ± {se:.3}")))
 }
 
 fn one_line(sample: &Sample) -> String {

@@ -110,6 +110,15 @@ impl From<&Evaluated> for Evaluation {
 }
 
 impl Measured {
+    /// What tells how good the answers are, with its standard error: the accuracy, or the mean reward where rewards are
+    /// `graded`.
+    pub fn figure(&self, graded: bool) -> Option<(f64, Option<f64>)> {
+        if graded {
+            return Some((self.mean_reward?, self.mean_reward_se));
+        }
+        Some((self.accuracy?, self.accuracy_se))
+    }
+
     /// Measures an evaluation.
     pub fn of(summary: &EvalSummary) -> Self {
         let mut questions = std::collections::BTreeMap::<_, (Vec<f64>, Vec<f64>)>::new();
@@ -178,6 +187,22 @@ impl Summary {
         self.tokens_per_s = (seconds > 0.0).then(|| self.num_tokens as f64 / seconds);
         let worst = metrics.iter().filter_map(|line| number(line, "mismatch/logp_abs_max")).reduce(f64::max);
         self.mismatch_logp_abs_max = worst;
+    }
+
+    /// True if rewards are not just 0 and 1, so that a share of right answers does not tell how good they are.
+    pub fn is_graded(&self) -> bool {
+        let measured = self.evaluations.iter().flat_map(|e| [&e.greedy, &e.sampled]).flatten();
+        measured.into_iter().any(|m| m.mean_reward != m.accuracy)
+    }
+
+    /// True if more held-out questions were answered rightly after training than before, by more than its error.
+    pub fn has_gained(&self) -> bool {
+        let (Some(before), Some(after)) = (self.evaluation("before"), self.evaluation("after")) else { return false };
+        let pairs = [(&before.greedy, &after.greedy), (&before.sampled, &after.sampled)];
+        pairs.into_iter().any(|(before, after)| {
+            let of = |measured: &Option<Measured>| measured.as_ref().and_then(|m| Some((m.accuracy?, m.accuracy_se?)));
+            of(before).zip(of(after)).is_some_and(|(before, after)| after.0 - before.0 > 3.0 * before.1.hypot(after.1))
+        })
     }
 
     /// The evaluation called `when`.

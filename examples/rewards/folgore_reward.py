@@ -104,6 +104,8 @@ def score(function, request, loop=None):
         scores = function(**arguments(function, items))
         if inspect.isawaitable(scores):
             scores = (loop or asyncio.new_event_loop()).run_until_complete(scores)
+        if scores is None:
+            raise TypeError("the function gave None, not a list of scores")
         scores = [plain(value) for value in scores]
         if len(scores) != len(items):
             raise ValueError(f"expected {len(items)} scores, got {len(scores)}")

@@ -274,6 +274,7 @@ impl Run {
         let permit = self.permit().await?;
         let (settings, schedule) = (self.plan.step.clone(), self.schedule.clone());
         let work = move || {
+            tracing::debug!(step = batch.step, "training");
             let report = train_step(&mut parts.trainee, &batch, &settings, &schedule, &mut guard);
             drop(permit);
             (report, batch, parts, guard)

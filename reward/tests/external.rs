@@ -268,10 +268,13 @@ async fn an_address_scores_and_its_faults_are_never_numbers() {
     let hasty = url(json!({"retries": 0, "timeout_s": 0.3}));
     assert!(reason(&hasty, "hang").await.contains("no reply within 0.3 s"));
     assert_eq!(total(&mine, "good").await, 0.5);
-    let nobody = reward(json!({"name": "mine", "url": "http://127.0.0.1:1/", "retries": 0, "breaker_failures": 2}));
+    let nobody = json!({"name": "mine", "url": "http://127.0.0.1:1/", "retries": 0, "breaker_failures": 2,
+        "breaker_pause_s": 1000});
+    let nobody = reward(nobody);
     assert!(reason(&nobody, "x").await.contains("onnect"));
     reason(&nobody, "x").await;
-    assert!(reason(&nobody, "x").await.contains("left alone for"), "nobody is asked for a while");
+    let told = reason(&nobody, "x").await;
+    assert!(told.contains("left alone for") && told.contains("onnect"), "nobody is asked for a while: {told}");
 }
 
 #[test]

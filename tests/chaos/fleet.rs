@@ -126,6 +126,8 @@ impl Fleet {
     fn begin(&self, mut command: Command, output_dir: &Path) -> Running {
         self.wire.open();
         command.args(["--nats", &self.wire.url()]).arg("--output-dir").arg(output_dir);
+        // its log says when it trains
+        command.env("RUST_LOG", "info,folgore_learner=debug");
         Running::start(command)
     }
 

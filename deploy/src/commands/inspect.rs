@@ -162,11 +162,14 @@ impl Found {
     }
 
     fn evaluations(&self, out: &mut String) -> Result<()> {
-        for evaluation in self.summary.iter().flat_map(|s| &s.evaluations) {
+        let Some(summary) = &self.summary else { return Ok(()) };
+        let graded = summary.is_graded();
+        let what = if graded { " reward" } else { "" };
+        for evaluation in &summary.evaluations {
             write!(out, "eval {:<21}", evaluation.when)?;
             for (name, measured) in [("greedy", &evaluation.greedy), ("sampled", &evaluation.sampled)] {
                 if let Some(measured) = measured {
-                    write!(out, " {name} {}  ", accuracy(measured))?;
+                    write!(out, " {name}{what} {}  ", figure(measured, graded))?;
                 }
             }
             writeln!(out)?;
@@ -235,10 +238,11 @@ fn verdict(sample: &Sample) -> String {
     }
 }
 
-fn accuracy(m: &Measured) -> String {
-    let share = m.accuracy.map_or_else(|| "-".into(), |a| format!("{a:.3}"));
-    let error = m.accuracy_se.map(|se| format!(" ±{se:.3}")).unwrap_or_default();
-    format!("{share}{error} (n {})", m.scored)
+fn figure(m: &Measured, graded: bool) -> String {
+    let (value, error) = m.figure(graded).unzip();
+    let value = value.map_or_else(|| "-".into(), |value| format!("{value:.3}"));
+    let error = error.flatten().map(|se| format!(" ±{se:.3}")).unwrap_or_default();
+    format!("{value}{error} (n {})", m.scored)
 }
 
 /// Four significant digits, without trailing noise.

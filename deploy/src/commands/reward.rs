@@ -26,6 +26,7 @@ use crate::{
     commands::train::load_config,
     run_dir,
     stream::{Rows, quietly},
+    telemetry,
 };
 use figures::{Agreement, Distribution, Failure, Latency, failures};
 use saved::Saved;
@@ -35,8 +36,15 @@ pub fn run(command: RewardCommand) -> Result<()> {
     let RewardCommand::Test(args) = command;
     let (limit, folder) = (args.limit as usize, folder(&args)?);
     let config = config(&args, folder.as_deref())?;
-    let of_config = || config.as_ref().map(|config| config.reward.clone()).context("--reward: name a reward to test");
+    let of_config = || {
+        config
+            .as_ref()
+            .map(|config| config.reward.clone())
+            .context("name the reward to test with --reward, or a run with --run")
+    };
     let specs = args.reward.as_deref().map_or_else(of_config, named)?;
+    // what rewards elsewhere print is for whoever writes them
+    telemetry::log_to(std::io::stderr, "off,folgore_reward::external::child=info");
     let reward = crate::reward::build(&specs)?;
     let second = args.second.as_deref().map(|text| named(text).context("--second")).transpose()?;
     let second = second.map(|specs| crate::reward::build(&specs)).transpose()?;
@@ -74,12 +82,16 @@ fn config(args: &RewardTestArgs, folder: Option<&Path>) -> Result<Option<Config>
     load_config(&ConfigArgs { given, seed: None, model: None, adapter: None }).map(Some)
 }
 
-/// The rewards that `text` names: a rule, a file, or YAML.
+/// The rewards that `text` names: a rule, a function `file.py:function`, a file, or YAML.
 fn named(text: &str) -> Result<Vec<RewardSpec>> {
     let is_file = Path::new(text).is_file() || [".yaml", ".yml", ".json"].iter().any(|end| text.ends_with(end));
     let (name, yaml) = match text {
         _ if is_file => (text, std::fs::read_to_string(text).with_context(|| text.to_owned())?),
         _ if text.trim_start().starts_with(['{', '[']) => ("--reward", text.to_owned()),
+        python if python.contains(".py:") => {
+            let name = python.rsplit(':').next().unwrap_or_default();
+            ("--reward", serde_json::json!({ "name": name, "python": python }).to_string())
+        }
         rule => return Ok(vec![RewardSpec::held(rule)]),
     };
     let value: serde_json::Value = serde_norway::from_str(&yaml).with_context(|| name.to_owned())?;

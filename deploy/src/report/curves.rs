@@ -15,7 +15,7 @@ const ROUNDING: f64 = 1e-4;
 
 /// The section; empty without a step.
 pub fn section(data: &ReportData) -> String {
-    let charts = [reward, accuracy, length, entropy, loss, grad_norm, no_signal, kl, mismatch].map(|chart| chart(data));
+    let charts = [reward, held_out, length, entropy, loss, grad_norm, no_signal, kl, mismatch].map(|chart| chart(data));
     let figures: String = charts.iter().filter(|c| !c.is_empty()).map(Chart::figure).collect();
     if figures.is_empty() {
         return String::new();
@@ -40,26 +40,28 @@ fn reward(data: &ReportData) -> Chart {
     Chart { title: "Reward in training", note, series: line(data.series("reward")), ..Chart::default() }
 }
 
-fn accuracy(data: &ReportData) -> Chart {
+fn held_out(data: &ReportData) -> Chart {
     let evaluations = &data.summary.evaluations;
+    let graded = data.summary.is_graded();
     let marks = |name, class, of: fn(&crate::summary::Evaluation) -> Option<&Measured>| {
         let mark = |e: &crate::summary::Evaluation| {
-            let measured = of(e)?;
-            Some(Mark { x: e.step as f64, y: measured.accuracy?, error: measured.accuracy_se.unwrap_or(0.0) })
+            let (y, error) = of(e)?.figure(graded)?;
+            Some(Mark { x: e.step as f64, y, error: error.unwrap_or(0.0) })
         };
         Marks { name, class, marks: evaluations.iter().filter_map(mark).collect() }
     };
     let questions =
         evaluations.iter().filter_map(|e| e.greedy.as_ref().or(e.sampled.as_ref())).map(|m| m.questions).max();
     let note = format!(
-        "Share of right answers to {} questions that are never trained on. Bars: one standard error.",
+        "{} {} questions that are never trained on. Bars: one standard error.",
+        if graded { "Mean reward of answers to" } else { "Share of right answers to" },
         questions.unwrap_or(0)
     );
     Chart {
-        title: "Accuracy on held-out questions",
+        title: if graded { "Reward on held-out questions" } else { "Accuracy on held-out questions" },
         note,
         marks: vec![marks("greedy", "one", |e| e.greedy.as_ref()), marks("sampled", "two", |e| e.sampled.as_ref())],
-        include: vec![0.0, 1.0],
+        include: if graded { Vec::new() } else { vec![0.0, 1.0] },
         ..Chart::default()
     }
 }

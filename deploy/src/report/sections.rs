@@ -49,16 +49,19 @@ pub fn header(data: &ReportData) -> String {
 /// The few numbers that one looks for first.
 pub fn headline(data: &ReportData) -> String {
     let s = &data.summary;
+    let graded = s.is_graded();
+    let (what, text) = if graded { ("reward", number as fn(f64) -> String) } else { ("accuracy", percent as _) };
     let mut tiles = Vec::new();
-    for (name, of) in [
-        ("Greedy accuracy", (|e| e.greedy.as_ref()) as fn(&crate::summary::Evaluation) -> Option<&Measured>),
-        ("Sampled accuracy", |e| e.sampled.as_ref()),
+    for (way, of) in [
+        ("Greedy", (|e| e.greedy.as_ref()) as fn(&crate::summary::Evaluation) -> Option<&Measured>),
+        ("Sampled", |e| e.sampled.as_ref()),
     ] {
-        let share = |when: &str| s.evaluation(when).and_then(of).and_then(|m| Some((m.accuracy?, m.accuracy_se)));
-        match (share("before"), share("after")) {
-            (Some(before), Some(after)) => tiles.push(gain(name, before, after)),
-            (Some(only), None) => tiles.push(tile(name, &percent(only.0), "before training")),
-            (None, Some(only)) => tiles.push(tile(name, &percent(only.0), "after training")),
+        let name = &format!("{way} {what}");
+        let figure = |when: &str| s.evaluation(when).and_then(of).and_then(|m| m.figure(graded));
+        match (figure("before"), figure("after")) {
+            (Some(before), Some(after)) => tiles.push(gain(name, before, after, graded)),
+            (Some(only), None) => tiles.push(tile(name, &text(only.0), "before training")),
+            (None, Some(only)) => tiles.push(tile(name, &text(only.0), "after training")),
             (None, None) => {}
         }
     }
@@ -82,23 +85,28 @@ fn tile(name: &str, value: &str, note: &str) -> String {
     )
 }
 
-fn gain(name: &str, before: (f64, Option<f64>), after: (f64, Option<f64>)) -> String {
-    let points = 100.0 * (after.0 - before.0);
-    let sign = if points < 0.0 { "\u{2212}" } else { "+" };
-    let error = before.1.zip(after.1).map(|(b, a)| format!(" ± {:.1}", 100.0 * b.hypot(a))).unwrap_or_default();
+fn gain(name: &str, before: (f64, Option<f64>), after: (f64, Option<f64>), graded: bool) -> String {
+    let (text, unit, times) = match graded {
+        true => (number as fn(f64) -> String, "", 1.0),
+        false => (percent as _, " points", 100.0),
+    };
+    let change = |value: f64| if graded { number(value) } else { format!("{value:.1}") };
+    let gained = times * (after.0 - before.0);
+    let sign = if gained < 0.0 { "\u{2212}" } else { "+" };
+    let error = before.1.zip(after.1).map(|(b, a)| format!(" ± {}", change(times * b.hypot(a)))).unwrap_or_default();
     format!(
         "<div class=\"tile wide\"><p class=\"name\">{}</p><p class=\"value\"><span class=\"from\">{}</span> \
-         <span class=\"arrow\" aria-label=\"to\">→</span> {}</p><p class=\"note\">{sign}{:.1}{error} points on held-out questions</p></div>\n",
+         <span class=\"arrow\" aria-label=\"to\">→</span> {}</p><p class=\"note\">{sign}{}{error}{unit} on held-out questions</p></div>\n",
         escape(name),
-        escape(&percent(before.0)),
-        escape(&percent(after.0)),
-        points.abs()
+        escape(&text(before.0)),
+        escape(&text(after.0)),
+        change(gained.abs())
     )
 }
 
 /// What the run shows and what it does not.
 pub fn reading(data: &ReportData) -> String {
-    if !data.is_demonstration() {
+    if !super::is_demonstration(&data.config) {
         return String::new();
     }
     let shows = "This run starts from the policy inside the executable: a decoder of about a third of a million weights that \

@@ -17,10 +17,23 @@ pub(super) struct Breaker {
 #[derive(Default)]
 struct State {
     failures: u32,
+    /// Why the last of them failed.
+    reason: String,
     /// Set while the reward is left alone.
     until: Option<Instant>,
     /// One attempt shows whether the reward is well again.
     trial: bool,
+}
+
+/// Why there is no leave: the reward is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shut {
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// Why the last of them failed.
+    pub(super) reason: String,
+    /// How much longer; zero while a trial is under way.
+    pub(super) left: Duration,
 }
 
 /// Leave for one attempt, which ends with [`Leave::settle`]; dropped without it, the attempt says nothing.
@@ -43,12 +56,13 @@ impl Breaker {
     /// Leave for an attempt at `now`.
     ///
     /// # Errors
-    /// The number of failures and how much longer the reward is left alone.
-    pub(super) fn enter(&self, now: Instant) -> Result<Leave<'_>, (u32, Duration)> {
+    /// If the reward is left alone.
+    pub(super) fn enter(&self, now: Instant) -> Result<Leave<'_>, Shut> {
         let mut state = self.state();
         let Some(until) = state.until else { return Ok(Leave { breaker: self, trial: false }) };
         if state.trial || now < until {
-            return Err((state.failures, until.saturating_duration_since(now)));
+            let left = until.saturating_duration_since(now);
+            return Err(Shut { failures: state.failures, reason: state.reason.clone(), left });
         }
         state.trial = true;
         Ok(Leave { breaker: self, trial: true })
@@ -56,15 +70,16 @@ impl Breaker {
 }
 
 impl Leave<'_> {
-    /// Says at `now` how the attempt ended. True if the reward is left alone from now on, and was not before.
-    pub(super) fn settle(mut self, well: bool, now: Instant) -> bool {
+    /// Says at `now` how the attempt ended: well, or why not. True if the reward is left alone from now on, and was not before.
+    pub(super) fn settle(mut self, ended: Result<(), String>, now: Instant) -> bool {
         let (breaker, trial) = (self.breaker, std::mem::take(&mut self.trial));
         let mut state = breaker.state();
-        if well {
+        let Err(reason) = ended else {
             // A late success of an attempt from before the pause is as good a sign as a trial's.
             *state = State::default();
             return false;
-        }
+        };
+        state.reason = reason;
         state.failures = state.failures.saturating_add(1);
         if trial {
             state.trial = false;
@@ -96,8 +111,9 @@ mod tests {
     #[test]
     fn failures_in_a_row_bring_a_pause_and_one_trial_ends_it() {
         let (breaker, now) = (Breaker::new(3, PAUSE), Instant::now());
-        let fail = |now| breaker.enter(now).map(|leave| leave.settle(false, now)).map_err(|(failures, _)| failures);
-        let pass = |now| breaker.enter(now).map(|leave| leave.settle(true, now)).map_err(|(failures, _)| failures);
+        let settle =
+            |now, ended| breaker.enter(now).map(|leave| leave.settle(ended, now)).map_err(|shut| shut.failures);
+        let (fail, pass) = (|now| settle(now, Err("gone".into())), |now| settle(now, Ok(())));
         assert_eq!([fail(now), fail(now), pass(now)], [Ok(false); 3]);
         assert_eq!(
             [fail(now), fail(now), fail(now)],
@@ -105,6 +121,7 @@ mod tests {
             "a success begins the row again"
         );
         assert_eq!(fail(now), Err(3));
+        assert_eq!(breaker.enter(now).err(), Some(Shut { failures: 3, reason: "gone".into(), left: PAUSE }));
         assert_eq!(fail(now + PAUSE), Ok(false), "one is let through");
         assert_eq!(pass(now + PAUSE), Err(4), "and after its failure nobody");
         assert_eq!(pass(now + PAUSE * 2), Ok(false));
@@ -114,7 +131,7 @@ mod tests {
     #[test]
     fn a_trial_is_alone_and_leaves_its_place_when_it_is_given_up() {
         let (breaker, now) = (Breaker::new(1, PAUSE), Instant::now());
-        assert!(breaker.enter(now).ok().unwrap().settle(false, now));
+        assert!(breaker.enter(now).ok().unwrap().settle(Err("gone".into()), now));
         let later = now + PAUSE;
         let trial = breaker.enter(later).ok().unwrap();
         assert!(breaker.enter(later).is_err());

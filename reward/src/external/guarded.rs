@@ -19,6 +19,9 @@ use crate::{Reward, Scope};
 /// The share of the caller's budget that is kept back, so that the caller hears why there is no score.
 const KEPT_BACK: u32 = 20;
 
+/// Between looks at whether a trial of the reward has ended.
+const TRIAL_LOOK: Duration = Duration::from_millis(200);
+
 /// What a reward may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -99,24 +102,44 @@ impl Guarded {
     }
 
     async fn attempt(&self, request: &ScoreRequest, until: Instant) -> Result<Vec<Outcome>, Failure> {
-        let leave = self.breaker.enter(Instant::now()).map_err(|(failures, left)| {
-            let seconds = left.as_secs_f64();
-            Failure::lasting(format!("left alone for {seconds:.1} s more after {failures} failures in a row"))
-        })?;
+        let leave = self.leave(until).await?;
         let most = self.limits.timeout.min(until.saturating_duration_since(Instant::now()));
         let carried = timeout(most, self.carrier.carry(request)).await;
         let result = carried
             .unwrap_or_else(|_| Err(Failure::passing(format!("no reply within {:.1} s", most.as_secs_f64()))))
             .and_then(|outcomes| whole(outcomes, request));
-        let well = !matches!(&result, Err(failure) if failure.kind != FailureKind::Said);
-        self.settle(leave, well);
+        let ended = match &result {
+            Err(failure) if failure.kind != FailureKind::Said => Err(failure.reason.clone()),
+            _ => Ok(()),
+        };
+        self.settle(leave, ended);
         result
     }
 
-    fn settle(&self, leave: Leave<'_>, well: bool) {
-        if leave.settle(well, Instant::now()) {
+    /// Leave to try: waits while the reward is left alone, if that ends in time.
+    async fn leave(&self, until: Instant) -> Result<Leave<'_>, Failure> {
+        loop {
+            let now = Instant::now();
+            let shut = match self.breaker.enter(now) {
+                Ok(leave) => return Ok(leave),
+                Err(shut) => shut,
+            };
+            let wait = shut.left.max(TRIAL_LOOK);
+            if now + wait >= until {
+                let (left, failures, reason) = (shut.left.as_secs_f64(), shut.failures, shut.reason);
+                return Err(Failure::lasting(format!(
+                    "left alone for {left:.1} s more after {failures} failures in a row, the last: {reason}"
+                )));
+            }
+            sleep(wait).await;
+        }
+    }
+
+    fn settle(&self, leave: Leave<'_>, ended: Result<(), String>) {
+        let reason = ended.clone().err();
+        if leave.settle(ended, Instant::now()) {
             let (failures, pause) = (self.limits.breaker_failures, self.limits.breaker_pause.as_secs_f64());
-            tracing::warn!(reward = self.name, failures, pause_s = pause, "reward is left alone for a while");
+            tracing::warn!(reward = self.name, failures, reason, pause_s = pause, "reward is left alone for a while");
         }
     }
 }
@@ -279,19 +302,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_failures_in_a_row_it_is_left_alone_and_then_tried() {
-        let (carrier, guarded) = guard(vec![bad(), bad(), bad(), bad(), good()]);
+        let (carrier, guarded) = guard(vec![bad(), bad(), bad(), bad(), good(), good()]);
         ask(&guarded, 60).await;
-        assert!(
-            reason(ask(&guarded, 60).await).contains("after 4 failures in a row"),
-            "the fourth failure was the last"
-        );
+        let told = reason(ask(&guarded, 20).await);
+        assert!(told.contains("s more after 4 failures in a row, the last: gone"), "{told}");
         let calls = carrier.calls.load(SeqCst);
         assert_eq!(calls, 4);
         let begin = Instant::now();
-        assert!(reason(ask(&guarded, 60).await).contains("left alone for"));
-        assert!(begin.elapsed() < Duration::from_millis(1), "at once");
-        sleep(LIMITS.breaker_pause).await;
-        assert_eq!(ask(&guarded, 60).await.total(), Some(0.5));
-        assert_eq!(carrier.calls.load(SeqCst), calls + 1);
+        assert!(reason(ask(&guarded, 20).await).contains("left alone for"));
+        assert!(begin.elapsed() < Duration::from_millis(1), "who cannot wait so long hears it at once");
+        let (first, second) = tokio::join!(ask(&guarded, 60), ask(&guarded, 60));
+        assert_eq!([first.total(), second.total()], [Some(0.5); 2], "who can waits");
+        assert!(begin.elapsed() >= LIMITS.breaker_pause);
+        assert_eq!(carrier.calls.load(SeqCst), calls + 2);
     }
 }
