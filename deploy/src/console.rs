@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     compose::Ingredients,
-    embedded, report,
+    report,
     run_dir::RunDir,
     samples::{Sample, Samples},
     summary::{Hardware, Measured, Summary, read_metrics},
