@@ -93,13 +93,12 @@ fn aim(fleet: &mut Fleet, wanted: Moment, random: u64, known: u64) -> bool {
     reached && fleet.steps() < STEPS
 }
 
-/// The newest step that the head's log says is being trained; 0 before the first.
+/// The newest step that the logs of the run's heads say was begun to be trained; 0 before the first.
 fn in_training(run: &Path) -> u64 {
-    let log = fs::read_to_string(run.join("folgore.log")).unwrap_or_default();
-    let steps = log
-        .lines()
-        .filter_map(|line| line.split_once(": training ")?.1.strip_prefix("step=")?.split(' ').next()?.parse().ok());
-    steps.max().unwrap_or(0)
+    let begun = |line: &str| line.split_once(": training step=")?.1.split(' ').next()?.parse().ok();
+    let attempts = fs::read_dir(run.join("logs")).into_iter().flatten().flatten();
+    let logs = attempts.map(|attempt| fs::read_to_string(attempt.path().join("folgore.log")).unwrap_or_default());
+    logs.filter_map(|log| log.lines().filter_map(begun).max()).max().unwrap_or(0)
 }
 
 /// Kills the head in each of the `wanted` moments; it goes on each time. A run that is over makes room for another one.
