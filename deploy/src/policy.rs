@@ -12,7 +12,7 @@ use folgore_model::{
         self, ModelFiles,
         peft::{AdapterFile, LoraConfig},
     },
-    lora::{Adapter, LoraInit, LoraShape},
+    lora::{Adapter, LoraInit, LoraShape, Rules},
     params::Params,
     tokenizer::Tokenizer,
 };
@@ -124,5 +124,6 @@ pub fn shape(section: &LoraSection) -> Result<LoraShape> {
         use_rslora: section.use_rslora,
         dropout: section.lora_dropout as f32,
         targets: Linear::ALL.into_iter().filter(|l| names.contains(&l.name())).collect(),
+        rules: Rules::default(),
     })
 }

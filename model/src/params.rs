@@ -39,6 +39,8 @@ pub enum Trains {
 pub struct Params<B: Backend> {
     pub(crate) list: Vec<Param<B>>,
     trains: Trains,
+    /// By layer and map, where A of its adapter lies; B follows it.
+    lora_slots: Vec<[Option<usize>; 7]>,
     layers: usize,
     tied: bool,
 }
@@ -48,7 +50,7 @@ impl<B: Backend> Params<B> {
     pub fn lora(backend: &B, config: &ModelConfig, shape: LoraShape, init: LoraInit, seed: u64) -> Self {
         let tensors = shape.tensors(config).into_iter().enumerate().map(|(i, (name, [rows, columns]))| {
             let values = if i % 2 == 0 {
-                init_a(init, shape.r, columns, rows, seed::mix(&[seed, i as u64]))
+                init_a(init, columns, rows, seed::mix(&[seed, i as u64]))
             } else {
                 vec![0.0; rows * columns]
             };
@@ -56,7 +58,7 @@ impl<B: Backend> Params<B> {
         });
         let list =
             tensors.collect::<Vec<_>>().into_iter().map(|(name, tensor)| param(backend, name, &tensor)).collect();
-        Self { list, trains: Trains::Lora(shape), layers: config.num_hidden_layers, tied: config.tie_word_embeddings }
+        Self::of_adapter(list, config, shape)
     }
 
     /// An adapter read from `tensors`. Check them first with [`Adapter::load`].
@@ -70,12 +72,16 @@ impl<B: Backend> Params<B> {
         let list = names
             .map(|name| Ok(param(backend, name.clone(), &tensors.tensor(&name)?)))
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self {
-            list,
-            trains: Trains::Lora(shape),
-            layers: config.num_hidden_layers,
-            tied: config.tie_word_embeddings,
-        })
+        Ok(Self::of_adapter(list, config, shape))
+    }
+
+    fn of_adapter(list: Vec<Param<B>>, config: &ModelConfig, shape: LoraShape) -> Self {
+        let mut lora_slots = vec![[None; 7]; config.num_hidden_layers];
+        for (place, (layer, linear, _)) in shape.modules(config.num_hidden_layers).into_iter().enumerate() {
+            lora_slots[layer][linear as usize] = Some(2 * place);
+        }
+        let (layers, tied) = (config.num_hidden_layers, config.tie_word_embeddings);
+        Self { list, trains: Trains::Lora(shape), lora_slots, layers, tied }
     }
 
     /// All weights, read from `source`.
@@ -91,7 +97,8 @@ impl<B: Backend> Params<B> {
             .into_iter()
             .map(|(name, _)| Ok(param(backend, name.clone(), &source.tensor(&name)?)))
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { list, trains: Trains::Full, layers: config.num_hidden_layers, tied: config.tie_word_embeddings })
+        let (layers, tied) = (config.num_hidden_layers, config.tie_word_embeddings);
+        Ok(Self { list, trains: Trains::Full, lora_slots: Vec::new(), layers, tied })
     }
 
     /// What trains.
@@ -205,9 +212,7 @@ impl<B: Backend> Params<B> {
 
     /// Index of A of one map; B follows it. None where nothing trains.
     pub(crate) fn lora_slot(&self, layer: usize, linear: Linear) -> Option<usize> {
-        let Trains::Lora(shape) = &self.trains else { return None };
-        let place = shape.targets.iter().position(|t| *t == linear)?;
-        Some(2 * (layer * shape.targets.len() + place))
+        self.lora_slots.get(layer)?[linear as usize]
     }
 
     pub(crate) fn full_slots(&self) -> Option<FullSlots> {
@@ -259,14 +264,14 @@ fn param<B: Backend>(backend: &B, name: String, tensor: &HostTensor) -> Param<B>
     Param { name, shape: tensor.shape.clone(), value: backend.upload(&values), grad: zeros(), m: zeros(), v: zeros() }
 }
 
-fn init_a(init: LoraInit, r: usize, inner: usize, rows: usize, seed: u64) -> Vec<f32> {
+fn init_a(init: LoraInit, inner: usize, rows: usize, seed: u64) -> Vec<f32> {
     let count = (rows * inner) as u64;
     match init {
         LoraInit::Kaiming => {
             let bound = 1.0 / (inner as f32).sqrt();
             (0..count).map(|i| (2.0 * seed::uniform(seed, i) - 1.0) * bound).collect()
         }
-        LoraInit::Gaussian => (0..count).map(|i| seed::normal(seed, i) / r as f32).collect(),
+        LoraInit::Gaussian => (0..count).map(|i| seed::normal(seed, i) / rows as f32).collect(),
     }
 }
 

@@ -1,7 +1,11 @@
 //! Low-rank adapters: `y = W x + s · B (A (dropout x))` with A [r, in], B [out, r] and s = alpha / r, or alpha / √r with
 //! rsLoRA (Hu et al. 2021; Kalajdzievski 2023).
 
+mod rules;
+
 use std::collections::BTreeMap;
+
+pub use rules::{Modules, Pattern, Rules};
 
 use crate::{
     HostTensor, ModelConfig, ModelError, Tensors,
@@ -22,6 +26,17 @@ pub struct LoraShape {
     pub dropout: f32,
     /// The maps, in the order of the forward pass.
     pub targets: Vec<Linear>,
+    /// Which of them do not, or with another rank or alpha.
+    pub rules: Rules,
+}
+
+/// One map's share in an adapter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rank {
+    /// Rank.
+    pub r: usize,
+    /// Factor of the product.
+    pub scale: f32,
 }
 
 /// How A begins; B always begins at zero.
@@ -35,27 +50,43 @@ pub enum LoraInit {
 }
 
 impl LoraShape {
-    /// Factor of the adapter's share.
+    /// Factor of the adapter's share, where no rule says otherwise.
     pub fn scale(&self) -> f32 {
-        if self.use_rslora { self.alpha / (self.r as f32).sqrt() } else { self.alpha / self.r as f32 }
+        self.scale_of(self.r, self.alpha)
+    }
+
+    fn scale_of(&self, r: usize, alpha: f32) -> f32 {
+        if self.use_rslora { alpha / (r as f32).sqrt() } else { alpha / r as f32 }
+    }
+
+    /// The share of one map of one layer; none if it carries no adapter.
+    pub fn rank(&self, layer: usize, linear: Linear) -> Option<Rank> {
+        let module = linear.module(layer);
+        if !self.targets.contains(&linear) || !self.rules.carries(layer, &module) {
+            return None;
+        }
+        let r = self.rules.r(&module).unwrap_or(self.r);
+        Some(Rank { r, scale: self.scale_of(r, self.rules.alpha(&module).unwrap_or(self.alpha)) })
+    }
+
+    /// All maps that carry an adapter in a model of `layers` layers, layer by layer.
+    pub fn modules(&self, layers: usize) -> Vec<(usize, Linear, Rank)> {
+        let each = (0..layers).flat_map(|layer| self.targets.iter().map(move |linear| (layer, *linear)));
+        each.filter_map(|(layer, linear)| Some((layer, linear, self.rank(layer, linear)?))).collect()
     }
 
     /// Number of weights in a model of shape `config`.
     pub fn parameters(&self, config: &ModelConfig) -> usize {
-        let per_layer: usize =
-            self.targets.iter().map(|t| t.shape(config)).map(|(out, inner)| self.r * (out + inner)).sum();
-        per_layer * config.num_hidden_layers
+        self.tensors(config).into_iter().map(|(_, [rows, columns])| rows * columns).sum()
     }
 
     /// Names and shapes of all tensors, A before B, layer by layer.
     pub fn tensors(&self, config: &ModelConfig) -> Vec<(String, [usize; 2])> {
         let mut list = Vec::new();
-        for layer in 0..config.num_hidden_layers {
-            for target in &self.targets {
-                let (out, inner) = target.shape(config);
-                list.push((format!("{}.lora_A", target.module(layer)), [self.r, inner]));
-                list.push((format!("{}.lora_B", target.module(layer)), [out, self.r]));
-            }
+        for (layer, target, Rank { r, .. }) in self.modules(config.num_hidden_layers) {
+            let (out, inner) = target.shape(config);
+            list.push((format!("{}.lora_A", target.module(layer)), [r, inner]));
+            list.push((format!("{}.lora_B", target.module(layer)), [out, r]));
         }
         list
     }
@@ -109,15 +140,16 @@ impl<B: Backend> Adapter<B> {
         for layer in 0..config.num_hidden_layers {
             let mut pairs: [Option<LoraPair<B>>; 7] = Default::default();
             for target in &shape.targets {
+                let Some(Rank { r, scale }) = shape.rank(layer, *target) else { continue };
                 let (out, inner) = target.shape(config);
                 let a = take(&format!("{}.lora_A", target.module(layer)))?;
                 let scaled: Vec<f32> =
-                    take(&format!("{}.lora_B", target.module(layer)))?.into_iter().map(|v| v * shape.scale()).collect();
+                    take(&format!("{}.lora_B", target.module(layer)))?.into_iter().map(|v| v * scale).collect();
                 pairs[*target as usize] = Some(LoraPair {
-                    a: backend.matrix(MatrixData::F32(&a), shape.r, inner),
-                    b: backend.matrix(MatrixData::F32(&scaled), out, shape.r),
-                    r: shape.r,
-                    scale: shape.scale(),
+                    a: backend.matrix(MatrixData::F32(&a), r, inner),
+                    b: backend.matrix(MatrixData::F32(&scaled), out, r),
+                    r,
+                    scale,
                 });
             }
             adapter.layers.push(pairs);
