@@ -1,6 +1,7 @@
 //! The command line, as types.
 
 pub mod bench;
+pub mod export;
 pub mod nats;
 pub mod reward;
 #[cfg(test)]
@@ -30,6 +31,8 @@ pub enum Command {
     Up(UpArgs),
     /// Evaluates a policy on held-out questions: greedy and pass@k
     Eval(EvalArgs),
+    /// Makes files for other software of a trained policy, and proves that they are the policy
+    Export(export::ExportArgs),
     /// Shows what a run did: its state, metrics, evaluations and samples
     Inspect(InspectArgs),
     /// Shows this machine as the engine sees it, in one block to paste

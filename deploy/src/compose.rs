@@ -25,7 +25,10 @@ use folgore_rollout::{
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::policy::Policy;
+use crate::{
+    agent::{self, AgentConfig},
+    policy::Policy,
+};
 
 /// Names a section of the configuration.
 fn digest(section: &impl Serialize) -> String {
@@ -158,6 +161,7 @@ impl House {
         let replay = ReplaySetup {
             open: ReplaySetup::file(&place.record),
             settings: ReplaySettings::from_config(&what.config, vocab_size),
+            beside: [(agent::FILE.to_owned(), AgentConfig::of(what).to_yaml()?)].into(),
             identity: what.identity(),
             force,
             train: Arc::new(Questions(what.dataset.train.clone())),
@@ -256,9 +260,9 @@ pub struct Place {
 }
 
 /// What the learner needs to know of a run.
-pub fn plan(what: &Ingredients) -> LearnerPlan {
+pub fn plan(what: &Ingredients) -> Result<LearnerPlan> {
     let c = &what.config;
-    LearnerPlan {
+    Ok(LearnerPlan {
         step: what.step_settings(),
         save_steps: c.checkpoint.save_steps,
         eval: c.eval.clone(),
@@ -267,7 +271,7 @@ pub fn plan(what: &Ingredients) -> LearnerPlan {
         lora: what.lora.clone(),
         identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
         min_epoch: 0,
-    }
+    })
 }
 
 /// Makes the adapter of a published policy: names, shapes, finiteness and fingerprint are checked on the way.

@@ -1,6 +1,7 @@
 //! The `folgore` executable as a library: a program of one's own becomes Folgore with [`Folgore::main`], and has all its commands
 //! beside rewards written in Rust. `examples/rust-reward/` is such a program.
 
+mod agent;
 mod capacity;
 mod cli;
 mod cluster;
@@ -9,6 +10,7 @@ mod compose;
 mod console;
 mod crew;
 mod embedded;
+mod export;
 mod metrics;
 mod nats;
 mod policy;
@@ -91,6 +93,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Worker(args) => commands::worker::run(args),
         Command::Up(args) => commands::up::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::MakeBase(args) => commands::make_base::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Doctor => commands::doctor::run(),

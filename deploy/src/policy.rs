@@ -61,7 +61,11 @@ pub fn open_tokenizer(name: &str) -> Result<Arc<Tokenizer>> {
 impl Policy {
     /// Loads the base `name`.
     pub fn load(name: &str, backend: Arc<Cpu>) -> Result<Self> {
-        let files = open(name)?;
+        Self::of(open(name)?, name, backend)
+    }
+
+    /// Loads the model of `files`, which is called `name`.
+    pub fn of(files: ModelFiles, name: &str, backend: Arc<Cpu>) -> Result<Self> {
         let decoder = Decoder::load(backend.clone(), files.config, &*files.tensors as &dyn TensorSource)
             .with_context(|| files.origin.clone())?;
         let bytes = decoder.weights().bytes(&backend);
@@ -70,9 +74,17 @@ impl Policy {
 
     /// Reads an adapter and checks it against the base.
     pub fn read_adapter(&self, folder: &Path) -> Result<AdapterFile> {
-        let file = AdapterFile::read(folder)?;
-        file.validate(&folder.display().to_string(), self.config())?;
-        Ok(file)
+        let (file, place) = (AdapterFile::read(folder)?, folder.display().to_string());
+        file.validate(&place, self.config())?;
+        if file.config.use_dora {
+            bail!(
+                "{place}: use_dora: such adapters are exported merged (folgore export --to merged), and then run as a model"
+            );
+        }
+        if !file.config.changed_its_base() {
+            return Ok(file);
+        }
+        Ok(file.on_unchanged_base(&place, &*open(&self.name)?.tensors, self.config().num_hidden_layers)?)
     }
 
     /// Puts an adapter's values on the device.

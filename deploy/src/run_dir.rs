@@ -117,6 +117,15 @@ pub fn find(output_dir: &Path, name: &str) -> Result<PathBuf> {
     bail!("{name}: no such run in {} (a run's folder holds config.yaml)", output_dir.display())
 }
 
+/// The steps of the checkpoints in `folder`, ascending.
+pub fn checkpoint_steps(folder: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let step = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok();
+    let mut steps: Vec<u64> = entries.filter_map(step).collect();
+    steps.sort_unstable();
+    steps
+}
+
 /// A name that no run has.
 pub fn free_name(output_dir: &Path) -> String {
     (1..).map(|n| format!("run-{n}")).find(|name| !output_dir.join(name).exists()).unwrap_or_else(|| "run".into())

@@ -40,7 +40,14 @@ fn ids(stream: u64, len: usize) -> Vec<u32> {
 fn trainee() -> Trainee<Cpu> {
     let (backend, config) = (Arc::new(Cpu::with_threads(THREADS)), ModelConfig::smollm2_135m());
     let decoder = Decoder::load(backend.clone(), config.clone(), &RandomWeights::new(config.clone(), 1));
-    let shape = LoraShape { r: 16, alpha: 32.0, use_rslora: false, dropout: 0.0, targets: Linear::ALL.to_vec(), rules: Default::default() };
+    let shape = LoraShape {
+        r: 16,
+        alpha: 32.0,
+        use_rslora: false,
+        dropout: 0.0,
+        targets: Linear::ALL.to_vec(),
+        rules: Default::default(),
+    };
     let params = Params::lora(&*backend, &config, shape, LoraInit::Kaiming, 1);
     Trainee::new(decoder.expect("random weights have the right shapes"), params).expect("a fresh adapter fits")
 }

@@ -53,6 +53,8 @@ pub struct LearnerPlan {
     pub base_model: String,
     /// The adapter's configuration.
     pub lora: LoraConfig,
+    /// Files that each checkpoint holds besides, by name.
+    pub beside: BTreeMap<String, String>,
     /// What the run is, for the manifest of a checkpoint.
     pub identity: BTreeMap<String, String>,
     /// The least epoch to take: what this head was given where heads are fenced over a network, else 0.
@@ -311,10 +313,13 @@ impl Run {
             counters: standing.counters.clone(),
             cursors: [(FIRST_FREE_GROUP.to_owned(), standing.first_free_group)].into(),
         };
+        let beside = self.plan.beside.clone();
         let work = move || -> Result<(PathBuf, Vec<u64>, LearnerParts<B>), ServiceError> {
             parts.metrics.sync()?;
             let optimizer = safetensors::to_bytes(&parts.trainee.moments(), &BTreeMap::new());
-            let files = [(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, &trainer.to_bytes()?)];
+            let trainer = trainer.to_bytes()?;
+            let mut files = vec![(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, trainer.as_slice())];
+            files.extend(beside.iter().map(|(name, text)| (name.as_str(), text.as_bytes())));
             let path = parts
                 .checkpoints
                 .save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;

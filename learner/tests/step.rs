@@ -55,7 +55,14 @@ fn trainee(seed: u64) -> Trainee<Cpu> {
         })
         .collect::<folgore_model::Tensors>();
     let decoder = Decoder::load(backend.clone(), config.clone(), &weights).unwrap();
-    let shape = LoraShape { r: 4, alpha: 8.0, use_rslora: false, dropout: 0.0, targets: Linear::ALL.to_vec(), rules: Default::default() };
+    let shape = LoraShape {
+        r: 4,
+        alpha: 8.0,
+        use_rslora: false,
+        dropout: 0.0,
+        targets: Linear::ALL.to_vec(),
+        rules: Default::default(),
+    };
     Trainee::new(decoder, Params::lora(&*backend, &config, shape, LoraInit::Kaiming, seed)).unwrap()
 }
 

@@ -8,6 +8,7 @@ pub mod chat;
 mod config;
 pub mod decoder;
 mod error;
+pub mod export;
 pub mod files;
 pub mod lora;
 pub mod params;

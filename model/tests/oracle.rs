@@ -70,7 +70,14 @@ fn weights(config: &ModelConfig) -> Tensors {
 }
 
 fn shape() -> LoraShape {
-    LoraShape { r: 3, alpha: 5.0, use_rslora: false, dropout: 0.0, targets: Linear::ALL.to_vec(), rules: Default::default() }
+    LoraShape {
+        r: 3,
+        alpha: 5.0,
+        use_rslora: false,
+        dropout: 0.0,
+        targets: Linear::ALL.to_vec(),
+        rules: Default::default(),
+    }
 }
 
 fn adapter_tensors(config: &ModelConfig) -> Tensors {

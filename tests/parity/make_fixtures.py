@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "fixtures")
-OTHERS = ("quants", "tokenizers", "gguf-")  # made by scripts of their own
+OTHERS = ("adapters", "quants", "tokenizers", "gguf-")  # made by scripts of their own
 ROWS = [[1, 40, 77, 123, 9, 200, 261, 55, 299, 4], [7], [3, 3, 3, 90, 91, 92, 250, 14, 15, 16, 17, 18, 260, 261, 262, 263, 30, 31, 32, 33]]
 
 

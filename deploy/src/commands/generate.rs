@@ -68,10 +68,11 @@ fn sampling(args: &GenerateArgs) -> SamplingParams {
     }
 }
 
-type PolicyEngine = Engine<DecoderModel<Cpu>>;
+/// The engine of a policy.
+pub type PolicyEngine = Engine<DecoderModel<Cpu>>;
 
 /// An engine whose cache holds one sequence of any length, and more as far as memory goes.
-fn engine(policy: &Policy, sampling: &SamplingParams) -> PolicyEngine {
+pub fn engine(policy: &Policy, sampling: &SamplingParams) -> PolicyEngine {
     let config = EngineConfig::default();
     let context = policy.config().max_position_embeddings;
     let longest = context.div_ceil(BLOCK) + 1;

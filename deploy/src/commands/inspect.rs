@@ -76,7 +76,7 @@ impl Found {
             config: config(&path.join("config.yaml"))?,
             metrics: read_metrics(&path.join("metrics.jsonl"))?,
             summary: Summary::read(path)?,
-            checkpoints: checkpoints(&path.join("checkpoints")),
+            checkpoints: run_dir::checkpoint_steps(&path.join("checkpoints")),
             record,
             samples: newest_samples(path, samples),
         })
@@ -214,14 +214,6 @@ pub(super) fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, 
 }
 
 /// Steps of the checkpoints, ascending. Reading them through the store would remove what an interrupted save left.
-fn checkpoints(folder: &Path) -> Vec<u64> {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let step = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok();
-    let mut steps: Vec<u64> = entries.filter_map(step).collect();
-    steps.sort_unstable();
-    steps
-}
-
 fn newest_samples(run: &Path, most: usize) -> Vec<Sample> {
     let files = samples::step_files(run);
     files.iter().flat_map(|(_, name)| samples::read(run, name)).take(most).collect()

@@ -98,7 +98,7 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         if shown {
             Metrics::start(&collector, &house.supervisor, door.as_ref()).await?;
         }
-        let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what) };
+        let plan = LearnerPlan { min_epoch: epoch, ..compose::plan(&what)? };
         let learning = house.learn(parts, plan, standing, Arc::new(witnesses)).await;
         if learning.is_err() {
             house.shutdown().request(Level::Stopping);

@@ -3,6 +3,7 @@
 //! ```text
 //! checkpoints/checkpoint-<step>/  adapter_config.json  adapter_model.safetensors  (a PEFT folder)
 //!                                 state/trainer.json   state/optimizer.safetensors
+//!                                 agent_config.yaml    (what its owner puts beside: how the policy is spoken to)
 //!                                 manifest.json        (written last)
 //! ```
 //! A checkpoint is written aside, every file synced, then its manifest, then renamed into place: whatever happens on the

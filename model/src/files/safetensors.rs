@@ -8,10 +8,11 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
+    io::Write as _,
     path::Path,
 };
 
-use half::f16;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 use serde::{
     Deserialize, Deserializer,
@@ -19,7 +20,12 @@ use serde::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{atomic::write_atomic, bytes::Bytes, fault, fingerprint::Part};
+use super::{
+    atomic::{write_atomic, write_atomic_with},
+    bytes::Bytes,
+    fault,
+    fingerprint::Part,
+};
 use crate::{HostData, HostTensor, ModelError, TensorSource, Tensors};
 
 /// How much header a reader takes.
@@ -220,6 +226,102 @@ pub fn write(path: &Path, tensors: &Tensors) -> Result<(), ModelError> {
     write_atomic(path, &to_bytes(tensors, &BTreeMap::from([("format".into(), "pt".into())])))
 }
 
+/// How numbers are held in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// As torch and `config.json` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The numbers as bytes; none if one is not finite, or is beyond the range.
+    fn encode(self, values: &[f32]) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(values.len() * self.bytes());
+        for value in values {
+            let finite = match self {
+                Self::F32 => {
+                    out.extend(value.to_le_bytes());
+                    value.is_finite()
+                }
+                Self::F16 => {
+                    let half = f16::from_f32(*value);
+                    out.extend(half.to_le_bytes());
+                    half.is_finite()
+                }
+                Self::Bf16 => {
+                    let half = bf16::from_f32(*value);
+                    out.extend(half.to_le_bytes());
+                    half.is_finite()
+                }
+            };
+            if !finite {
+                return None;
+            }
+        }
+        Some(out)
+    }
+}
+
+/// Writes tensors of these names and shapes to `path`, whole or not at all. `values` is asked for the numbers of each in turn,
+/// so that one of them at a time is in memory. Errors name the tensor: another number of values than its shape says, or values
+/// that `precision` cannot hold.
+pub fn write_each(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    precision: Precision,
+    mut values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
+) -> Result<(), ModelError> {
+    let place = path.display();
+    let dtype = match precision {
+        Precision::F32 => "F32",
+        Precision::F16 => "F16",
+        Precision::Bf16 => "BF16",
+    };
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut end = 0;
+    for (name, shape) in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * precision.bytes();
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    write_atomic_with(path, |file| {
+        let io = |e| fault::io(path, e);
+        file.write_all(&(text.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&text)).map_err(io)?;
+        for (name, shape) in tensors {
+            let (values, count) = (values(name)?, shape.iter().product::<usize>());
+            if values.len() != count {
+                return Err(fault::invalid(&place, format!("values of {name}"), count, values.len()));
+            }
+            let most = || values.iter().fold(0.0f32, |most, v| if v.is_finite() { most.max(v.abs()) } else { *v });
+            let beyond =
+                || fault::invalid(&place, format!("values of {name}"), format!("what {dtype} can hold"), most());
+            file.write_all(&precision.encode(&values).ok_or_else(beyond)?).map_err(io)?;
+        }
+        Ok(())
+    })
+}
+
 /// Reads a safetensors file whole.
 pub fn read(path: &Path) -> Result<Tensors, ModelError> {
     SafetensorsFile::open(path, Limits::WEIGHTS)?.read_all()
@@ -258,6 +360,30 @@ mod tests {
         let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(reference.tensor("b.half").unwrap().dtype(), Dtype::BF16);
         assert_eq!(bytes, to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())])));
+    }
+
+    #[test]
+    fn tensors_written_one_at_a_time_are_read_back_rounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let list = [("b".to_owned(), vec![2, 2]), ("a".to_owned(), vec![1])];
+        let value = |name: &str| Ok(if name == "a" { vec![0.1] } else { vec![1.0, -2.5, 1e-3, 100.0] });
+        for (precision, tenth) in [
+            (Precision::F32, 0.1),
+            (Precision::F16, f16::from_f32(0.1).to_f32()),
+            (Precision::Bf16, bf16::from_f32(0.1).to_f32()),
+        ] {
+            write_each(&path, &list, precision, value).unwrap();
+            let read = read(&path).unwrap();
+            assert_eq!(read["a"].to_f32(), [tenth]);
+            assert_eq!((read["b"].shape.as_slice(), read["b"].to_f32()[1]), ([2, 2].as_slice(), -2.5));
+        }
+        let error = |value: f32| {
+            let written = write_each(&path, &list[1..], Precision::F16, |_| Ok(vec![value]));
+            written.unwrap_err().to_string()
+        };
+        assert!(error(1e6).contains("values of a: expected what F16 can hold, got 1000000"));
+        assert!(error(f32::NAN).contains("got NaN"));
     }
 
     #[test]

@@ -118,7 +118,9 @@ mod tests {
     #[test]
     fn names_and_patterns_match_as_in_peft() {
         let module = "model.layers.1.self_attn.q_proj";
-        for (names, held) in [("q_proj", true), ("self_attn.q_proj", true), (module, true), ("proj", false), ("q_pro", false)] {
+        for (names, held) in
+            [("q_proj", true), ("self_attn.q_proj", true), (module, true), ("proj", false), ("q_pro", false)]
+        {
             assert_eq!(Modules::Names(vec![names.into()]).hold(module), held, "{names}");
         }
         for (text, all, end) in [
@@ -148,7 +150,10 @@ mod tests {
         assert!(rules.carries(1, "model.layers.1.self_attn.q_proj"));
         assert!(!rules.carries(0, "model.layers.0.self_attn.q_proj"));
         assert!(!rules.carries(1, "model.layers.1.self_attn.v_proj"));
-        assert_eq!((rules.r("model.layers.1.self_attn.q_proj"), rules.r("model.layers.0.self_attn.q_proj")), (Some(2), Some(3)));
+        assert_eq!(
+            (rules.r("model.layers.1.self_attn.q_proj"), rules.r("model.layers.0.self_attn.q_proj")),
+            (Some(2), Some(3))
+        );
         assert_eq!(rules.alpha("model.layers.1.self_attn.q_proj"), None);
     }
 }

@@ -169,6 +169,16 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The id that fills up batches, where there is one.
+    pub fn pad(&self) -> Option<u32> {
+        self.special.pad.as_deref().and_then(|token| self.id(token))
+    }
+
+    /// What the tokenizer puts before a plain text.
+    pub fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
     /// Ids and texts of the added tokens. Those of white space alone (Gemma has runs of line ends) are not among them: they
     /// are plain text.
     pub fn added_tokens(&self) -> &BTreeMap<u32, String> {

@@ -77,5 +77,12 @@ impl Subject {
 
 /// The adapter of the measurements: rank 16, scale 2, all seven linear maps.
 pub fn shape() -> LoraShape {
-    LoraShape { r: 16, alpha: 32.0, use_rslora: false, dropout: 0.0, targets: Linear::ALL.to_vec(), rules: Default::default() }
+    LoraShape {
+        r: 16,
+        alpha: 32.0,
+        use_rslora: false,
+        dropout: 0.0,
+        targets: Linear::ALL.to_vec(),
+        rules: Default::default(),
+    }
 }

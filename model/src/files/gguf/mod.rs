@@ -2,7 +2,7 @@
 //! (`names.rs`), blocks of numbers both ways (`blocks.rs`, `kquants.rs`, `quantise.rs`); [`write`] writes a file.
 
 mod blocks;
-mod header;
+pub(crate) mod header;
 mod kquants;
 mod metadata;
 mod names;
@@ -18,6 +18,7 @@ use std::{
 
 pub use blocks::Block;
 pub(crate) use header::Header;
+pub(crate) use names::to_rotate_half;
 use names::{Layout, place};
 pub use writer::{Field, Plan, write};
 

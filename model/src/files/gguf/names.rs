@@ -90,7 +90,7 @@ impl Layout {
 }
 
 /// Row `2 j + t` of a head in the file is row `t * half + j` of the checkpoint (t is 0 or 1).
-fn to_rotate_half(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
+pub(crate) fn to_rotate_half(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
     let width = values.len() / rows.max(1);
     let head_dim = rows / heads.max(1);
     let half = (head_dim / 2).max(1);

@@ -127,6 +127,11 @@ impl LoraConfig {
         }
     }
 
+    /// True if the adapter fits only the base that it left behind when it began.
+    pub fn changed_its_base(&self) -> bool {
+        matches!(self.init_lora_weights, InitLoraWeights::Pissa | InitLoraWeights::Olora)
+    }
+
     /// The shape that the decoder uses.
     pub fn shape(&self) -> LoraShape {
         let chosen = |linear: &Linear| self.target_modules.iter().any(|name| name == linear.name());
@@ -173,8 +178,14 @@ impl LoraConfig {
         Ok((config, base))
     }
 
+    /// Reads the text of an `adapter_config.json`; `place` is for errors.
+    pub fn from_json(place: &str, text: &str) -> Result<Self, ModelError> {
+        Self::parse(place, text).map(|(config, _)| config)
+    }
+
     fn check(&self, place: &str) -> Result<(), ModelError> {
-        for (what, r) in self.rank_pattern.iter().map(|(k, r)| (format!("rank_pattern {k}"), *r)).chain([("r".into(), self.r)])
+        for (what, r) in
+            self.rank_pattern.iter().map(|(k, r)| (format!("rank_pattern {k}"), *r)).chain([("r".into(), self.r)])
         {
             if r == 0 || r > 4096 {
                 return Err(fault::invalid(place, what, "1 to 4096", r));
@@ -411,7 +422,10 @@ mod tests {
     fn rules_choose_modules_ranks_and_alphas() {
         let modules = |text: Value| {
             let modules = config(text).unwrap().shape().modules(3);
-            modules.into_iter().map(|(layer, linear, rank)| (layer, linear.name(), rank.r, rank.scale)).collect::<Vec<_>>()
+            modules
+                .into_iter()
+                .map(|(layer, linear, rank)| (layer, linear.name(), rank.r, rank.scale))
+                .collect::<Vec<_>>()
         };
         let q = |layer: usize| (layer, "q_proj", 4, 2.0);
         let v = |layer: usize| (layer, "v_proj", 4, 2.0);
@@ -464,14 +478,19 @@ mod tests {
             ("lora_dropout", json!(1.0)),
         ] {
             let error = config(json!({key: value})).unwrap_err();
-            assert!(error.contains(key) || error.contains("invalid type") || error.contains("pattern:"), "{key}: {error}");
+            assert!(
+                error.contains(key) || error.contains("invalid type") || error.contains("pattern:"),
+                "{key}: {error}"
+            );
         }
         let both = json!({"layers_to_transform": [0], "target_modules": ".*layers\\.[01]\\..*q_proj"});
         assert!(config(both).unwrap_err().contains("layers_to_transform beside"));
         assert!(config(json!({"use_dora": false, "bias": "none", "modules_to_save": [], "loftq_config": {}})).is_ok());
-        for (name, init) in
-            [("gaussian", InitLoraWeights::Gaussian), ("pissa", InitLoraWeights::Pissa), ("OLoRA", InitLoraWeights::Olora)]
-        {
+        for (name, init) in [
+            ("gaussian", InitLoraWeights::Gaussian),
+            ("pissa", InitLoraWeights::Pissa),
+            ("OLoRA", InitLoraWeights::Olora),
+        ] {
             assert_eq!(config(json!({"init_lora_weights": name})).unwrap().init_lora_weights, init);
         }
     }

@@ -125,7 +125,8 @@ impl Matrix {
 
     /// Its columns made orthogonal and of length 1, one after the other; twice, since once leaves rounding.
     fn orthonormal(&self) -> Self {
-        let mut columns: Vec<Vec<f64>> = self.transposed().values.chunks(self.rows.max(1)).map(<[f64]>::to_vec).collect();
+        let mut columns: Vec<Vec<f64>> =
+            self.transposed().values.chunks(self.rows.max(1)).map(<[f64]>::to_vec).collect();
         for at in 0..columns.len() {
             let (before, rest) = columns.split_at_mut(at);
             let column = &mut rest[0];

@@ -1,0 +1,226 @@
+//! `folgore export`: each kind is written and found to be the policy, and what was damaged afterwards is found not to be.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use folgore_model::{
+    HostTensor, ModelError, TensorSource,
+    export::{Quant, write_gguf},
+    files::{self, safetensors},
+};
+use serde_json::Value;
+use support::{Ended, Running, folder, folgore, root};
+
+fn fixture(name: &str) -> PathBuf {
+    root().join("tests/parity/fixtures").join(name)
+}
+
+fn run(args: &[&str]) -> Ended {
+    Running::start(folgore(args)).end()
+}
+
+/// Exports the adapter that PEFT made for `tiny-tied` into `out`.
+fn export(out: &Path, args: &[&str]) -> Ended {
+    let (base, adapter) = (fixture("tiny-tied"), fixture("adapter-tied-rslora"));
+    let (base, adapter, out) = (base.display().to_string(), adapter.display().to_string(), out.display().to_string());
+    run(&[&["export", &adapter, "--model", &base, "--out", &out, "--to"], args].concat())
+}
+
+fn check(out: &Path) -> Ended {
+    run(&["export", "--check", &out.display().to_string()])
+}
+
+fn report(out: &Path) -> Value {
+    serde_json::from_slice(&fs::read(out.join("export.json")).unwrap()).unwrap()
+}
+
+/// The one line of a check that must fail.
+#[track_caller]
+fn complaint(out: &Path) -> String {
+    let ended = check(out);
+    assert!(!ended.status.success(), "damage was not seen: {}", ended.stdout);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    ended.stderr
+}
+
+#[test]
+fn every_kind_is_written_and_is_the_policy() {
+    let folder = folder();
+    for (i, args) in [
+        &["peft"][..],
+        &["merged"],
+        &["merged", "--dtype", "f16", "--max-shard-size", "12KB"],
+        &["merged", "--dtype", "bf16"],
+        &["gguf"],
+        &["gguf", "--quant", "f32"],
+        &["gguf", "--quant", "bf16"],
+        &["gguf", "--quant", "q8_0"],
+        &["gguf", "--quant", "q4_0"],
+        &["gguf", "--quant", "q4_k_m"],
+        &["gguf-adapter"],
+        &["gguf-adapter", "--dtype", "f16"],
+        &["ollama", "--quant", "q8_0"],
+        &["ollama", "--apart"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(i.to_string());
+        export(&out, args).well();
+        let report = report(&out);
+        let found = &report["verified"];
+        assert_eq!(found["passed"], true, "{args:?}: {found}");
+        assert!(found["adapter_effect"].as_f64().unwrap() > 0.5, "{args:?}: {found}");
+        for name in report["files"].as_array().unwrap() {
+            assert!(out.join(name.as_str().unwrap()).exists(), "{args:?}: {name}");
+        }
+        if matches!(args, ["peft"] | ["merged"] | ["gguf-adapter"] | ["gguf", "--quant", "f32"]) {
+            assert_eq!(found["first_difference"], Value::Null, "{args:?}: {found}");
+        }
+        check(&out).well();
+    }
+    let shards = |name: &str| folder.path().join("2").join(name).exists();
+    assert!(shards("model.safetensors.index.json") && !shards("model.safetensors"));
+    let modelfile = fs::read_to_string(folder.path().join("13/Modelfile")).unwrap();
+    assert!(modelfile.starts_with("FROM ./base-F16.gguf\nADAPTER ./adapter.gguf\nTEMPLATE \"\"\""), "{modelfile}");
+    let card = fs::read_to_string(folder.path().join("1/README.md")).unwrap();
+    assert!(card.contains("base_model: ") && card.contains("Is it the policy?"), "{card}");
+}
+
+/// Two tensors of one shape in each other's place.
+struct Swapped(Box<dyn TensorSource + Send + Sync>);
+
+impl TensorSource for Swapped {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let (gate, up) = ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight");
+        self.0.tensor(if name == gate {
+            up
+        } else if name == up {
+            gate
+        } else {
+            name
+        })
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.shape(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let bytes = fs::read(path).unwrap();
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+    fs::write(path, [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()).unwrap();
+}
+
+#[test]
+fn a_damaged_folder_is_caught() {
+    let folder = folder();
+    let fresh = |name: &str, args: &[&str]| {
+        let out = folder.path().join(name);
+        export(&out, args).well();
+        out
+    };
+    let out = fresh("swapped", &["merged"]);
+    let path = out.join("model.safetensors");
+    let mut tensors: BTreeMap<String, HostTensor> = safetensors::read(&path).unwrap();
+    let (gate, up) = ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight");
+    let (a, b) = (tensors[gate].clone(), tensors[up].clone());
+    tensors.extend([(gate.to_owned(), b), (up.to_owned(), a)]);
+    safetensors::write(&path, &tensors).unwrap();
+    assert!(complaint(&out).contains("error of tensor model.layers.0.mlp"));
+
+    // equal to the base: what users of other systems find too late
+    fs::copy(fixture("tiny-tied/model.safetensors"), &path).unwrap();
+    let said = complaint(&out);
+    assert!(said.contains("error of tensor model.layers") && said.contains("_proj.weight"), "{said}");
+
+    let out = fresh("template", &["merged"]);
+    edit(&out.join("chat_template.jinja"), "assistant", "assistent");
+    assert!(complaint(&out).contains("the chat template is another one"));
+
+    let out = fresh("shards", &["merged", "--dtype", "f16", "--max-shard-size", "12KB"]);
+    let shard =
+        fs::read_dir(&out).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().contains("-00002-of-"));
+    let shard = shard.unwrap();
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() - 100]).unwrap();
+    assert!(complaint(&out).contains("00002-of-"));
+
+    let out = fresh("peft", &["peft"]);
+    fs::remove_file(out.join("adapter_model.safetensors")).unwrap();
+    assert!(complaint(&out).contains("adapter_model.safetensors is missing"));
+    let config = out.join("adapter_config.json");
+    fs::copy(fixture("adapter-tied-rslora/adapter_model.safetensors"), out.join("adapter_model.safetensors")).unwrap();
+    check(&out).well();
+    edit(&config, "\"lora_alpha\": 6", "\"lora_alpha\": 7");
+    assert!(complaint(&out).contains("error of tensor"));
+}
+
+#[test]
+fn a_damaged_gguf_is_caught() {
+    let folder = folder();
+    let out = folder.path().join("gguf");
+    export(&out, &["gguf", "--quant", "q4_0"]).well();
+    let path = out.join("adapter-tied-rslora-Q4_0.gguf");
+    let whole = fs::read(&path).unwrap();
+
+    // even where numbers are coarse
+    let model = files::open(&path).unwrap();
+    let (config, tokenizer) = (model.config.clone(), model.tokenizer.clone());
+    let beside = out.join("swapped");
+    write_gguf(&beside, &Swapped(model.tensors), &config, &tokenizer, Some(&path), "swapped", Quant::Q4_0).unwrap();
+    fs::rename(&beside, &path).unwrap();
+    assert!(complaint(&out).contains("error of tensor model.layers.0.mlp"));
+
+    fs::write(&path, &whole).unwrap();
+    check(&out).well();
+    edit(&path, "assistant", "assistent");
+    assert!(complaint(&out).contains("the chat template is another one"));
+
+    fs::write(&path, &whole[..whole.len() - 200]).unwrap();
+    assert!(complaint(&out).contains("Q4_0.gguf"));
+
+    let out = folder.path().join("ollama");
+    export(&out, &["ollama", "--apart"]).well();
+    edit(&out.join("Modelfile"), "ADAPTER ./adapter.gguf\n", "");
+    assert!(complaint(&out).contains("Modelfile: expected \"ADAPTER ./adapter.gguf\""));
+}
+
+#[test]
+fn a_run_is_exported_from_its_newest_checkpoint() {
+    let folder = folder();
+    let place = folder.path().display().to_string();
+    let train = ["train", "demo", "--run-name", "r", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
+    run(&[&train[..], &["data.system_prompt=null", "lora.lora_r=4", "rollout.num_prompts=2"]].concat()).well();
+    let agent = fs::read_to_string(folder.path().join("r/checkpoints/checkpoint-2/agent_config.yaml")).unwrap();
+    assert!(agent.contains("temperature: 1") && agent.contains("chat_template_sha256: null"), "{agent}");
+    let out = folder.path().join("merged");
+    let to = |kind: &str, out: &Path| {
+        run(&["export", "r", "--output-dir", &place, "--to", kind, "--out", &out.display().to_string()])
+    };
+    to("merged", &out).well();
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("| data | arithmetic |") && card.contains("# r-step-2"), "{card}");
+    assert!(fs::read_to_string(out.join("agent_config.yaml")).unwrap().contains("base_model: embedded"));
+    check(&out).well();
+    // a second export does not write over the first
+    assert!(to("peft", &out).stderr.contains("expected a new or an empty folder"));
+    // one token a character is a tokenizer that GGUF has no name for
+    assert!(to("gguf", &folder.path().join("gguf")).stderr.contains("this pre-tokenizer in GGUF is not supported"));
+    // the checkpoint is gone: the export can still be checked against another place that holds the same
+    let kept = folder.path().join("kept");
+    fs::rename(folder.path().join("r/checkpoints/checkpoint-2"), &kept).unwrap();
+    assert!(complaint(&out).contains("name it before --check"));
+    let (kept, out) = (kept.display().to_string(), out.display().to_string());
+    run(&["export", &kept, "--check", &out]).well();
+}
