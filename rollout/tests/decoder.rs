@@ -66,8 +66,14 @@ fn decoder<B: Backend>(backend: B, variant: Variant) -> Decoder<B> {
 
 /// An adapter whose both halves are random: it changes every logit.
 fn adapter<B: Backend>(decoder: &Decoder<B>) -> Arc<Adapter<B>> {
-    let shape =
-        LoraShape { r: 3, alpha: 6.0, use_rslora: false, dropout: 0.0, targets: vec![Linear::QProj, Linear::UpProj], rules: Default::default() };
+    let shape = LoraShape {
+        r: 3,
+        alpha: 6.0,
+        use_rslora: false,
+        dropout: 0.0,
+        targets: vec![Linear::QProj, Linear::UpProj],
+        rules: Default::default(),
+    };
     let params = Params::lora(&**decoder.backend(), decoder.config(), shape.clone(), LoraInit::Kaiming, 5);
     let mut tensors = params.values(&**decoder.backend());
     for (i, tensor) in tensors.values_mut().enumerate() {

@@ -21,7 +21,7 @@ struct Format {
     inside: bool,
 }
 
-const FORMATS: [Format; 5] = [
+static FORMATS: [Format; 5] = [
     // ChatML: SmolLM2, Qwen and many others
     Format {
         system: ["<|im_start|>system\n", "<|im_end|>\n"],
@@ -149,7 +149,7 @@ fn format_of(tokenizer: &Tokenizer, agent: &AgentConfig) -> Option<(&'static For
         }
         let rest = alone.strip_prefix(format.system[0])?;
         let default = rest[..rest.find(format.system[1]).filter(|_| !format.inside)?].to_owned();
-        (format.render(&[Round(Some(&default), "One", None)]) == alone).then_some((format, Some(default)))
+        (format.render(&[Round(Some(default.as_str()), "One", None)]) == alone).then_some((format, Some(default)))
     })
 }
 

@@ -84,7 +84,8 @@ fn place(given: &str, output_dir: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
 }
 
 fn read_config(run: &Path) -> Result<Config> {
-    Ok(load(&[run.join(run_dir::CONFIG).display().to_string()], &[])?.config)
+    let no_settings: [&str; 0] = [];
+    Ok(load(&[run.join(run_dir::CONFIG).display().to_string()], &no_settings)?.config)
 }
 
 /// `run-1-step-40`, or the name of the adapter's folder.

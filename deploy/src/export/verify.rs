@@ -330,7 +330,7 @@ fn gap(ours: &[f32], theirs: &[f32]) -> (f64, f64) {
 /// The fixed prompts as the policy is spoken to.
 fn prompts(tokenizer: &Tokenizer, agent: &AgentConfig) -> Result<Vec<Vec<u32>>> {
     let variables: Map<String, Value> = agent.variables();
-    let prompt = |text: &str| {
+    let prompt = |text: &str| -> Result<Vec<u32>> {
         if tokenizer.chat_template().is_none() {
             return Ok(tokenizer.encode_prompt(&Prompt::Text(text.to_owned()), &Map::new())?);
         }

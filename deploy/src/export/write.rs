@@ -31,7 +31,7 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
         }
         Kind::GgufAdapter { dtype } => vec![gguf_adapter(source, &base, folder, dtype)?],
         Kind::Ollama { quant, apart } => {
-            let name = format!("{}-{}.gguf", if apart { "base" } else { &source.name }, quant.quant().name());
+            let name = format!("{}-{}.gguf", if apart { "base" } else { source.name.as_str() }, quant.quant().name());
             let mut files = vec![gguf(source, &base, folder, name, quant, !apart)?];
             if apart {
                 files.push(gguf_adapter(source, &base, folder, super::report::Coding::F32)?);
