@@ -161,7 +161,6 @@ impl House {
         let replay = ReplaySetup {
             open: ReplaySetup::file(&place.record),
             settings: ReplaySettings::from_config(&what.config, vocab_size),
-            beside: [(agent::FILE.to_owned(), AgentConfig::of(what).to_yaml()?)].into(),
             identity: what.identity(),
             force,
             train: Arc::new(Questions(what.dataset.train.clone())),
@@ -269,6 +268,7 @@ pub fn plan(what: &Ingredients) -> Result<LearnerPlan> {
         held_out: what.dataset.eval.len(),
         base_model: what.policy.name.clone(),
         lora: what.lora.clone(),
+        beside: [(agent::FILE.to_owned(), AgentConfig::of(what).to_yaml()?)].into(),
         identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
         min_epoch: 0,
     })

@@ -147,13 +147,12 @@ fn same_text(ours: &Tokenizer, theirs: &Tokenizer, agent: &AgentConfig, faults: 
 }
 
 fn conversations(agent: &AgentConfig) -> Vec<Vec<Message>> {
-    let message = Message::new;
-    let user = |text: &str| message("user", text);
-    let system = message("system", agent.system_prompt.as_deref().unwrap_or("Be brief."));
+    let user = |text: &str| Message::new("user", text);
+    let system = Message::new("system", agent.system_prompt.as_deref().unwrap_or("Be brief."));
     vec![
         vec![user(PROMPTS[0])],
         vec![system.clone(), user(PROMPTS[1])],
-        vec![user("Hello."), message("assistant", "Hello, what can I do?"), user(PROMPTS[3])],
+        vec![user("Hello."), Message::new("assistant", "Hello, what can I do?"), user(PROMPTS[3])],
     ]
 }
 

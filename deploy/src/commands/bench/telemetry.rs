@@ -85,7 +85,7 @@ fn train(config: ConfigArgs, witness: Arc<Switch>) -> Result<()> {
     runtime.block_on(async {
         let place = Place { record: dir.record(), blobs: dir.file("blobs") };
         let house = House::start("bench", &place, &what, false).await?;
-        house.learn(parts, compose::plan(&what), Standing::default(), witness).await?;
+        house.learn(parts, compose::plan(&what)?, Standing::default(), witness).await?;
         house.end().await
     })
 }

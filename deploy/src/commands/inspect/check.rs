@@ -9,8 +9,8 @@ use folgore_learner::{
 };
 use serde_json::{Map, Value};
 
-use super::{checkpoints, with_copy, writer};
-use crate::{stream::quietly, summary::read_metrics};
+use super::{with_copy, writer};
+use crate::{run_dir::checkpoint_steps, stream::quietly, summary::read_metrics};
 
 /// Checks the run in `path`, says what holds, and fails if something does not.
 pub(super) fn run(path: &Path, json: bool) -> Result<()> {
@@ -51,7 +51,7 @@ fn metrics(report: &Report, lines: &[Map<String, Value>]) -> Invariant {
 fn saved(report: &Report, folder: &Path) -> Invariant {
     let mut found = Invariant::new("checkpoints");
     let mut whole = 0;
-    for step in checkpoints(folder) {
+    for step in checkpoint_steps(folder) {
         let text = fs::read_to_string(folder.join(format!("checkpoint-{step}/manifest.json"))).unwrap_or_default();
         // A folder without a manifest that can be read is no checkpoint, and a resume passes it over.
         let Ok(manifest) = serde_json::from_str::<Manifest>(&text) else { continue };
