@@ -54,11 +54,13 @@ fn adapters_of_all_kinds_compute_what_peft_computes() {
         let folder = format!("adapters/{name}");
         let file = adapter(&folder, &base);
         let merged = Merged::new(&*base.tensors, &base.config, Some(&file)).unwrap();
+        // PEFT decomposes, and takes the part out of its base, in f32
+        let tolerance = if matches!(name, "pissa" | "olora") { 1e-3 } else { 1e-4 };
         let worst = off(&folder, &base.config, &merged, None);
-        assert!(worst < 1e-4, "{name}, merged: {worst}");
+        assert!(worst < tolerance, "{name}, merged: {worst}");
         if name != "dora" {
             let worst = off(&folder, &base.config, &*base.tensors, Some(&file));
-            assert!(worst < 1e-4, "{name}, beside its base: {worst}");
+            assert!(worst < tolerance, "{name}, beside its base: {worst}");
         }
         // and none of them is nothing
         assert!(off(&folder, &base.config, &*base.tensors, None) > 1e-2, "{name}");
@@ -210,7 +212,7 @@ fn an_adapter_goes_through_gguf_unharmed() {
         let read = export::read_adapter_gguf(&path, &base.config).unwrap();
         read.validate("adapter.gguf", &base.config).unwrap();
         let worst = off(name, &base.config, &*base.tensors, Some(&read));
-        assert!(worst < 1e-4, "{name}: {worst}");
+        assert!(worst < if name.ends_with("olora") { 1e-3 } else { 1e-4 }, "{name}: {worst}");
     }
     let dora = adapter("adapters/dora", &base);
     let error = export::write_adapter_gguf(&path, &dora, &base.config, "a", Block::F32).unwrap_err().to_string();

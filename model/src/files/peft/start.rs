@@ -2,8 +2,8 @@
 //! out of the base; so `W - s B₀ A₀ + s B A` is what they compute. Here that becomes a plain adapter of twice the rank on the
 //! unchanged base, as PEFT's `path_initial_model_for_weight_conversion` makes it: `A' = [A; A₀]`, `B' = [B, -B₀]`.
 //!
-//! `s B₀ A₀ = U Uᵀ W` for columns U: with PiSSA the leading left singular vectors, with OLoRA the orthogonalised first columns
-//! of W. Sums are in f64, so that U is as good as the weights.
+//! `B₀ A₀ = U Uᵀ W`, with PiSSA over s, for columns U: with PiSSA the leading left singular vectors, with OLoRA the
+//! orthogonalised first columns of W. Sums are in f64, so that U is as good as the weights.
 
 use rayon::prelude::*;
 
@@ -23,9 +23,9 @@ pub(super) fn undone(
     base: &dyn TensorSource,
     layers: usize,
 ) -> Result<AdapterFile, ModelError> {
-    let leading: fn(&Matrix, usize) -> Matrix = match file.config.init_lora_weights {
-        InitLoraWeights::Pissa => principal,
-        InitLoraWeights::Olora => first_columns,
+    let (leading, over_scale): (fn(&Matrix, usize) -> Matrix, bool) = match file.config.init_lora_weights {
+        InitLoraWeights::Pissa => (principal, true),
+        InitLoraWeights::Olora => (first_columns, false),
         _ => return Ok(file),
     };
     if file.config.use_dora {
@@ -33,7 +33,7 @@ pub(super) fn undone(
         return Err(fault::unsupported(place, what, "merge the adapter in PEFT"));
     }
     for (layer, linear, rank) in file.config.shape().modules(layers) {
-        double(&mut file, place, base, layer, linear, rank, leading)?;
+        double(&mut file, place, base, layer, linear, rank, leading, over_scale)?;
     }
     double_ranks(&mut file.config);
     Ok(file)
@@ -48,6 +48,7 @@ fn double(
     linear: Linear,
     rank: Rank,
     leading: fn(&Matrix, usize) -> Matrix,
+    over_scale: bool,
 ) -> Result<(), ModelError> {
     let module = linear.module(layer);
     let weight = base.tensor(&format!("{module}.weight"))?;
@@ -57,6 +58,7 @@ fn double(
     let weight = Matrix { rows: out, columns: inner, values: weight.to_f32().into_iter().map(f64::from).collect() };
     let u = leading(&weight, rank.r);
     let begun = u.transposed().times(&weight);
+    let divisor = if over_scale { f64::from(rank.scale) } else { 1.0 };
     let mut take = |side: &str| {
         let name = format!("{module}.{side}");
         let tensor = file.tensors.remove(&name);
@@ -67,7 +69,7 @@ fn double(
     if a.len() != rank.r * inner || b.len() != out * rank.r {
         return Err(fault::invalid(place, format!("shape of {module}'s pair"), format!("rank {}", rank.r), "another"));
     }
-    a.extend(begun.values.iter().map(|v| (v / f64::from(rank.scale)) as f32));
+    a.extend(begun.values.iter().map(|v| (v / divisor) as f32));
     // where the matrix has fewer rows or columns than the rank, the rest of the beginning is nothing
     a.resize(2 * rank.r * inner, 0.0);
     let beside: Vec<f32> = (0..out)
