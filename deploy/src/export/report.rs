@@ -249,7 +249,7 @@ impl Verified {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![
             format!(
-                "log-probs   largest gap {:.2e} (bound {:.0e}), mean {:.2e} (bound {:.0e}), over {} tokens; the adapter moves them by up to {:.2}",
+                "log-probs   largest gap {:.2e} (bound {:.1e}), mean {:.2e} (bound {:.1e}), over {} tokens; the adapter moves them by up to {:.2}",
                 self.logprob_gap_max,
                 self.logprob_bound_max,
                 self.logprob_gap_mean,
@@ -265,7 +265,7 @@ impl Verified {
                 ),
             },
             format!(
-                "tensors     largest error {:.2e} of its norm (bound {:.0e}): {}",
+                "tensors     largest error {:.2e} of its norm (bound {:.1e}): {}",
                 self.tensor_error, self.tensor_bound, self.tensor_worst
             ),
         ];

@@ -72,7 +72,7 @@ impl Verified {
         let mut expect = |what: &str, got: f64, bound: f64| {
             // not a number is beyond every bound
             if got.is_nan() || got > bound {
-                self.faults.push(format!("{what}: expected at most {bound:.0e}, got {got:.2e}"));
+                self.faults.push(format!("{what}: expected at most {bound:.1e}, got {got:.2e}"));
             }
         };
         expect(&format!("error of tensor {}", self.tensor_worst), self.tensor_error, bounds.tensor);
