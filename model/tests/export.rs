@@ -55,7 +55,7 @@ fn adapters_of_all_kinds_compute_what_peft_computes() {
         let file = adapter(&folder, &base);
         let merged = Merged::new(&*base.tensors, &base.config, Some(&file)).unwrap();
         // PEFT decomposes, and takes the part out of its base, in f32
-        let tolerance = if matches!(name, "pissa" | "olora") { 1e-3 } else { 1e-4 };
+        let tolerance = if matches!(name, "pissa" | "pissa-converted" | "olora") { 1e-3 } else { 1e-4 };
         let worst = off(&folder, &base.config, &merged, None);
         assert!(worst < tolerance, "{name}, merged: {worst}");
         if name != "dora" {
