@@ -224,7 +224,7 @@ fn reward_test_shows_what_a_reward_gives_and_where_it_fails() {
 }
 
 #[test]
-fn a_reward_that_compares_completions_is_refused_by_train_and_tested_in_groups() {
+fn a_reward_that_compares_completions_is_tested_in_groups() {
     let at = folder();
     let program = at.path().join("rank.py");
     // Gives each completion its rank by length among all that came in one request.
@@ -233,9 +233,6 @@ fn a_reward_that_compares_completions_is_refused_by_train_and_tested_in_groups()
     let spec = json!([{ "name": "rank", "command": ["python3", program], "scope": "group" }]);
     let config = at.path().join("rank.yaml");
     fs::write(&config, json!({ "reward": spec }).to_string()).unwrap();
-    let mut command = folgore(["train", "demo"]);
-    command.arg(&config).args(["--run-name", "rank", "--output-dir"]).arg(at.path());
-    support::refused(command, &["scope: group", "rank"]);
     let rows = at.path().join("rows.jsonl");
     let row = |i: usize| json!({ "prompt": format!("{}", i / 3), "completion": "x".repeat(i % 3) }).to_string() + "\n";
     fs::write(&rows, (0..12).map(row).collect::<String>()).unwrap();

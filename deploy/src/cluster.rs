@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use crate::{
     cli::ServerArgs,
-    compose::{House, Ingredients, Place},
+    compose::{House, Ingredients, Place, REWARDS_AT_ONCE, judges_groups},
     nats::identities,
 };
 
@@ -193,8 +193,11 @@ impl Head {
         put_card(&far, &card).await?;
         let fence = lease.fence();
         let far = fenced(far, Arc::new(move || may_write(&fence)));
-        let links = routed(near, far, &[subjects::REPLAY, subjects::GENERATE]);
         let remote_reward = what.config.rollout.remote_reward;
+        // Groups are judged at replay's side; unless others score, that is here.
+        let mut stays = vec![subjects::REPLAY, subjects::GENERATE];
+        stays.extend((!remote_reward).then_some(subjects::REWARD));
+        let links = routed(near, far, &stays);
         Ok(Self { nats, links, lease, epoch, card, roster: Roster::new(), remote_reward })
     }
 
@@ -231,6 +234,9 @@ impl Head {
         supervisor
             .spawn("reception", move || Box::new(Reception { card: held.clone(), epoch, roster: guests.clone() }))
             .await?;
+        if judges_groups(&what.reward) && !remote_reward {
+            house.score(&what.reward, REWARDS_AT_ONCE).await?;
+        }
         house.keep_record(place, what, force).await?;
         house.coordinate(coordinator(&what.config.cluster)).await?;
         let connected = nats.connected();

@@ -17,7 +17,7 @@ use folgore_model::{
     lora::Adapter,
 };
 use folgore_protocol::{Digest, Task};
-use folgore_reward::{Reward, RewardWorker};
+use folgore_reward::{Reward, RewardWorker, Scope};
 use folgore_rollout::{
     Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator,
     GeneratorConfig, ModelEncoder, PolicyLoader, PromptEncoder, RolloutWorker, TextPiece, WorkerConfig, cache_blocks,
@@ -35,8 +35,8 @@ fn digest(section: &impl Serialize) -> String {
     Digest::of(&serde_json::to_vec(section).unwrap_or_default()).short()
 }
 
-/// Requests that a reward worker beside a rollout worker answers at once.
-const REWARDS_AT_ONCE: usize = 4;
+/// Requests that a reward worker beside a rollout worker or a head answers at once.
+pub const REWARDS_AT_ONCE: usize = 4;
 /// How often a worker says that it is at a job, within the time after which the job goes to another one.
 const SIGNS_OF_LIFE: u32 = 6;
 
@@ -160,7 +160,10 @@ impl House {
         let vocab_size = what.policy.config().vocab_size as u32;
         let replay = ReplaySetup {
             open: ReplaySetup::file(&place.record),
-            settings: ReplaySettings::from_config(&what.config, vocab_size),
+            settings: ReplaySettings {
+                judge_groups: judges_groups(&what.reward),
+                ..ReplaySettings::from_config(&what.config, vocab_size)
+            },
             identity: what.identity(),
             force,
             train: Arc::new(Questions(what.dataset.train.clone())),
@@ -206,6 +209,7 @@ impl House {
             concurrency: engine.max_concurrent_sequences,
             episode: EpisodeLimits::from(rollout),
             progress_every: usual.progress_every.min(silence / SIGNS_OF_LIFE),
+            judge_groups: judges_groups(&hands.reward),
             score_deadline: Duration::from_secs_f64(hands.config.score_deadline_s()),
             model: hands.policy.name.clone(),
             show_content: hands.config.log.otel_content,
@@ -256,6 +260,11 @@ pub struct Place {
     pub record: PathBuf,
     /// Folder of blobs.
     pub blobs: PathBuf,
+}
+
+/// True if completions are judged with their groups, and not one by one.
+pub fn judges_groups(reward: &Arc<dyn Reward>) -> bool {
+    reward.scope() == Scope::Group
 }
 
 /// What the learner needs to know of a run.

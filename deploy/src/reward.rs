@@ -18,6 +18,15 @@ pub(crate) fn install(rewards: Rewards) {
     REWARDS.get_or_init(|| rewards);
 }
 
+/// Why `reward` alone gives an evaluation no numbers, and what does.
+pub(crate) fn cannot_evaluate(reward: &dyn Reward) -> String {
+    format!(
+        "reward {} compares the completions of a question with each other, which tells nothing of a policy; add a reward that \
+         judges each completion by itself (with `weight: 0` it is shown, evaluated by, and not trained on)",
+        reward.name()
+    )
+}
+
 /// Builds the weighted sum of `specs` from the rewards of this process.
 pub(crate) fn build(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
     REWARDS.get_or_init(Rewards::default).build(specs)

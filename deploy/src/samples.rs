@@ -111,6 +111,7 @@ impl<'a> Samples<'a> {
             Outcome::Scored { parts, .. } => (parts.iter().map(|p| (p.name.clone(), p.value.into())).collect(), None),
             Outcome::Unscorable { reason } => (Map::new(), Some(format!("cannot be judged: {reason}"))),
             Outcome::Error { reason } => (Map::new(), Some(format!("the reward failed: {reason}"))),
+            Outcome::Unjudged { .. } => (Map::new(), Some("not judged yet".to_owned())),
         };
         Ok(Sample {
             step,

@@ -56,6 +56,7 @@ fn rewards(batch: &Batch, into: &mut Metrics) {
             }
             Outcome::Unscorable { .. } => unscorable += 1,
             Outcome::Error { .. } => errors += 1,
+            Outcome::Unjudged { .. } => {}
         }
     }
     for (name, values) in parts {

@@ -71,6 +71,7 @@ fn by_id(outcomes: &[(SeatKey, Value)], id: SeatKey) -> Outcome {
             Ok(Outcome::Scored { total, .. }) if !total.is_finite() => {
                 error(format!("expected a finite score, got {total}"))
             }
+            Ok(Outcome::Unjudged { .. }) => error(format!("expected an outcome, got {}", shown(value))),
             Ok(outcome) => outcome,
             Err(e) => error(format!("expected an outcome, got {}: {e}", shown(value))),
         },
@@ -139,12 +140,15 @@ mod tests {
                 [id(2), scored(json!(1))],
                 [id(2), scored(json!(1))],
                 [id(3), "fine"],
+                [id(6), {"outcome": "unjudged", "completion": "2"}],
             ]}),
-            6,
+            7,
         )
         .unwrap();
         assert_eq!(got[0], Outcome::Scored { total: 2.0, parts: vec![] });
-        for (at, want) in [(1, "null"), (2, "several"), (3, "got \"fine\""), (5, "no outcome for g1.5.0")] {
+        for (at, want) in
+            [(1, "null"), (2, "several"), (3, "got \"fine\""), (5, "no outcome for g1.5.0"), (6, "unjudged")]
+        {
             assert!(matches!(&got[at], Outcome::Error { reason } if reason.contains(want)), "{at}: {:?}", got[at]);
         }
         assert_eq!(got[4], Outcome::Unscorable { reason: "gold".into() });

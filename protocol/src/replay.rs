@@ -180,6 +180,9 @@ pub struct ReplayStatus {
     pub open_groups: u64,
     /// Seats that wait for a trajectory, handed out or not.
     pub open_seats: u64,
+    /// Groups whose seats are all in, and that wait to be judged as a whole.
+    #[serde(default)]
+    pub unjudged_groups: u64,
     /// Trajectories taken in.
     pub trajectories: u64,
     /// Trajectories refused, by reason.

@@ -22,11 +22,32 @@ pub struct ScoreItem {
     pub stop_reason: StopReason,
 }
 
+/// What one request holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Any completions: each is judged by itself.
+    #[default]
+    Sample,
+    /// All members of one group: they may be judged against each other.
+    Group,
+}
+
+fn is_default(scope: &Scope) -> bool {
+    *scope == Scope::default()
+}
+
+/// Longest text that is handed in to be judged with its group, in bytes: what waits is kept in the record.
+pub const UNJUDGED_BYTES_MAX: usize = 256 << 10;
+
 /// Asks for the scores of `items`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoreRequest {
-    /// What to score; with `scope: group`, all members of one group.
+    /// What to score; with [`Scope::Group`], all members of one group.
     pub items: Vec<ScoreItem>,
+    /// What the items are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scope: Scope,
     /// Milliseconds that the caller waits.
     pub budget_ms: u64,
 }
@@ -63,6 +84,11 @@ pub enum Outcome {
     Error {
         /// Why.
         reason: String,
+    },
+    /// Nobody was asked yet: to be judged with its group, when all members of it are there. A worker's word, never a reward's.
+    Unjudged {
+        /// What is judged, at most [`UNJUDGED_BYTES_MAX`]; whoever asks then has no tokenizer.
+        completion: String,
     },
 }
 

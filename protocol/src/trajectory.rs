@@ -140,6 +140,12 @@ impl Trajectory {
         distinct.into_iter().collect()
     }
 
+    /// All ids that the policy sampled, turn after turn.
+    pub fn completion_ids(&self) -> Vec<u32> {
+        let sampled = self.rows.iter().flat_map(|row| &row.segments).filter(|s| s.kind == SegmentKind::Sampled);
+        sampled.flat_map(|segment| segment.ids.iter().copied()).collect()
+    }
+
     /// Step of the oldest policy that made any of its tokens: what staleness is counted from.
     pub fn oldest_policy_step(&self) -> Option<u64> {
         let segments = self.rows.iter().flat_map(|r| &r.segments);

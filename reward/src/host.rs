@@ -44,7 +44,13 @@ async fn within_budget(reward: Arc<dyn Reward>, request: ScoreRequest) -> Result
 
 /// Passes `outcome` on if all its numbers are finite.
 fn checked(name: &str, outcome: Outcome) -> Outcome {
-    let Outcome::Scored { total, parts } = &outcome else { return outcome };
+    let (total, parts) = match &outcome {
+        Outcome::Scored { total, parts } => (total, parts),
+        Outcome::Unjudged { .. } => {
+            return Outcome::Error { reason: format!("reward {name}: expected a judgement, got a completion") };
+        }
+        Outcome::Unscorable { .. } | Outcome::Error { .. } => return outcome,
+    };
     if !total.is_finite() {
         return Outcome::Error { reason: format!("reward {name}: expected a finite score, got {total}") };
     }
@@ -113,7 +119,7 @@ mod tests {
             item.id.sample = i as u32;
             item
         });
-        ScoreRequest { items: items.collect(), budget_ms }
+        ScoreRequest { items: items.collect(), budget_ms, scope: Scope::Sample }
     }
 
     #[tokio::test]

@@ -21,8 +21,9 @@ mod weighted;
 mod worker;
 
 pub use error::RewardError;
+pub use folgore_protocol::Scope;
 pub use registry::{Rewards, build, rule_names};
-pub use reward::{PerItem, Reward, Rule, Scope};
+pub use reward::{PerItem, Reward, Rule};
 pub use weighted::Weighted;
 pub use worker::RewardWorker;
 

@@ -6,7 +6,7 @@ use folgore_config::{RewardScope, RewardSpec};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{PerItem, Reward, RewardError, Rule, Scope, Weighted, external, rules};
+use crate::{PerItem, Reward, RewardError, Rule, Weighted, external, reward::scope_of, rules};
 
 type Build = fn(Map<String, Value>) -> Result<Arc<dyn Reward>, String>;
 
@@ -98,7 +98,7 @@ impl Rewards {
             return Err(RewardError::Unknown { name: name.to_owned(), hint: self.hint(name), known: self.known() });
         };
         let made = made.map_err(wrong)?;
-        if spec.scope != RewardScope::default() && made.scope() != Scope::from(spec.scope) {
+        if spec.scope != RewardScope::default() && made.scope() != scope_of(spec.scope) {
             return Err(wrong("scope: it judges each completion by itself".to_owned()));
         }
         Ok(made)
@@ -133,7 +133,7 @@ fn weight(spec: &RewardSpec) -> Result<f64, RewardError> {
 
 #[cfg(test)]
 mod tests {
-    use folgore_protocol::ScoreRequest;
+    use folgore_protocol::{Scope, ScoreRequest};
     use serde_json::json;
 
     use super::*;
@@ -207,7 +207,7 @@ mod tests {
         ];
         let mut item = item("<think></think><answer>7</answer>", &[("answer", json!("7"))]);
         item.completion_ids = vec![1; 5];
-        let request = ScoreRequest { items: vec![item], budget_ms: 1000 };
+        let request = ScoreRequest { items: vec![item], budget_ms: 1000, scope: Scope::Sample };
         let outcome = build(&specs).unwrap().score(&request).await.remove(0);
         assert_eq!(outcome.total(), Some(1.0 + 0.5 - 0.25));
     }

@@ -10,24 +10,14 @@ use std::{
 
 use folgore_actors::link::BoxFuture;
 use folgore_config::RewardScope;
-use folgore_protocol::{Outcome, ScoreItem, ScoreRequest};
+use folgore_protocol::{Outcome, Scope, ScoreItem, ScoreRequest};
 use tokio::sync::Semaphore;
 
-/// What one request holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Any completions: each is judged by itself.
-    Sample,
-    /// All members of one group: they are judged against each other.
-    Group,
-}
-
-impl From<RewardScope> for Scope {
-    fn from(scope: RewardScope) -> Self {
-        match scope {
-            RewardScope::Sample => Scope::Sample,
-            RewardScope::Group => Scope::Group,
-        }
+/// What a request must hold that is configured as `scope`.
+pub(crate) fn scope_of(scope: RewardScope) -> Scope {
+    match scope {
+        RewardScope::Sample => Scope::Sample,
+        RewardScope::Group => Scope::Group,
     }
 }
 
@@ -38,6 +28,11 @@ pub trait Reward: Send + Sync {
 
     /// What one request must hold.
     fn scope(&self) -> Scope;
+
+    /// True if it can judge a completion by itself, too, as evaluations ask.
+    fn judges_alone(&self) -> bool {
+        self.scope() == Scope::Sample
+    }
 
     /// Gives exactly one outcome for each item, in order. [`crate::host::score`] checks that, and keeps the deadline.
     fn score<'a>(&'a self, request: &'a ScoreRequest) -> BoxFuture<'a, Vec<Outcome>>;

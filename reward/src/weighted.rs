@@ -3,6 +3,9 @@
 //! Any member decides alone when it has no score: an error of one member makes the sum an error; else a member that
 //! cannot judge the item makes the sum unscorable; only if all members give a score is there one (Error > Unscorable >
 //! Scored). A weight of 0 is a metric: it is shown and not counted, but it must be there like the others.
+//!
+//! Of members that compare completions and members that do not, a group is judged by all, and completions by themselves (as
+//! evaluations ask) by the latter alone; where these have no weight among them, each counts as 1 there.
 
 use std::{
     future::poll_fn,
@@ -11,7 +14,7 @@ use std::{
 };
 
 use folgore_actors::link::BoxFuture;
-use folgore_protocol::{Outcome, Part, ScoreRequest};
+use folgore_protocol::{Outcome, Part, ScoreItem, ScoreRequest};
 
 use crate::{Reward, Scope};
 
@@ -22,7 +25,8 @@ struct Member {
     reward: Arc<dyn Reward>,
 }
 
-/// Sum of `weight * score` over its members, which are asked at the same time.
+/// Sum of `weight * score` over its members, which are asked at the same time: about a group those that compare as a whole, the
+/// others about each of its members.
 pub struct Weighted {
     name: String,
     members: Vec<Member>,
@@ -42,6 +46,16 @@ impl Weighted {
     }
 }
 
+impl Weighted {
+    /// Who judges a request of `scope`, with their weights.
+    fn asked(&self, scope: Scope) -> Vec<(&Member, f64)> {
+        let fits = |m: &&Member| scope == Scope::Group || m.reward.judges_alone();
+        let asked: Vec<(&Member, f64)> = self.members.iter().filter(fits).map(|m| (m, m.weight)).collect();
+        let weightless = asked.len() < self.members.len() && asked.iter().all(|(_, weight)| *weight == 0.0);
+        if weightless { asked.into_iter().map(|(m, _)| (m, 1.0)).collect() } else { asked }
+    }
+}
+
 impl Reward for Weighted {
     fn name(&self) -> &str {
         &self.name
@@ -51,33 +65,59 @@ impl Reward for Weighted {
         if self.members.iter().any(|m| m.reward.scope() == Scope::Group) { Scope::Group } else { Scope::Sample }
     }
 
+    fn judges_alone(&self) -> bool {
+        self.members.iter().any(|m| m.reward.judges_alone())
+    }
+
     fn score<'a>(&'a self, request: &'a ScoreRequest) -> BoxFuture<'a, Vec<Outcome>> {
         Box::pin(async move {
-            let columns = join_all(self.members.iter().map(|m| m.reward.score(request)).collect()).await;
-            for (member, outcomes) in self.members.iter().zip(&columns) {
-                if outcomes.len() != request.items.len() {
-                    let (want, got) = (request.items.len(), outcomes.len());
-                    let reason = format!("reward {}: expected {want} outcomes, got {got}", member.label);
-                    return vec![Outcome::Error { reason }; want];
-                }
+            let asked = self.asked(request.scope);
+            if asked.is_empty() {
+                let reason = format!("reward {}: it compares the completions of a group with each other", self.name);
+                return vec![Outcome::Unscorable { reason }; request.items.len()];
             }
+            let (whole, single) = (std::slice::from_ref(request), singles(request));
+            let alone = |m: &Member| request.scope == Scope::Group && m.reward.judges_alone();
+            let ask = |m| -> BoxFuture<'_, _> { Box::pin(score(m, if alone(m) { &single } else { whole })) };
+            let columns = join_all(asked.iter().map(|(m, _)| ask(m)).collect()).await;
             let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
             let rows = request.items.iter().map(|_| columns.iter_mut().filter_map(Iterator::next).collect());
-            rows.map(|row| combine(&self.members, row)).collect()
+            rows.map(|row| combine(&asked, row)).collect()
         })
     }
 }
 
+/// The items of a group one by one: who judges each by itself has time and attempts for each.
+fn singles(request: &ScoreRequest) -> Vec<ScoreRequest> {
+    let single = |item: &ScoreItem| ScoreRequest { items: vec![item.clone()], scope: Scope::Sample, ..*request };
+    let items: &[ScoreItem] = if request.scope == Scope::Group { &request.items } else { &[] };
+    items.iter().map(single).collect()
+}
+
+/// What `member` says to `requests`, which it is asked at the same time: one outcome for each of their items, in order.
+async fn score(member: &Member, requests: &[ScoreRequest]) -> Vec<Outcome> {
+    let replies = join_all(requests.iter().map(|request| member.reward.score(request)).collect()).await;
+    let whole = |(request, outcomes): (&ScoreRequest, Vec<Outcome>)| {
+        let (want, got) = (request.items.len(), outcomes.len());
+        if want == got {
+            return outcomes;
+        }
+        let reason = format!("reward {}: expected {want} outcomes, got {got}", member.label);
+        vec![Outcome::Error { reason }; want]
+    };
+    requests.iter().zip(replies).flat_map(whole).collect()
+}
+
 /// The sum for one item from the outcome of each member.
-fn combine(members: &[Member], outcomes: Vec<Outcome>) -> Outcome {
+fn combine(asked: &[(&Member, f64)], outcomes: Vec<Outcome>) -> Outcome {
     let mut parts = Vec::new();
     let mut unscorable = None;
-    for (member, outcome) in members.iter().zip(outcomes) {
+    for ((member, weight), outcome) in asked.iter().zip(outcomes) {
         match outcome {
-            Outcome::Error { .. } => return outcome,
+            Outcome::Error { .. } | Outcome::Unjudged { .. } => return outcome,
             Outcome::Unscorable { .. } => unscorable = unscorable.or(Some(outcome)),
             Outcome::Scored { total, parts: inner } => {
-                parts.push(Part { name: member.label.clone(), value: total, weight: member.weight });
+                parts.push(Part { name: member.label.clone(), value: total, weight: *weight });
                 // What a member tells of itself is kept to be shown; its weight in this sum is the member's.
                 let shown = inner.into_iter().filter(|p| p.name != member.reward.name());
                 parts.extend(shown.map(|p| Part { name: format!("{}/{}", member.label, p.name), weight: 0.0, ..p }));
@@ -139,7 +179,8 @@ mod tests {
     }
 
     async fn sum_of(members: Vec<(f64, Arc<dyn Reward>)>) -> Outcome {
-        let request = ScoreRequest { items: vec![item("x", &[]), item("y", &[])], budget_ms: 1000 };
+        let request =
+            ScoreRequest { items: vec![item("x", &[]), item("y", &[])], budget_ms: 1000, scope: Scope::Sample };
         let outcomes = Weighted::new(members).score(&request).await;
         assert_eq!(outcomes.len(), 2);
         outcomes.into_iter().next().unwrap()
@@ -182,5 +223,23 @@ mod tests {
             Weighted::new(vec![(1.0, fixed("a", Outcome::scored("a", 1.0))), (1.0, group)]).scope(),
             Scope::Group
         );
+    }
+
+    #[tokio::test]
+    async fn completions_by_themselves_are_judged_by_those_that_can() {
+        let group = |score| -> Arc<dyn Reward> { Arc::new(Fixed("g", Outcome::scored("g", score), Scope::Group)) };
+        let alone = |score| fixed("a", Outcome::scored("a", score));
+        let ask = async |members: Vec<(f64, Arc<dyn Reward>)>, scope| {
+            let request = ScoreRequest { items: vec![item("x", &[]), item("y", &[])], scope, budget_ms: 1000 };
+            Weighted::new(members).score(&request).await.remove(0)
+        };
+        let both = |weight| vec![(1.0, group(8.0)), (weight, alone(0.5))];
+        assert_eq!(ask(both(2.0), Scope::Group).await.total(), Some(9.0));
+        assert_eq!(ask(both(2.0), Scope::Sample).await.total(), Some(1.0));
+        assert_eq!(ask(both(0.0), Scope::Group).await.total(), Some(8.0));
+        assert_eq!(ask(both(0.0), Scope::Sample).await.total(), Some(0.5), "a second scorer counts in evaluations");
+        assert_eq!(ask(vec![(0.0, alone(0.5))], Scope::Sample).await.total(), Some(0.0), "where nothing is left out");
+        assert!(matches!(ask(vec![(1.0, group(8.0))], Scope::Sample).await, Outcome::Unscorable { .. }));
+        assert!(Weighted::new(both(1.0)).judges_alone() && !Weighted::new(vec![(1.0, group(1.0))]).judges_alone());
     }
 }

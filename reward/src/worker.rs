@@ -56,7 +56,7 @@ impl Counts {
             let counter = match outcome {
                 Outcome::Scored { .. } => &self.scored,
                 Outcome::Unscorable { .. } => &self.unscorable,
-                Outcome::Error { .. } => &self.errors,
+                Outcome::Error { .. } | Outcome::Unjudged { .. } => &self.errors,
             };
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -86,6 +86,7 @@ fn describe(span: &mut Span, reward: &str, reply: &ScoreReply) {
             Outcome::Scored { total, .. } => ("scored", KeyValue::new(names::SCORE, *total)),
             Outcome::Unscorable { reason } => ("unscorable", KeyValue::new(names::EXPLANATION, reason.clone())),
             Outcome::Error { reason } => ("error", KeyValue::new(names::EXPLANATION, reason.clone())),
+            Outcome::Unjudged { .. } => continue,
         };
         if let Outcome::Error { reason } = outcome {
             span.fail("error", reason);

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use folgore_protocol::{
-    Answer, GroupId, Message, Outcome, Prompt, ScoreItem, ScoreReply, ScoreRequest, SeatKey, StopReason,
+    Answer, GroupId, Message, Outcome, Prompt, Scope, ScoreItem, ScoreReply, ScoreRequest, SeatKey, StopReason,
 };
 use folgore_reward::external::wire;
 use serde_json::{Map, Value, json};
@@ -61,7 +61,7 @@ fn request() -> ScoreRequest {
         completion_ids: vec![3, u32::MAX],
         stop_reason,
     });
-    ScoreRequest { items: items.collect(), budget_ms: 60_000 }
+    ScoreRequest { items: items.collect(), budget_ms: 60_000, scope: Scope::Sample }
 }
 
 #[test]
@@ -69,6 +69,11 @@ fn requests_are_as_published_whichever_way_they_go() {
     let contract = Contract::new();
     contract.request(&serde_json::from_slice(&wire::question(7, &request()).unwrap()).unwrap());
     contract.request(&serde_json::to_value(request()).unwrap());
+    let group = ScoreRequest { scope: Scope::Group, ..request() };
+    let asked: Value = serde_json::from_slice(&wire::question(7, &group).unwrap()).unwrap();
+    assert_eq!(asked["scope"], "group");
+    contract.request(&asked);
+    contract.request(&serde_json::to_value(group).unwrap());
     let mut odd = serde_json::to_value(request()).unwrap();
     odd["items"][0]["unheard"] = json!(1);
     assert!(contract.schemas.validate(&odd, contract.request).is_err(), "what is not published is not sent");
@@ -96,6 +101,7 @@ fn replies_are_taken_as_published() {
         (json!({"outcomes": [[seat, {"outcome": "scored", "total": null}]]}), false),
         (json!({"outcomes": [[seat, {"outcome": "scored"}]]}), false),
         (json!({"outcomes": [[seat, {"outcome": "fine", "total": 1}]]}), false),
+        (json!({"outcomes": [[seat, {"outcome": "unjudged", "completion": "12"}]]}), false),
         (json!({"scores": [1, 1, 1, 1], "error": "x"}), false),
         (json!({}), false),
     ] {

@@ -6,7 +6,7 @@ mod server;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use folgore_config::RewardSpec;
-use folgore_protocol::{GroupId, Message, Outcome, Prompt, ScoreItem, ScoreRequest, SeatKey, StopReason};
+use folgore_protocol::{GroupId, Message, Outcome, Prompt, Scope, ScoreItem, ScoreRequest, SeatKey, StopReason};
 use folgore_reward::{Reward, build, host};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -89,7 +89,7 @@ fn python(function: &str, more: Value) -> (Arc<dyn Reward>, TempDir) {
 }
 
 async fn ask(reward: &Arc<dyn Reward>, completion: &str, budget_ms: u64) -> Outcome {
-    let request = ScoreRequest { items: vec![item(0, completion)], budget_ms };
+    let request = ScoreRequest { items: vec![item(0, completion)], budget_ms, scope: Scope::Sample };
     host::score(reward.clone(), request).await.outcomes.remove(0).1
 }
 
@@ -159,7 +159,7 @@ async fn columns_are_lists_and_conversations_are_conversations() {
     items[0].prompt = Prompt::Messages(vec![Message::new("user", "q")]);
     items[0].columns.insert("missing_somewhere".into(), json!(1));
     items[0].columns.insert("not_asked_for".into(), json!(1));
-    let reply = host::score(columns, ScoreRequest { items, budget_ms: PATIENCE }).await;
+    let reply = host::score(columns, ScoreRequest { items, budget_ms: PATIENCE, scope: Scope::Sample }).await;
     assert_eq!(reply.outcomes.iter().map(|(_, o)| o.total()).collect::<Vec<_>>(), [Some(7.0); 2], "{reply:?}");
 }
 
@@ -182,7 +182,7 @@ async fn a_hang_ends_with_its_deadline_and_takes_all_it_started_along() {
     }
     // A caller who leaves is as good as a deadline.
     let (mine, folder) = python("act", json!({}));
-    let request = ScoreRequest { items: vec![item(0, "hang")], budget_ms: PATIENCE };
+    let request = ScoreRequest { items: vec![item(0, "hang")], budget_ms: PATIENCE, scope: Scope::Sample };
     let asking = tokio::spawn(async move { mine.score(&request).await });
     let pids = file(&folder.path().join("pids")).await;
     asking.abort();

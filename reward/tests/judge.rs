@@ -11,7 +11,7 @@ use std::{
 };
 
 use folgore_config::RewardSpec;
-use folgore_protocol::{GroupId, Outcome, Prompt, ScoreItem, ScoreRequest, SeatKey, StopReason};
+use folgore_protocol::{GroupId, Outcome, Prompt, Scope, ScoreItem, ScoreRequest, SeatKey, StopReason};
 use folgore_reward::{Reward, build, host};
 use serde_json::{Value, json};
 
@@ -126,7 +126,7 @@ async fn ask(reward: &Arc<dyn Reward>, completion: &str) -> Outcome {
         completion_ids: Vec::new(),
         stop_reason: StopReason::Eos,
     };
-    let request = ScoreRequest { items: vec![item], budget_ms: 60_000 };
+    let request = ScoreRequest { items: vec![item], budget_ms: 60_000, scope: Scope::Sample };
     host::score(reward.clone(), request).await.outcomes.remove(0).1
 }
 

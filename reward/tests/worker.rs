@@ -10,7 +10,7 @@ use std::{
 
 use folgore_actors::{CallError, Context, Level, LinkError, Links, LocalConfig, Service, Shutdown, Status, local};
 use folgore_protocol::{
-    Format, GroupId, Outcome, Prompt, ScoreItem, ScoreReply, ScoreRequest, SeatKey, StopReason, subjects,
+    Format, GroupId, Outcome, Prompt, Scope, ScoreItem, ScoreReply, ScoreRequest, SeatKey, StopReason, subjects,
 };
 use folgore_reward::{PerItem, Reward, RewardWorker, Rule};
 use serde_json::{Map, json};
@@ -44,7 +44,7 @@ fn request(completions: &[&str], budget_ms: u64) -> ScoreRequest {
         completion_ids: vec![1, 2],
         stop_reason: StopReason::Eos,
     };
-    ScoreRequest { items: completions.iter().enumerate().map(item).collect(), budget_ms }
+    ScoreRequest { items: completions.iter().enumerate().map(item).collect(), budget_ms, scope: Scope::Sample }
 }
 
 /// Runs a worker for [`Bytes`] while `test` runs, and sees that it ends well when asked to. What the test sends lets a

@@ -39,6 +39,7 @@ pub(crate) fn ended(span: &mut Span, trajectory: &Trajectory) {
         Outcome::Scored { total, .. } => span.set(names::REWARD, *total),
         Outcome::Unscorable { reason } => span.fail("unscorable", reason),
         Outcome::Error { reason } => span.fail("error", reason),
+        Outcome::Unjudged { .. } => {}
     }
 }
 

@@ -21,8 +21,8 @@ use folgore_actors::{
     Backoff, BoxFuture, CallError, Context, Job, LinkError, Links, Service, ServiceError, Shutdown, Status,
 };
 use folgore_protocol::{
-    Answer, Format, Outcome, PolicyId, PolicyPublished, RolloutJob, ScoreItem, ScoreRequest, StopReason, Trajectory,
-    subjects,
+    Answer, Format, Outcome, PolicyId, PolicyPublished, Purpose, RolloutJob, Scope, ScoreItem, ScoreRequest,
+    StopReason, Trajectory, UNJUDGED_BYTES_MAX, subjects,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -47,6 +47,8 @@ pub struct WorkerConfig {
     pub episode: EpisodeLimits,
     /// Where scores are asked for.
     pub reward_subject: String,
+    /// Completions for training are handed in without a score, to be judged with their group.
+    pub judge_groups: bool,
     /// Longest wait for a score.
     pub score_deadline: Duration,
     /// How often a score is asked for where nobody answers in time.
@@ -76,6 +78,7 @@ impl Default for WorkerConfig {
             concurrency: 64,
             episode: EpisodeLimits::default(),
             reward_subject: subjects::REWARD.to_owned(),
+            judge_groups: false,
             score_deadline: Duration::from_secs(60),
             score_attempts: 4,
             policy_deadline: Duration::from_secs(3600),
@@ -313,6 +316,9 @@ impl Crew {
 
     /// Asks for the score of `episode`. What cannot be had becomes [`Outcome::Error`], never a number.
     async fn score(&self, job: &RolloutJob, episode: &Episode) -> Outcome {
+        if self.config.judge_groups && job.purpose == Purpose::Train {
+            return unjudged(episode);
+        }
         let item = ScoreItem {
             id: job.seat,
             columns: job.task.columns.clone(),
@@ -322,7 +328,7 @@ impl Crew {
             stop_reason: episode.stop_reason,
         };
         let deadline = self.config.score_deadline;
-        let request = ScoreRequest { items: vec![item], budget_ms: deadline.as_millis() as u64 };
+        let request = ScoreRequest { items: vec![item], scope: Scope::Sample, budget_ms: deadline.as_millis() as u64 };
         let (subject, key) = (&self.config.reward_subject, job.seat.to_string());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), job.seed);
         let mut attempt = 1;
@@ -363,7 +369,7 @@ impl Crew {
     /// Puts a trajectory into the queue, waiting while it is full.
     async fn hand_in(&self, trajectory: Trajectory) -> Made {
         let tokens: usize = trajectory.rows.iter().map(|row| row.sampled_len()).sum();
-        let scored = trajectory.outcome.total().is_some();
+        let scored = matches!(trajectory.outcome, Outcome::Scored { .. } | Outcome::Unjudged { .. });
         let key = trajectory.seat.to_string();
         let deadline = self.config.publish_deadline;
         match self.links.publish_job_waiting(subjects::TRAJECTORIES, &trajectory, &key, deadline).await {
@@ -393,6 +399,16 @@ impl Crew {
             "sampled_tokens": c.sampled_tokens.load(Relaxed),
         }));
     }
+}
+
+/// What is handed in of an `episode` that is judged with its group.
+fn unjudged(episode: &Episode) -> Outcome {
+    let bytes = episode.completion.len();
+    if bytes <= UNJUDGED_BYTES_MAX {
+        return Outcome::Unjudged { completion: episode.completion.clone() };
+    }
+    let most = UNJUDGED_BYTES_MAX;
+    Outcome::Unscorable { reason: format!("a completion of {bytes} bytes, at most {most} are judged with their group") }
 }
 
 /// The outcome of `job` in an answer, whose form is any that a reward may choose.

@@ -74,6 +74,23 @@ async fn a_job_becomes_a_scored_trajectory() {
 }
 
 #[tokio::test]
+async fn what_is_judged_with_its_group_is_handed_in_with_its_text_and_evaluations_are_scored() {
+    let (links, _folder) = links();
+    publish_policy(&links, 3).await;
+    let (_generator, _) = serve_generator(&links, |r| Ok(generated("4", r.policy.unwrap()))).await;
+    let (_context, _end) = spawn(worker(|c| c.judge_groups = true), "rollout-0", &links);
+    // Nobody is there to score, and nobody is asked.
+    issue(&links, &job(1, "2+2=")).await;
+    let got = trajectory(&links).await;
+    assert_eq!(got.outcome, Outcome::Unjudged { completion: "4".into() });
+    assert_eq!((got.completion_ids(), got.rows.len()), (vec![u32::from(b'4')], 1));
+    let _reward = serve_reward(&links, "4").await;
+    let policy = got.policies()[0];
+    issue(&links, &RolloutJob { purpose: Purpose::Eval { label: "after".into(), policy }, ..job(2, "2+2=") }).await;
+    assert_eq!(trajectory(&links).await.outcome.total(), Some(1.0));
+}
+
+#[tokio::test]
 async fn turns_alternate_with_observations_token_in_token_out() {
     let (links, _folder) = links();
     publish_policy(&links, 0).await;

@@ -59,7 +59,7 @@ impl Net {
         *self.queue.down_until.lock().unwrap() = Instant::now() + length;
     }
 
-    /// The links of the head: replay is asked inside the process, all else crosses the network.
+    /// The links of the head: replay and reward are asked inside the process, all else crosses the network.
     pub fn head(&self, life: u64) -> Links {
         let through = self.through(seed::mix(&[self.seed, 1, life]), Arc::new(AsHead(self.queue.clone())), 0);
         Links { ask: self.plain.ask.clone(), ..through }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use folgore_actors::{Job, Links, Served};
 use folgore_protocol::{
     Digest, Envelope, Generate, Generated, Outcome, PolicyId, PolicyPublished, Prompt, Purpose, RolloutJob, Row,
-    RunLength, ScoreReply, ScoreRequest, Segment, SegmentKind, Source, StopReason, Trajectory, seed, subjects,
+    RunLength, Scope, ScoreReply, ScoreRequest, Segment, SegmentKind, Source, StopReason, Trajectory, seed, subjects,
 };
 use folgore_rollout::PromptEncoder;
 use tokio::time::sleep;
@@ -65,12 +65,18 @@ pub async fn serve_generator(links: &Links) -> Served {
     links.serve_typed(subjects::GENERATE, 64, generate).await.expect("local links serve")
 }
 
-/// Answers `reward`: a small number, or none.
+/// Answers `reward`: a small number, or none. In a group, it follows from all that are there.
 pub async fn serve_reward(links: &Links) -> Served {
     let score = |request: ScoreRequest| async move {
+        let all: Vec<u64> = request.items.iter().map(|item| seed::seat(77, item.id)).collect();
+        let (together, fails) = match request.scope {
+            Scope::Sample => (0, 14),
+            // A failure of one is felt by all.
+            Scope::Group => (seed::mix(&all), 28),
+        };
         let judge = |seat: folgore_protocol::SeatKey| {
-            let own = seed::seat(77, seat);
-            match seed::below(own, 0, 14) {
+            let own = seed::mix(&[together, seed::seat(77, seat)]);
+            match seed::below(own, 0, fails) {
                 0 => Outcome::Error { reason: "the reward timed out".into() },
                 1 => Outcome::Unscorable { reason: "no gold".into() },
                 _ => Outcome::scored("sim", seed::below(own, 1, 3) as f64),
@@ -83,7 +89,7 @@ pub async fn serve_reward(links: &Links) -> Served {
 }
 
 /// A worker that takes jobs and does wrong in every way that its identity lets it.
-pub async fn rogue(links: Links, name: String, mut dice: Dice) {
+pub async fn rogue(links: Links, name: String, mut dice: Dice, judge_groups: bool) {
     let mut seen: Vec<RolloutJob> = Vec::new();
     loop {
         sleep(Duration::from_millis(300 + dice.below(2500))).await;
@@ -91,7 +97,7 @@ pub async fn rogue(links: Links, name: String, mut dice: Dice) {
             continue;
         };
         for job in pulled.jobs {
-            do_wrong(&links, &name, &job, &seen, &mut dice).await;
+            do_wrong(&links, &name, &job, &seen, &mut dice, judge_groups).await;
             seen.push(job.body.clone());
             // Its ack says that the work is done, whatever was handed in.
             let _ = job.ack().await;
@@ -99,7 +105,14 @@ pub async fn rogue(links: Links, name: String, mut dice: Dice) {
     }
 }
 
-async fn do_wrong(links: &Links, name: &str, job: &Job<RolloutJob>, seen: &[RolloutJob], dice: &mut Dice) {
+async fn do_wrong(
+    links: &Links,
+    name: &str,
+    job: &Job<RolloutJob>,
+    seen: &[RolloutJob],
+    dice: &mut Dice,
+    judge_groups: bool,
+) {
     let made_by = match &job.body.purpose {
         Purpose::Train => {
             let stored = links.get_state::<PolicyPublished>(subjects::POLICY).await.ok().flatten();
@@ -109,6 +122,10 @@ async fn do_wrong(links: &Links, name: &str, job: &Job<RolloutJob>, seen: &[Roll
         Purpose::Eval { policy, .. } => *policy,
     };
     let mut made = invented(&job.body, name, made_by);
+    // Now and then it scores itself all the same.
+    if judge_groups && job.body.purpose == Purpose::Train && !dice.one_in(4) {
+        made.outcome = Outcome::Unjudged { completion: "the best of all".into() };
+    }
     let sampled = &mut made.rows[0].segments[1];
     match dice.below(9) {
         0 => sampled.logprobs[0] = f32::NAN,

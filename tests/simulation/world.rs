@@ -111,6 +111,8 @@ impl Plan {
             vocab_size: VOCAB,
             environment: "single_turn".into(),
             sampling: SamplingParams::default(),
+            judge_groups: dice.one_in(3),
+            judge_deadline: Duration::from_secs(2),
         };
         Self {
             settings,
@@ -304,8 +306,9 @@ impl World {
         }
         if self.rogue.is_none() && self.plan.with_rogue && !peace {
             let (links, dice) = (self.net.worker(ROGUE, WORKERS, life), Dice::new(&[self.seed, 3, life]));
+            let judge_groups = self.plan.settings.judge_groups;
             let task = tokio::spawn(async move {
-                rogue(links, ROGUE.into(), dice).await;
+                rogue(links, ROGUE.into(), dice, judge_groups).await;
                 String::new()
             });
             self.rogue = Some(Living { name: ROGUE.into(), task });
@@ -334,7 +337,8 @@ impl World {
 
     fn join(&mut self, place: u64) {
         let (name, life) = (format!("w{place}"), self.next_life());
-        let worker = RolloutWorker::new(worker(), Arc::new(Bytes), Environments::builtin());
+        let worker =
+            RolloutWorker::new(worker(self.plan.settings.judge_groups), Arc::new(Bytes), Environments::builtin());
         self.log.say(format_args!("{name} joins"));
         self.workers.insert(place, Living::service(&name, self.net.worker(&name, place, life), worker));
     }
@@ -456,8 +460,9 @@ fn coordinator() -> CoordinatorConfig {
     }
 }
 
-fn worker() -> WorkerConfig {
+fn worker(judge_groups: bool) -> WorkerConfig {
     WorkerConfig {
+        judge_groups,
         concurrency: 3,
         episode: EpisodeLimits {
             turn_deadline: Duration::from_secs(6),

@@ -6,6 +6,8 @@ pub const SCHEMA: &str = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev
 
 /// Span: the whole life of a sample, from its seat being handed out to its trajectory being taken in.
 pub const SAMPLE: &str = "sample";
+/// Span: the judging of a group as a whole.
+pub const SCORE_GROUP: &str = "score_group";
 /// Span: one optimiser step.
 pub const TRAIN_STEP: &str = "train_step";
 

@@ -19,9 +19,14 @@ const CORRECT: f64 = 1.0;
 pub fn run(args: EvalArgs) -> Result<()> {
     let mut config = load_config(&args.config)?;
     config.eval.eval_items = args.items.unwrap_or(config.eval.eval_items);
+    // When a run would evaluate does not matter here.
+    (config.eval.before, config.eval.after, config.eval.eval_steps) = (false, false, 0);
     config.eval.sampled = args.k.unwrap_or(config.eval.sampled);
     let adapter = config.model.adapter.clone();
     let (what, adapter) = ingredients(config, adapter.as_deref())?;
+    if !what.reward.judges_alone() {
+        bail!("{}", crate::reward::cannot_evaluate(what.reward.as_ref()));
+    }
     let bytes = adapter.map(|file| file.to_bytes());
     let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(bytes.as_deref().unwrap_or_default()) };
     let folder = tempfile::tempdir().context("a folder for the evaluation's record")?;

@@ -128,7 +128,7 @@ async fn test(reward: Arc<dyn Reward>, saved: &[Saved], args: &RewardTestArgs) -
     let mut asked = JoinSet::new();
     for (place, items) in requests(saved, reward.scope()) {
         let permit = permits.clone().acquire_owned().await?;
-        let (reward, request) = (reward.clone(), ScoreRequest { items, budget_ms });
+        let (reward, request) = (reward.clone(), ScoreRequest { items, scope: reward.scope(), budget_ms });
         asked.spawn(async move {
             let begin = Instant::now();
             let reply = host::score(reward, request).await;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::Level;
-use folgore_config::{Config, Loaded, LogSection, load};
+use folgore_config::{Config, EvalSection, Loaded, LogSection, load};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing, Witness},
@@ -16,7 +16,7 @@ use folgore_model::{
     files::{peft::AdapterFile, safetensors},
 };
 use folgore_protocol::Role;
-use folgore_reward::Scope;
+use folgore_reward::Reward;
 
 use crate::{
     capacity,
@@ -286,13 +286,7 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
 pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
     let reward = crate::reward::build(&config.reward)?;
-    if reward.scope() == Scope::Group {
-        bail!(
-            "reward {}: scope: group cannot be trained with yet: a run asks for the score of one completion at a time; \
-             `folgore reward test` runs it over saved groups",
-            reward.name()
-        );
-    }
+    leave_out_evaluations(&mut config, reward.as_ref());
     config.settle_steps(dataset.train.len());
     let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
@@ -302,6 +296,15 @@ pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result
         None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),
     };
     Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, lora }, adapter))
+}
+
+/// An evaluation asks for completions that are judged by themselves, because a rank in a group does not tell policies apart.
+fn leave_out_evaluations(config: &mut Config, reward: &dyn Reward) {
+    if reward.judges_alone() || !config.eval.is_on() {
+        return;
+    }
+    eprintln!("note: evaluations are left out: {}", crate::reward::cannot_evaluate(reward));
+    config.eval = EvalSection { before: false, after: false, eval_steps: 0, ..config.eval };
 }
 
 fn init(config: &Config) -> folgore_model::lora::LoraInit {

@@ -170,6 +170,13 @@ const REST: &[(&str, Kind, &str, &str, &[Source])] = &[
     ("replay_open_groups", Gauge, "", "Groups that are not complete", &[(None, Status("replay", "/open_groups"))]),
     ("replay_open_seats", Gauge, "", "Seats that wait for a trajectory", &[(None, Status("replay", "/open_seats"))]),
     (
+        "replay_unjudged_groups",
+        Gauge,
+        "",
+        "Groups that wait to be judged as a whole",
+        &[(None, Status("replay", "/unjudged_groups"))],
+    ),
+    (
         "replay_groups",
         Counter,
         "",

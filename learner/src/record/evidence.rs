@@ -106,7 +106,7 @@ pub struct SeatEnd {
     pub draws: u32,
     /// How the first of them ended: all but the last, or all where the last one was the group's undoing.
     pub rejected: Vec<DrawEnd>,
-    /// What the last draw was filled with, if it was.
+    /// What the last draw was filled with, if it was and has a score.
     pub filled: Option<Span>,
 }
 
@@ -116,7 +116,9 @@ impl SeatEnd {
             oldest: filled.policies.iter().map(|p| p.step).min().unwrap_or(0),
             newest: filled.policies.iter().map(|p| p.step).max().unwrap_or(0),
         };
-        Self { draws: seat.draw + 1, rejected: seat.rejected.clone(), filled: seat.filled.as_ref().map(span) }
+        // What waits to be judged has not ended: it is left with its group, as what was never played is.
+        let filled = seat.filled.as_ref().filter(|filled| filled.total.is_some()).map(span);
+        Self { draws: seat.draw + 1, rejected: seat.rejected.clone(), filled }
     }
 }
 
@@ -243,13 +245,13 @@ pub struct Pruned {
 pub struct Sums {
     /// Groups left out, by label.
     pub dropped: BTreeMap<String, u64>,
-    /// Seats that were filled, also those voided later.
+    /// Seats that were filled and have a score, also those voided later.
     pub filled: u64,
     /// Draws beyond the first.
     pub redrawn: u64,
     /// Draws that were not kept, by what ended them.
     pub rejected: BTreeMap<String, u64>,
-    /// Groups of which every seat was filled at the end.
+    /// Groups of which every seat had a score at the end.
     pub closed: u64,
 }
 
@@ -269,7 +271,7 @@ impl Sums {
     pub fn add_live(&mut self, group: &GroupRow) {
         self.closed += u64::from(group.is_closed());
         for seat in &group.seats {
-            self.add_seat(seat.draw, &seat.rejected, seat.filled.is_some());
+            self.add_seat(seat.draw, &seat.rejected, seat.is_scored());
         }
     }
 

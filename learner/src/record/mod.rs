@@ -128,6 +128,8 @@ pub struct Kept {
     pub policies: Vec<PolicyId>,
     /// Who made it.
     pub worker: String,
+    /// Its score, if it has one.
+    pub total: Option<f64>,
 }
 
 /// The open file.
@@ -232,9 +234,7 @@ impl Record {
                 let group = groups.get(id.0)?.ok_or_else(|| missing(&format!("group {id} of step {step}")))?;
                 let group: GroupRow = decode("a group", group.value())?;
                 draws.add(&group.draws());
-                let members = trajectories.range((id.0, 0)..=(id.0, u32::MAX))?;
-                let members =
-                    members.map(|entry| decode_trajectory(entry?.1.value())).collect::<Result<Vec<_>, _>>()?;
+                let members = members(&trajectories, id)?;
                 if members.len() != group.seats.len() {
                     return Err(missing(&format!("a member of group {id} of step {step}")));
                 }
@@ -243,6 +243,11 @@ impl Record {
             let groups = groups.collect::<Result<Vec<_>, Trouble>>()?;
             Ok(Some(Batch { step, groups, filtered_groups: row.left_out, unscored_groups: row.unscored, draws }))
         })
+    }
+
+    /// The trajectories of the group `id`, by sample.
+    pub fn members(&self, id: GroupId) -> Result<Vec<Trajectory>, RecordError> {
+        self.named(|| members(&self.db.begin_read()?.open_table(TRAJECTORIES)?, id))
     }
 
     /// The evaluation `label` with the samples that are in; none if there is none. `groups` gives the ids of its groups.
@@ -289,7 +294,8 @@ impl Record {
                 let (key, row) = entry?;
                 let (group, sample) = key.value();
                 let trajectory = decode_trajectory(row.value())?;
-                let kept = Kept { seat: trajectory.seat, policies: trajectory.policies(), worker: trajectory.worker };
+                let (policies, total) = (trajectory.policies(), trajectory.outcome.total());
+                let kept = Kept { seat: trajectory.seat, policies, worker: trajectory.worker, total };
                 evidence.trajectories.insert((GroupId(group), sample), kept);
             }
             for entry in transaction.open_table(EVAL_ITEMS)?.iter()? {
@@ -327,6 +333,14 @@ impl Record {
 
 fn decode<T: serde::de::DeserializeOwned>(what: &str, row: &[u8]) -> Result<T, Trouble> {
     codec::decode(row).map_err(|e| Trouble::Row(what.to_owned(), e))
+}
+
+fn members(
+    trajectories: &impl ReadableTable<(u64, u32), &'static [u8]>,
+    id: GroupId,
+) -> Result<Vec<Trajectory>, Trouble> {
+    let rows = trajectories.range((id.0, 0)..=(id.0, u32::MAX))?;
+    rows.map(|row| decode_trajectory(row?.1.value())).collect()
 }
 
 fn decode_trajectory(row: &[u8]) -> Result<Trajectory, Trouble> {

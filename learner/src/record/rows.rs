@@ -42,7 +42,7 @@ pub struct Counters {
     pub skipped_groups: u64,
     /// Groups that were closed and opened again, because a worker of theirs was quarantined.
     pub reopened_groups: u64,
-    /// Seats for training that were filled, also those voided later.
+    /// Seats for training that were filled and have a score, also those voided later, with a score or before it.
     pub filled: u64,
     /// Draws of seats for training beyond the first of each.
     pub redrawn: u64,
@@ -80,8 +80,8 @@ impl std::fmt::Debug for Secret {
 /// What filled a seat, as far as decisions need it; the trajectory itself has its own table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Filled {
-    /// The reward.
-    pub total: f64,
+    /// The reward; none while it waits to be judged with its group.
+    pub total: Option<f64>,
     /// The distinct policies of its tokens.
     pub policies: Vec<PolicyId>,
     /// Who made it.
@@ -99,6 +99,13 @@ pub struct SeatRow {
     pub filled: Option<Filled>,
 }
 
+impl SeatRow {
+    /// True if it is filled and has a score.
+    pub fn is_scored(&self) -> bool {
+        self.filled.as_ref().is_some_and(|filled| filled.total.is_some())
+    }
+}
+
 /// A group that is open, or closed and kept. A dropped group has no row: its id lies below `next_group`, which tells a late
 /// trajectory from one that was never asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,16 +120,21 @@ pub struct GroupRow {
 }
 
 impl GroupRow {
-    /// True if every seat is filled.
+    /// True if every seat is filled and has a score.
     pub fn is_closed(&self) -> bool {
-        self.seats.iter().all(|seat| seat.filled.is_some())
+        self.seats.iter().all(SeatRow::is_scored)
+    }
+
+    /// True if every seat is filled and none has a score: the group is to be judged as a whole.
+    pub fn is_unjudged(&self) -> bool {
+        self.open_seats() == 0 && !self.seats.iter().any(SeatRow::is_scored)
     }
 
     /// What became of the draws of its seats so far.
     pub fn draws(&self) -> Draws {
         let mut draws = Draws::default();
         for seat in &self.seats {
-            draws.scored += u64::from(seat.filled.is_some());
+            draws.scored += u64::from(seat.is_scored());
             draws.refilled += u64::from(seat.draw);
             seat.rejected.iter().for_each(|end| end.count(&mut draws, 1));
         }
@@ -253,7 +265,7 @@ mod tests {
         assert_eq!(codec::decode::<StoredEvalItem>(&row).unwrap().0, item);
         let columns = serde_json::from_str(r#"{"answer": [1, {"x": 0.1}], "big": 123456789012}"#).unwrap();
         let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns };
-        let filled = Filled { total: 1.0, policies: vec![], worker: "w".into() };
+        let filled = Filled { total: Some(1.0), policies: vec![], worker: "w".into() };
         let seats = vec![SeatRow::default(), SeatRow { draw: 1, rejected: vec![DrawEnd::Rows], filled: Some(filled) }];
         let group = GroupRow { step: 3, task, seats };
         assert_eq!(codec::decode::<GroupRow>(&codec::encode(&group).unwrap()).unwrap(), group);
@@ -268,7 +280,7 @@ mod tests {
         bytes.extend(codec::encode(&counters).unwrap());
         bytes.extend(codec::encode(&step).unwrap());
         let policies = vec![trajectory().rows[0].segments[1].policies.runs()[0].0];
-        let filled = Filled { total: 1.0, policies, worker: "w".into() };
+        let filled = Filled { total: Some(1.0), policies, worker: "w".into() };
         let seat = SeatRow { draw: 1, rejected: vec![DrawEnd::Void], filled: Some(filled) };
         let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns: Default::default() };
         let group = GroupRow { step: 3, task, seats: vec![seat] };

@@ -97,6 +97,8 @@ impl Ledger {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let closed = group.is_closed();
         let seat = &mut group.seats[sample as usize];
+        // What is void counts as filled: what waits to be judged was not counted yet.
+        self.counters.filled += u64::from(!seat.is_scored());
         seat.filled = None;
         let key = SeatKey { group: id, sample, draw: seat.draw };
         self.counters.reopened_groups += u64::from(closed);

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use folgore_protocol::{
-    EvalItem, GroupId, Outcome, PolicyId, Purpose, RolloutJob, SamplingParams, SeatKey, SegmentKind, Trajectory, seed,
+    EvalItem, GroupId, Outcome, PolicyId, Purpose, RolloutJob, SamplingParams, SeatKey, Trajectory, seed,
 };
 
 use super::{
@@ -188,7 +188,7 @@ impl Ledger {
             self.redraw_eval(&label, place, item_of(&trajectory, trajectory.outcome.clone()));
             return Ingested::Redrawn(reason.clone());
         }
-        if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
+        if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size, false) {
             let item = item_of(&trajectory, Outcome::Error { reason: reason.clone() });
             self.redraw_eval(&label, place, item);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
@@ -210,7 +210,7 @@ impl Ledger {
         self.change.writes.push(Write::Eval(label.to_owned(), eval.row.clone()));
         let reason = match item.outcome {
             Outcome::Unscorable { reason } | Outcome::Error { reason } => reason,
-            Outcome::Scored { .. } => String::new(),
+            Outcome::Scored { .. } | Outcome::Unjudged { .. } => String::new(),
         };
         self.change.events.push(ReplayEvent::SeatRefilled { seat: eval.key(place), reason });
     }
@@ -244,13 +244,11 @@ impl Ledger {
 }
 
 fn item_of(trajectory: &Trajectory, outcome: Outcome) -> EvalItem {
-    let segments = trajectory.rows.iter().flat_map(|row| &row.segments);
-    let sampled = segments.filter(|segment| segment.kind == SegmentKind::Sampled);
     EvalItem {
         seat: trajectory.seat,
         task_id: trajectory.task_id.clone(),
         outcome,
-        completion_ids: sampled.flat_map(|segment| segment.ids.iter().copied()).collect(),
+        completion_ids: trajectory.completion_ids(),
         stop_reason: trajectory.stop_reason,
     }
 }

@@ -11,7 +11,7 @@ pub enum ReplayEvent {
     SeatClosed {
         /// The seat.
         seat: SeatKey,
-        /// Its reward; none in an evaluation where the reward failed.
+        /// Its reward; none in an evaluation where the reward failed, and where its group is still to be judged.
         reward: Option<f64>,
     },
     /// A seat is drawn again.

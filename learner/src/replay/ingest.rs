@@ -1,6 +1,6 @@
 //! What a trajectory must fulfil before it is believed.
 
-use folgore_protocol::{Outcome, PolicyId, Trajectory};
+use folgore_protocol::{Outcome, PolicyId, Trajectory, UNJUDGED_BYTES_MAX};
 
 /// A reward whose magnitude is above this is a fault of the rule: its square would still be exact enough, its group's
 /// statistics would not.
@@ -64,21 +64,43 @@ pub enum Ingested {
 
 /// Checks what does not depend on the seat, of a scored trajectory: rows and numbers. One without a score is drawn again
 /// whatever its rows are; an episode that could not be played has none.
-pub(super) fn check_content(trajectory: &Trajectory, vocab_size: u32) -> Result<(), (Refusal, String)> {
+///
+/// `judged_later`: whether its score is to come from a verdict on its group.
+pub(super) fn check_content(
+    trajectory: &Trajectory,
+    vocab_size: u32,
+    judged_later: bool,
+) -> Result<(), (Refusal, String)> {
     if trajectory.rows.is_empty() {
         return Err((Refusal::Rows, "expected at least one row, got none".into()));
     }
     for (i, row) in trajectory.rows.iter().enumerate() {
         row.validate(vocab_size).map_err(|e| (Refusal::Rows, format!("row {i}: {e}")))?;
     }
-    if let Outcome::Scored { total, parts } = &trajectory.outcome {
-        let sane = |value: f64| value.is_finite() && value.abs() <= REWARD_MAX;
-        let numbers = std::iter::once(*total).chain(parts.iter().flat_map(|p| [p.value, p.weight]));
-        if let Some(bad) = numbers.into_iter().find(|n| !sane(*n)) {
-            return Err((Refusal::Reward, format!("expected finite rewards of at most {REWARD_MAX:e}, got {bad}")));
+    match &trajectory.outcome {
+        Outcome::Unjudged { completion } if completion.len() > UNJUDGED_BYTES_MAX => {
+            let got = completion.len();
+            Err((Refusal::Rows, format!("expected at most {UNJUDGED_BYTES_MAX} bytes to be judged, got {got}")))
         }
+        Outcome::Unjudged { .. } if !judged_later => {
+            Err((Refusal::Reward, "expected a score, got a completion that is to be judged with its group".into()))
+        }
+        Outcome::Scored { .. } if judged_later => {
+            Err((Refusal::Reward, "expected a completion to be judged with its group, got a score".into()))
+        }
+        outcome => check_reward(outcome).map_err(|reason| (Refusal::Reward, reason)),
     }
-    Ok(())
+}
+
+/// Checks the numbers of a score.
+pub(super) fn check_reward(outcome: &Outcome) -> Result<(), String> {
+    let Outcome::Scored { total, parts } = outcome else { return Ok(()) };
+    let sane = |value: f64| value.is_finite() && value.abs() <= REWARD_MAX;
+    let numbers = std::iter::once(*total).chain(parts.iter().flat_map(|p| [p.value, p.weight]));
+    match numbers.into_iter().find(|n| !sane(*n)) {
+        Some(bad) => Err(format!("expected finite rewards of at most {REWARD_MAX:e}, got {bad}")),
+        None => Ok(()),
+    }
 }
 
 /// True if both are the same weights. The epoch is left out: a learner that took the run over and trained the same step on

@@ -55,7 +55,7 @@ pub struct Ledger {
     pub(super) evals: BTreeMap<String, Evaluation>,
     pub(super) issues: Issues,
     pub(super) change: Change,
-    dirty_groups: BTreeSet<GroupId>,
+    pub(super) dirty_groups: BTreeSet<GroupId>,
     dirty_steps: BTreeSet<u64>,
     counters_before: Counters,
 }
@@ -189,14 +189,16 @@ impl Ledger {
             return Ingested::Refused(Refusal::Policy, format!("seat {key}: {reason}"));
         }
         let total = match &trajectory.outcome {
-            Outcome::Scored { total, .. } => *total,
+            Outcome::Scored { total, .. } => Some(*total),
+            Outcome::Unjudged { .. } => None,
             Outcome::Unscorable { reason } | Outcome::Error { reason } => {
                 let (end, reason) = (unscored(&trajectory), reason.clone());
                 self.redraw(key, end, &reason);
                 return Ingested::Redrawn(reason);
             }
         };
-        if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size) {
+        if let Err((refusal, reason)) = check_content(&trajectory, self.settings.vocab_size, self.settings.judge_groups)
+        {
             let end = if refusal == Refusal::Reward { DrawEnd::Reward } else { DrawEnd::Rows };
             self.redraw(key, end, &reason);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
@@ -208,19 +210,22 @@ impl Ledger {
 
     fn fill(&mut self, key: SeatKey, filled: Filled, trajectory: Trajectory) {
         self.issues.settle(&key);
-        self.change.events.push(ReplayEvent::SeatClosed { seat: key, reward: Some(filled.total) });
+        self.change.events.push(ReplayEvent::SeatClosed { seat: key, reward: filled.total });
         self.change.writes.push(Write::Trajectory(Box::new(trajectory)));
         self.dirty_groups.insert(key.group);
         let Some(group) = self.groups.get_mut(&key.group) else { return };
+        self.counters.filled += u64::from(filled.total.is_some());
         group.seats[key.sample as usize].filled = Some(filled);
-        self.counters.filled += 1;
         if group.is_closed() {
             let (step, rewards) = (group.step, rewards(group));
             self.close_group(key.group, step, &rewards);
+        } else if group.open_seats() == 0 && !group.is_unjudged() {
+            // Only a run that was forced to go on with another reward has such groups.
+            self.drop_group(key.group, "two_rewards", "some of its members were scored, and others not".into());
         }
     }
 
-    fn close_group(&mut self, id: GroupId, step: u64, rewards: &[f64]) {
+    pub(super) fn close_group(&mut self, id: GroupId, step: u64, rewards: &[f64]) {
         self.counters.closed_groups += 1;
         let mean_reward = rewards.iter().sum::<f64>() / rewards.len() as f64;
         self.change.events.push(ReplayEvent::GroupClosed { group: id, step, mean_reward });
@@ -412,6 +417,8 @@ impl Ledger {
         let (closed, open): (Vec<_>, Vec<_>) = self.groups_of(step).partition(|id| self.groups[id].is_closed());
         let seats: usize = open.iter().map(|id| self.groups[id].open_seats()).sum();
         let wanted = self.settings.num_prompts;
+        let unjudged = self.groups_of(step).filter(|id| self.groups[id].is_unjudged()).count();
+        let unjudged = if unjudged == 0 { String::new() } else { format!("; {unjudged} groups wait to be judged") };
         let errors: u64 = self.groups_of(step).map(|id| self.groups[&id].draws().errors).sum();
         let failed = if errors == 0 { String::new() } else { format!("; the reward failed on {errors} draws") };
         let row = &self.steps[&step];
@@ -420,7 +427,7 @@ impl Ledger {
             None => String::new(),
         };
         format!(
-            "step {step} has {} of {wanted} groups; {seats} seats of {} groups wait{failed}{left_out}",
+            "step {step} has {} of {wanted} groups; {seats} seats of {} groups wait{unjudged}{failed}{left_out}",
             closed.len(),
             open.len()
         )
@@ -433,6 +440,7 @@ impl Ledger {
             committed_step: self.counters.committed_step,
             open_groups: self.groups.values().filter(|g| !g.is_closed()).count() as u64,
             open_seats: self.groups.values().map(GroupRow::open_seats).sum::<usize>() as u64 + self.open_eval_seats(),
+            unjudged_groups: self.unjudged().count() as u64,
             trajectories: self.counters.trajectories,
             refused: self.counters.refused.clone().into_iter().collect(),
             draws: self.counters.draws(),
@@ -482,6 +490,7 @@ fn unscored(trajectory: &Trajectory) -> DrawEnd {
     }
 }
 
-fn rewards(group: &GroupRow) -> Vec<f64> {
-    group.seats.iter().filter_map(|seat| seat.filled.as_ref()).map(|filled| filled.total).collect()
+/// The scores of a closed group.
+pub(super) fn rewards(group: &GroupRow) -> Vec<f64> {
+    group.seats.iter().filter_map(|seat| seat.filled.as_ref()?.total).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! [`ledger`] decides and knows no disk; [`store`] makes each decision durable before it is told; [`service`] connects both
 //! to the links. `line` holds the line of checkpoints, `defence` says whom is believed. [`tasks`] says what is asked in
-//! which order, [`ingest`] what is believed, [`evals`] how held-out questions travel the same path; `spans` is what
+//! which order, [`ingest`] what is believed, `judging` what becomes of groups that are judged as a whole, for which `judge` asks, [`evals`] how held-out questions travel the same path; `spans` is what
 //! OpenTelemetry is told.
 
 mod defence;
@@ -11,6 +11,8 @@ pub mod events;
 pub mod identity;
 pub mod ingest;
 mod issue;
+mod judge;
+mod judging;
 pub mod ledger;
 mod line;
 pub mod service;

@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     events::ReplayEvent,
     ingest::Ingested,
+    judge::judge_groups,
     spans::{self, Seats},
     store::{ReplayError, ReplaySetup, Store},
 };
@@ -29,7 +30,7 @@ use crate::record::RecordError;
 const PULL_MAX: usize = 256;
 const PULL_WAIT: Duration = Duration::from_secs(1);
 /// How long a record that failed is left alone.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Requests answered at once; most of them wait.
 const ASKS_MAX: usize = 64;
 /// Trajectories being settled at once.
@@ -64,6 +65,8 @@ async fn run(setup: ReplaySetup, context: Context) -> Result<(), ServiceError> {
         async move { desk.answer(envelope, request).await }
     });
     let _served = served.await?;
+    let judging = judge_groups(desk.clone());
+    tokio::pin!(judging);
     loop {
         tokio::select! {
             biased;
@@ -72,6 +75,7 @@ async fn run(setup: ReplaySetup, context: Context) -> Result<(), ServiceError> {
                 let reason = fatal.borrow().clone().unwrap_or_default();
                 return Err(reason.into());
             }
+            ended = &mut judging => return ended,
             taken = desk.take_in() => {
                 taken?;
                 desk.show(&context);
@@ -97,17 +101,17 @@ enum Slot {
 }
 
 /// What all requests share.
-struct Desk {
-    setup: ReplaySetup,
-    links: Links,
+pub(super) struct Desk {
+    pub(super) setup: ReplaySetup,
+    pub(super) links: Links,
     slot: Mutex<Slot>,
     /// Rung after every change. Who waits for it is woken in the order of asking.
-    changed: Notify,
+    pub(super) changed: Notify,
     fatal: watch::Sender<Option<String>>,
     /// The clock of re-issues.
     began: Instant,
     /// For the spans of samples.
-    seats: Seats,
+    pub(super) seats: Seats,
 }
 
 struct EndOnDrop(Arc<Desk>);
@@ -126,7 +130,7 @@ impl Desk {
     }
 
     /// Runs `work` on the open store, off the runtime; the error says why the record cannot be used now.
-    async fn with<T, W>(self: &Arc<Self>, work: W) -> Result<T, String>
+    pub(super) async fn with<T, W>(self: &Arc<Self>, work: W) -> Result<T, String>
     where
         T: Send + 'static,
         W: FnOnce(&mut Store) -> Result<(T, Vec<ReplayEvent>), RecordError> + Send + 'static,

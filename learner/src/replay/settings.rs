@@ -1,5 +1,7 @@
 //! What the ledger is told about the run.
 
+use std::time::Duration;
+
 use folgore_config::{Config, replay::OnEmptyBatch};
 use folgore_protocol::SamplingParams;
 
@@ -40,10 +42,14 @@ pub struct ReplaySettings {
     pub environment: String,
     /// How samples are made; a greedy evaluation differs in its temperature.
     pub sampling: SamplingParams,
+    /// Completions come in without a score, and each group is judged as a whole.
+    pub judge_groups: bool,
+    /// Longest wait for one verdict.
+    pub judge_deadline: Duration,
 }
 
 impl ReplaySettings {
-    /// What `config` says, for a vocabulary of `vocab_size` tokens.
+    /// What `config` says, for a vocabulary of `vocab_size` tokens. Whether groups are judged as a whole is up to the reward.
     pub fn from_config(config: &Config, vocab_size: u32) -> Self {
         let (rollout, replay) = (&config.rollout, &config.replay);
         let sampling = SamplingParams {
@@ -73,6 +79,8 @@ impl ReplaySettings {
             vocab_size,
             environment: rollout.environment.clone(),
             sampling,
+            judge_groups: false,
+            judge_deadline: Duration::from_secs_f64(config.score_deadline_s()),
         }
     }
 

@@ -8,9 +8,9 @@ use std::{
 
 use folgore_actors::{
     Job, Span, SpanKind, TraceContext,
-    telemetry::{self, names},
+    telemetry::{self, names, span::LINKS_MAX},
 };
-use folgore_protocol::{Purpose, RolloutJob, SeatKey, Trajectory};
+use folgore_protocol::{Outcome, Purpose, RolloutJob, SeatKey, Trajectory};
 
 use super::ingest::{Ingested, Refusal};
 
@@ -44,16 +44,21 @@ impl Seats {
 
     /// Notes on `span` what came of a trajectory; where its seat is over, that is told as the sample's own span.
     pub(super) fn note(&self, span: &mut Span, run: &str, trajectory: &Trajectory, ingested: &Ingested) {
-        let (outcome, is_over) = match ingested {
-            Ingested::Taken => ("taken", true),
-            Ingested::Redrawn(_) => ("redrawn", true),
-            Ingested::Duplicate => ("duplicate", false),
-            Ingested::Refused(refusal, _) => (refusal.label(), matches!(refusal, Refusal::Rows | Refusal::Reward)),
-        };
-        span.set(names::OUTCOME, outcome);
+        span.set(names::OUTCOME, label(ingested));
         if let Ingested::Refused(_, reason) = ingested {
             span.fail("refused", reason);
         }
+        self.ended(run, trajectory, ingested);
+    }
+
+    /// Tells the sample of `trajectory` as a span of its own, if its seat is over with what came of it.
+    pub(super) fn ended(&self, run: &str, trajectory: &Trajectory, ingested: &Ingested) {
+        let is_over = match ingested {
+            Ingested::Taken => !matches!(trajectory.outcome, Outcome::Unjudged { .. }),
+            Ingested::Redrawn(_) => true,
+            Ingested::Duplicate => false,
+            Ingested::Refused(refusal, _) => matches!(refusal, Refusal::Rows | Refusal::Reward),
+        };
         if !is_over {
             return;
         }
@@ -65,7 +70,7 @@ impl Seats {
         sample.set(names::SEAT, i64::from(trajectory.seat.sample));
         sample.set(names::DRAW, i64::from(trajectory.seat.draw));
         sample.set(names::WORKER, trajectory.worker.clone());
-        sample.set(names::OUTCOME, outcome);
+        sample.set(names::OUTCOME, label(ingested));
         sample.set(
             names::PURPOSE,
             match &trajectory.purpose {
@@ -80,6 +85,33 @@ impl Seats {
             sample.fail("redrawn", reason);
         }
     }
+}
+
+fn label(ingested: &Ingested) -> &'static str {
+    match ingested {
+        Ingested::Taken => "taken",
+        Ingested::Redrawn(_) => "redrawn",
+        Ingested::Duplicate => "duplicate",
+        Ingested::Refused(refusal, _) => refusal.label(),
+    }
+}
+
+/// Names a group with its present draws, as `g5.2`: what is asked of it is the same under the same name.
+pub(super) fn group_key(members: &[Trajectory]) -> String {
+    let draws: u32 = members.iter().map(|member| member.seat.draw).sum();
+    members.first().map_or_else(String::new, |first| format!("{}.{draws}", first.seat.group))
+}
+
+/// The span of judging a group, linked to its samples as far as links go.
+pub(super) fn judging(run: &str, members: &[Trajectory]) -> Span {
+    let trace = TraceContext::root(run, &group_key(members));
+    let mut span = Span::root(trace, SpanKind::Internal, names::SCORE_GROUP);
+    if let Some(first) = members.first().filter(|_| span.is_on()) {
+        span.set(names::RUN, run.to_owned());
+        span.set(names::GROUP, first.seat.group.0.to_string());
+        members.iter().take(LINKS_MAX).for_each(|member| span.link(&root(run, member)));
+    }
+    span
 }
 
 /// The span of taking `job` in. Its trace is that of its seat, whatever the sender says.

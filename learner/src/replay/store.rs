@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use folgore_protocol::{Batch, EvalSummary};
+use folgore_protocol::{Batch, EvalSummary, GroupId, Trajectory};
 
 use super::{
     evals::group_ids,
@@ -127,6 +127,11 @@ impl Store {
     /// The recorded batch of `step`, if it is complete.
     pub fn batch(&self, step: u64) -> Result<Option<Batch>, RecordError> {
         self.record.batch(step)
+    }
+
+    /// The trajectories of the group `id`, by sample.
+    pub fn members(&self, id: GroupId) -> Result<Vec<Trajectory>, RecordError> {
+        self.record.members(id)
     }
 
     /// The evaluation `label` as far as it has come.

@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use folgore_config::replay::OnEmptyBatch;
@@ -11,7 +12,7 @@ use folgore_learner::{
     replay::{Ledger, ReplaySettings, ReplaySetup, RunIdentity, Store},
 };
 use folgore_protocol::{
-    Batch, Digest, Outcome, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, SamplingParams, Segment,
+    Batch, Digest, Outcome, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, SamplingParams, SeatKey, Segment,
     SegmentKind, Source, StopReason, Task, Trajectory, seed,
 };
 use redb::StorageBackend;
@@ -42,6 +43,8 @@ pub fn settings() -> ReplaySettings {
         vocab_size: VOCAB,
         environment: "single_turn".into(),
         sampling: SamplingParams::default(),
+        judge_groups: false,
+        judge_deadline: Duration::from_secs(10),
     }
 }
 
@@ -104,6 +107,32 @@ pub fn play(job: &RolloutJob, policy: PolicyId, temper: Temper) -> Trajectory {
         duration_ms: 1,
         token: job.token.clone(),
     }
+}
+
+pub fn judged_settings() -> ReplaySettings {
+    ReplaySettings { judge_groups: true, ..settings() }
+}
+
+/// The same, to be judged with its group.
+pub fn unjudged(trajectory: Trajectory) -> Trajectory {
+    let outcome = match trajectory.outcome {
+        Outcome::Scored { .. } => Outcome::Unjudged { completion: format!("{:?}", trajectory.completion_ids()) },
+        other => other,
+    };
+    Trajectory { outcome, ..trajectory }
+}
+
+/// What a judge says of a group: everything follows from who is in it.
+pub fn verdict(seats: &[SeatKey]) -> Vec<Outcome> {
+    let together: Vec<u64> = seats.iter().map(|seat| seed::seat(5, *seat)).collect();
+    let one = |seat: &SeatKey| {
+        let own = seed::mix(&[seed::mix(&together), seed::seat(5, *seat)]);
+        match seed::below(own, 0, 8) {
+            0 => Outcome::Error { reason: "the judge is not sure".into() },
+            _ => Outcome::scored("judge", seed::below(own, 1, 3) as f64),
+        }
+    };
+    seats.iter().map(one).collect()
 }
 
 /// The policy that a job is to be played with at staleness 0.

@@ -7,6 +7,7 @@ mod defence;
 mod evaluation;
 mod evidence;
 mod intake;
+mod judging;
 mod order;
 mod service;
 mod steps;

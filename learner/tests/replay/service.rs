@@ -5,9 +5,11 @@ use std::{io, sync::Arc, time::Duration};
 use folgore_actors::{Context, Links, LocalConfig, Service, Shutdown, Status, local};
 use folgore_learner::{
     record::Record,
-    replay::{ReplayEvent, ReplayService, ReplaySettings, ReplaySetup},
+    replay::{ReplayEvent, ReplayService, ReplaySettings, ReplaySetup, Store},
 };
-use folgore_protocol::{Batch, PolicyId, ReplayReply, ReplayRequest, subjects};
+use folgore_protocol::{
+    Batch, GroupId, PolicyId, ReplayReply, ReplayRequest, Scope, ScoreReply, ScoreRequest, SeatKey, subjects,
+};
 use tokio::task::JoinHandle;
 
 use crate::common::*;
@@ -48,7 +50,7 @@ impl Run {
 
     /// Asks for seats, plays them, hands each in twice.
     fn worker(&self, temper: Temper) -> JoinHandle<()> {
-        let links = self.links.clone();
+        let (links, judge_groups) = (self.links.clone(), self.setup.settings.judge_groups);
         tokio::spawn(async move {
             let mut reissue = true;
             loop {
@@ -62,7 +64,8 @@ impl Run {
                 };
                 reissue = false;
                 for job in jobs {
-                    let trajectory = play(&job, policy_for(&job), temper);
+                    let made = play(&job, policy_for(&job), temper);
+                    let trajectory = if judge_groups { unjudged(made) } else { made };
                     for _ in 0..2 {
                         let key = job.seat.to_string();
                         links.publish_job_waiting(subjects::TRAJECTORIES, &trajectory, &key, WAIT).await.unwrap();
@@ -134,6 +137,83 @@ async fn steps_form_over_the_links_and_a_killed_replay_goes_on() {
     worker.abort();
     shutdown.request(folgore_actors::Level::Stopping);
     assert_eq!(replay.await.unwrap(), Ok(()));
+}
+
+/// The batches of a run that nobody disturbs, judged as they are completed.
+fn judged_calmly(store: &mut Store, steps: std::ops::RangeInclusive<u64>, temper: Temper) -> Vec<Batch> {
+    let train = |step| {
+        while store.batch(step).unwrap().is_none() {
+            for job in change(store, |l| l.open_seats(0, 1000, false)) {
+                change(store, |l| l.ingest(unjudged(play(&job, policy_for(&job), temper))));
+            }
+            let waiting: Vec<GroupId> = store.ledger().unjudged().map(|(id, _)| id).collect();
+            for id in waiting {
+                let mut members = store.members(id).unwrap();
+                let seats: Vec<SeatKey> = members.iter().map(|member| member.seat).collect();
+                members.iter_mut().zip(verdict(&seats)).for_each(|(member, outcome)| member.outcome = outcome);
+                change(store, |l| l.judged(id, members));
+            }
+        }
+        let batch = store.batch(step).unwrap().unwrap();
+        change(store, |l| l.commit(step, policy(step))).unwrap();
+        batch
+    };
+    steps.map(train).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_killed_before_a_verdict_asks_again_and_trains_the_same() {
+    let (settings, temper) = troubled();
+    let settings = ReplaySettings { judge_groups: true, ..settings };
+    let calm = judged_calmly(&mut open(settings.clone(), &MemoryDisk::default()), 1..=4, temper);
+    assert!(calm.iter().any(|batch| batch.draws.errors > 0), "the judge never failed");
+    let run = Run::new(settings);
+    let _worker = run.worker(temper);
+    let (mut replay, mut shutdown) = run.replay();
+    let resume = ReplayRequest::Resume { step: 0, policy: None, first_free_group: 0, min_epoch: 0 };
+    let Ok(ReplayReply::Resumed { epoch, .. }) = run.ask(resume).await else { panic!("no epoch") };
+    // Replay waits for whoever judges: nothing is drawn again because he comes late.
+    unjudged_groups(&run).await;
+    let gate = tokio::sync::watch::Sender::new(true);
+    let opened = gate.subscribe();
+    let judge = move |request: ScoreRequest| {
+        let mut open = opened.clone();
+        async move {
+            assert_eq!((request.scope, request.items.len()), (Scope::Group, 2));
+            assert!(request.items.iter().all(|item| item.completion == format!("{:?}", item.completion_ids)));
+            open.wait_for(|open| *open).await.map_err(|e| e.to_string())?;
+            let seats: Vec<SeatKey> = request.items.iter().map(|item| item.id).collect();
+            let outcomes = verdict(&seats).into_iter().zip(seats).map(|(outcome, seat)| (seat, outcome)).collect();
+            Ok::<_, String>(ScoreReply { outcomes })
+        }
+    };
+    let _judge = run.links.serve_typed(subjects::REWARD, 8, judge).await.unwrap();
+    for step in 1..=4 {
+        assert_eq!(run.batch(step).await.unwrap(), calm[step as usize - 1], "step {step}");
+        gate.send_replace(step == 4);
+        run.commit(step, epoch).await;
+        if step < 4 {
+            unjudged_groups(&run).await;
+            replay.abort();
+            assert!(replay.await.unwrap_err().is_cancelled());
+            gate.send_replace(true);
+            (replay, shutdown) = run.replay();
+        }
+    }
+    shutdown.request(folgore_actors::Level::Stopping);
+    assert_eq!(replay.await.unwrap(), Ok(()));
+    assert!(folgore_learner::record::check::check(&(run.setup.open)().unwrap()).unwrap().holds());
+}
+
+/// Waits until a group waits to be judged.
+async fn unjudged_groups(run: &Run) {
+    loop {
+        match run.ask(ReplayRequest::Status {}).await {
+            Ok(ReplayReply::Status(status)) if status.unjudged_groups > 0 => return,
+            Ok(ReplayReply::Status(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -237,7 +237,7 @@ mod tests {
     }
 
     async fn ask(guarded: &Guarded, budget_s: u64) -> Outcome {
-        let request = ScoreRequest { items: vec![item("x", &[])], budget_ms: budget_s * 1000 };
+        let request = ScoreRequest { items: vec![item("x", &[])], budget_ms: budget_s * 1000, scope: Scope::Sample };
         guarded.score(&request).await.remove(0)
     }
 

@@ -22,7 +22,7 @@ pub use command::Command;
 pub use guarded::{Guarded, Limits};
 pub use http::Http;
 
-use crate::{Reward, Scope, judge::Judge};
+use crate::{Reward, judge::Judge, reward::scope_of};
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +85,7 @@ pub(crate) fn build(spec: &RewardSpec) -> Result<Option<Arc<dyn Reward>>, String
         RewardWay::Url(url) => Arc::new(Http::new(name, url)?),
         RewardWay::Judge(judge) => Arc::new(Judge::new(name, judge)?),
     };
-    let scope = Scope::from(spec.scope);
+    let scope = scope_of(spec.scope);
     Ok(Some(Arc::new(Guarded::new(name, scope, Limits::from(spec), carrier))))
 }
 

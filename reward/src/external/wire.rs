@@ -1,6 +1,6 @@
 //! What is said to a reward elsewhere and what it answers, as JSON.
 
-use folgore_protocol::{Answer, Outcome, ScoreItem, ScoreRequest, SeatKey};
+use folgore_protocol::{Answer, Outcome, Scope, ScoreItem, ScoreRequest, SeatKey};
 use serde::Serialize;
 
 use super::{Failure, shown};
@@ -13,6 +13,8 @@ pub const MAX_ANSWER: usize = 8 << 20;
 struct Asked<'a> {
     id: u64,
     budget_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
     items: &'a [ScoreItem],
 }
 
@@ -21,7 +23,8 @@ struct Asked<'a> {
 /// # Errors
 /// Not with any request that came off a link; the writer's error is passed on all the same.
 pub fn question(id: u64, request: &ScoreRequest) -> Result<Vec<u8>, Failure> {
-    let asked = Asked { id, budget_ms: request.budget_ms, items: &request.items };
+    let scope = Some(request.scope).filter(|scope| *scope == Scope::Group);
+    let asked = Asked { id, budget_ms: request.budget_ms, scope, items: &request.items };
     serde_json::to_vec(&asked).map_err(|e| Failure::lasting(format!("the request cannot be written: {e}")))
 }
 
@@ -88,7 +91,7 @@ mod tests {
             item.id.sample = sample;
             item
         });
-        ScoreRequest { items: items.collect(), budget_ms: 1000 }
+        ScoreRequest { items: items.collect(), budget_ms: 1000, scope: Scope::Sample }
     }
 
     fn reason(outcome: &Outcome) -> &str {

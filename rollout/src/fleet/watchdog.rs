@@ -59,6 +59,8 @@ pub struct Facts {
     pub reward_workers: usize,
     /// Seats that wait for a trajectory.
     pub open_seats: u64,
+    /// Groups that wait to be judged.
+    pub unjudged_groups: u64,
     /// Jobs in the queue.
     pub jobs_waiting: u64,
     /// Jobs in somebody's hands.
@@ -86,7 +88,7 @@ impl Facts {
             let why = format!("no rollout worker is there: {} seats wait for one", self.open_seats);
             return stuck("rollout", why);
         }
-        if self.open_seats > 0 && self.remote_reward && self.reward_workers == 0 {
+        if self.open_seats + self.unjudged_groups > 0 && self.remote_reward && self.reward_workers == 0 {
             return stuck("reward", "no reward worker is there: nothing can be scored".into());
         }
         if self.quiet < patience {
@@ -105,6 +107,9 @@ impl Facts {
                 self.jobs_waiting, self.rollout_workers
             );
             return stuck("rollout", why);
+        }
+        if self.unjudged_groups > 0 {
+            return stuck("reward", format!("{} groups wait to be judged for {quiet} s", self.unjudged_groups));
         }
         if self.open_seats > 0 {
             let why = format!("{} seats are open, and no job for them is on its way for {quiet} s", self.open_seats);
@@ -159,6 +164,7 @@ impl Watchdog {
             active: rollout.active,
             reward_workers: self.roster.strength(Role::Reward, now).workers,
             open_seats: number(replay, "open_seats"),
+            unjudged_groups: number(replay, "unjudged_groups"),
             jobs_waiting: number(coordinator, "jobs_waiting"),
             jobs_held: number(coordinator, "jobs_held"),
             trajectories_waiting: number(coordinator, "trajectories_waiting"),
@@ -226,6 +232,11 @@ mod tests {
         assert_eq!(stage(&Facts { trajectories_waiting: 3, ..quiet.clone() }), Some("replay"));
         assert_eq!(stage(&Facts { jobs_held: 0, ..quiet.clone() }), Some("rollout"));
         assert_eq!(stage(&Facts { jobs_held: 0, jobs_waiting: 0, ..quiet.clone() }), Some("coordinator"));
+        let unjudged = Facts { unjudged_groups: 2, open_seats: 0, ..well() };
+        assert_eq!(stage(&unjudged), None);
+        assert_eq!(stage(&Facts { remote_reward: true, ..unjudged.clone() }), Some("reward"));
+        let quiet_judge = Facts { jobs_held: 0, jobs_waiting: 0, quiet: PATIENCE, ..unjudged };
+        assert_eq!(stage(&quiet_judge), Some("reward"));
         assert_eq!(stage(&Facts { jobs_held: 0, jobs_waiting: 0, open_seats: 0, ..quiet }), Some("learner"));
     }
 

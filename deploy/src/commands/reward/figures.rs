@@ -101,7 +101,7 @@ pub fn failures(outcomes: &[Outcome]) -> Vec<Failure> {
     let mut counts: BTreeMap<(&'static str, String), usize> = BTreeMap::new();
     for outcome in outcomes {
         let (kind, reason) = match outcome {
-            Outcome::Scored { .. } => continue,
+            Outcome::Scored { .. } | Outcome::Unjudged { .. } => continue,
             Outcome::Unscorable { reason } => ("unscorable", reason),
             Outcome::Error { reason } => ("error", reason),
         };

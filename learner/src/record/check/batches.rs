@@ -127,6 +127,7 @@ impl Books<'_> {
                     (kept.seat.group, kept.seat.sample, kept.seat.draw) == (*id, sample, seat.draw)
                         && kept.policies == filled.policies
                         && kept.worker == filled.worker
+                        && kept.total == filled.total
                 });
                 found
                     .expect(fits, || format!("seat {id}.{sample}.{}: its trajectory is another or missing", seat.draw));
