@@ -26,7 +26,8 @@ fn proven(at: &Path, name: &str) {
 fn a_reward_that_compares_teaches_and_its_second_scorer_evaluates() {
     let at = folder();
     let mut command = folgore(["train", "demo", "examples/rewards/group.yaml", "--run-name", "group", "--seed", "1"]);
-    command.current_dir(root()).args(["--max-steps", "40", "eval.eval_items=100", "--output-dir"]).arg(at.path());
+    command.current_dir(root()).args(["--max-steps", "40", "eval.eval_items=100", "replay.retention_steps=100"]);
+    command.arg("--output-dir").arg(at.path());
     run(command).well();
     let path = at.path().join("group");
     for line in metrics(&path) {
@@ -65,13 +66,11 @@ for line in sys.stdin:
     print(json.dumps({"id": asked["id"], "scores": scores}), flush=True)
 "#;
 
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 6] = [
     "rollout.num_prompts=4",
     "rollout.num_generations=4",
     "optim.max_steps=6",
     "checkpoint.save_steps=1",
-    "eval.before=false",
-    "eval.after=false",
     "--seed=3",
     "--run-name=r",
 ];
@@ -84,7 +83,13 @@ fn judged(at: &Path, from: u64, more: &[&str]) -> Command {
     fs::write(&config, json!({ "reward": [{ "name": "judge", "command": command, "scope": "group" }] }).to_string())
         .unwrap();
     let mut command = folgore(["train", "demo"]);
-    command.arg(config).args(SMALL).args(more).arg("--output-dir").arg(at);
+    command
+        .arg(config)
+        .args(SMALL)
+        .args(["eval.before=false", "eval.after=false"])
+        .args(more)
+        .arg("--output-dir")
+        .arg(at);
     command
 }
 
@@ -135,7 +140,7 @@ fn a_judge_that_fails_leaves_groups_out_and_trains_no_zero() {
     let config = at.path().join("judge.yaml");
     fs::write(&config, json!({ "reward": spec }).to_string()).unwrap();
     let mut command = folgore(["train", "demo"]);
-    command.arg(&config).args(SMALL).args(["eval.before=true", "replay.retention_steps=100", "--output-dir"]);
+    command.arg(&config).args(SMALL).args(["replay.retention_steps=100", "--output-dir"]);
     command.arg(at.path());
     let ended = run(command).well();
     // Nothing is there to evaluate by.
@@ -153,7 +158,7 @@ fn a_judge_that_fails_leaves_groups_out_and_trains_no_zero() {
     }
     let left_out: f64 = metrics(&path).iter().map(|line| number(line, "reward/unscored_groups")).sum();
     let dropped = record.load().unwrap().counters.dropped_groups["no_score"];
-    assert!(left_out >= 8.0 && left_out <= dropped as f64, "{left_out} groups left out, {dropped} dropped");
+    assert!((8.0..=dropped as f64).contains(&left_out), "{left_out} groups left out, {dropped} dropped");
     for line in metrics(&path) {
         assert_eq!((number(&line, "reward"), number(&line, "reward/error")), (2.5, 0.0), "{line:?}");
     }
