@@ -198,7 +198,7 @@ fn gguf_files_that_lie() {
         assert!(error(bytes).contains("general.alignment: expected 1 to 1048576"));
     }
     // the same name, or the same place, for two tensors
-    let two = small(&[architecture.clone()], &[plan("tensor.a"), plan("tensor.b")]);
+    let two = small(std::slice::from_ref(&architecture), &[plan("tensor.a"), plan("tensor.b")]);
     let second = two.windows(8).rposition(|w| w == b"tensor.b").unwrap();
     let mut same_name = two.clone();
     same_name[second + 7] = b'a';
