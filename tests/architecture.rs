@@ -117,7 +117,8 @@ fn what_the_design_rests_on_does_not_depend_on_the_table() {
             assert!(!others.contains("async-nats"), "{krate} names async-nats: transports are the business of actors");
         }
         assert!(!ours.contains("deploy"), "{krate} depends on deploy, which is the last to know");
-        let knows_all = ours.len() + 1 == dependencies.len();
+        // the tool that looks for faults is known by nobody
+        let knows_all = ours.len() + 1 == dependencies.keys().filter(|name| *name != "fuzz").count();
         assert_eq!(knows_all, krate == "deploy", "{krate} knows {ours:?}: deploy alone knows every crate");
     }
     assert!(dependencies["protocol"].0.is_empty() && dependencies["config"].0.is_empty());
