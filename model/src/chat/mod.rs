@@ -198,8 +198,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
-        let Some(len) = rest[at..].find("%}") else { break };
-        let (before, tag, after) = (&rest[..at + 2], &rest[at + 2..at + len], &rest[at + len..]);
+        let Some(len) = rest[at + 2..].find("%}") else { break };
+        let (before, tag, after) = (&rest[..at + 2], &rest[at + 2..at + 2 + len], &rest[at + 2 + len..]);
         let word = tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
         let replaced = match word {
             "generation" => tag.replace("generation", "if true"),
@@ -258,5 +258,6 @@ mod tests {
         let source = "a{%- generation %}b{{ '{% generation %}' }}{% endgeneration -%}c{% if x %}d{% endif %}{%";
         let changed = "a{%- if true %}b{{ '{% if true %}' }}{% endif -%}c{% if x %}d{% endif %}{%";
         assert_eq!(without_generation_tags(source), changed);
+        assert_eq!(without_generation_tags("%}{%}{% generation %}"), "%}{%}{% generation %}");
     }
 }

@@ -13,7 +13,7 @@ mod untrusted;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    panic::catch_unwind,
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use folgore_protocol::{Digest, Prompt};
@@ -89,7 +89,7 @@ impl Tokenizer {
         let vocab_size = ids.last().map_or(0, |last| *last as usize + 1);
         let id = |token: &Option<String>| token.as_ref().and_then(|token| trusted.token_to_id(token));
         let (bos, eos_ids) = (id(&special.bos), special.eos.iter().filter_map(|t| trusted.token_to_id(t)).collect());
-        let prefix = prefix(&trusted).map_err(fail)?;
+        let prefix = guarded(|| prefix(&trusted)).map_err(fail)?;
         let template = match special.chat_template.as_deref().map(|source| ChatTemplate::new(source.to_owned())) {
             None => TemplateState::Absent,
             Some(Ok(template)) => TemplateState::Ready(Box::new(template)),
@@ -108,7 +108,7 @@ impl Tokenizer {
     /// Encodes text whose added tokens count. For text that the program itself wrote; adds no begin token.
     pub fn encode_trusted(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         check_length(text)?;
-        let encoding = self.trusted.encode_fast(text, false).map_err(fault)?;
+        let encoding = guarded(|| self.trusted.encode_fast(text, false)).map_err(fault)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -141,7 +141,7 @@ impl Tokenizer {
     /// Text of `ids`; with `skip_special` without the tokens flagged special. Bytes that are not UTF-8 become U+FFFD; an id
     /// without a token (a padding row of the embedding) has no text, as in Hugging Face.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
-        self.trusted.decode(ids, skip_special).map_err(fault)
+        guarded(|| self.trusted.decode(ids, skip_special)).map_err(fault)
     }
 
     /// The text of one token as the vocabulary spells it.
@@ -240,7 +240,7 @@ impl Tokenizer {
     /// Encodes one run without added tokens; `first` says that it begins the text.
     pub(crate) fn encode_run(&self, run: &str, first: bool) -> Result<Vec<u32>, ModelError> {
         check_length(run)?;
-        let ids = self.untrusted.encode(run, first).map_err(fault)?;
+        let ids = guarded(|| self.untrusted.encode(run, first)).map_err(fault)?;
         // holds by construction; a tokenizer for which it does not must not go unnoticed
         let unknown = self.untrusted.unknown();
         match ids.iter().find(|id| self.added.contains_key(id) && Some(**id) != unknown) {
@@ -255,10 +255,15 @@ fn is_plain(token: &str) -> bool {
     token.chars().all(|c| c.is_whitespace() || c == '▁')
 }
 
-/// The library's reader, whose panics on some broken files are errors here.
+/// Calls the library, whose panics on some broken files are errors here.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // nothing of what the call has touched is used after a panic but what it only reads
+    let done = catch_unwind(AssertUnwindSafe(call));
+    done.unwrap_or_else(|_| Err("a part of it is broken, and the tokenizers library gave up".into()))
+}
+
 fn parse(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
-    read.unwrap_or_else(|_| Err("a part of it cannot be parsed, and the tokenizers library gave up".into()))
+    guarded(|| tokenizers::Tokenizer::from_bytes(json))
 }
 
 fn fault(error: tokenizers::Error) -> ModelError {
