@@ -292,6 +292,6 @@ mod tests {
         pruned.fold_group(&end, b"row");
         pruned.fold_entry(&commit, b"row");
         bytes.extend(codec::encode(&(group, end, commit, takeover, pruned)).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (3, "1f9eb565b0b9"));
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (4, "2cefb8c2919f"));
     }
 }
