@@ -30,7 +30,7 @@ pub struct Param<B: Backend> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trains {
     /// An adapter of this shape.
-    Lora(LoraShape),
+    Lora(Box<LoraShape>),
     /// All weights (small models).
     Full,
 }
@@ -81,7 +81,7 @@ impl<B: Backend> Params<B> {
             lora_slots[layer][linear as usize] = Some(2 * place);
         }
         let (layers, tied) = (config.num_hidden_layers, config.tie_word_embeddings);
-        Self { list, trains: Trains::Lora(shape), lora_slots, layers, tied }
+        Self { list, trains: Trains::Lora(Box::new(shape)), lora_slots, layers, tied }
     }
 
     /// All weights, read from `source`.
