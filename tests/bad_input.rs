@@ -169,7 +169,7 @@ fn a_model_that_does_not_fit_together() {
 
     let rope = model(at, "rope").join("config.json");
     let config = fs::read_to_string(&rope).unwrap();
-    fs::write(&rope, config.replacen('{', "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0},", 1)).unwrap();
+    fs::write(&rope, config.replacen('{', "{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0},", 1)).unwrap();
     refused_model("rope", &["rope", "rope_scaling"]);
 
     let garbage = file(at, "garbage.gguf", "garbage that is no model");
