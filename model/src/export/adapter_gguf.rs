@@ -66,7 +66,7 @@ pub fn write(
     })
 }
 
-/// Reads what [`write`] wrote, as an adapter of a model of shape `config`.
+/// Reads what [`write()`] wrote, as an adapter of a model of shape `config`.
 pub fn read(path: &Path, config: &ModelConfig) -> Result<AdapterFile, ModelError> {
     let bytes = Bytes::open(path)?;
     let header = Header::read(&bytes)?;

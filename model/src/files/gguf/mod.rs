@@ -1,5 +1,5 @@
 //! GGUF files: metadata to a [`ModelConfig`] (`metadata.rs`), tensors under Hugging Face names and in Hugging Face layout
-//! (`names.rs`), blocks of numbers both ways (`blocks.rs`, `kquants.rs`, `quantise.rs`); [`write`] writes a file.
+//! (`names.rs`), blocks of numbers both ways (`blocks.rs`, `kquants.rs`, `quantise.rs`); [`write()`] writes a file.
 
 mod blocks;
 pub(crate) mod header;
