@@ -46,6 +46,12 @@ fn a_file_that_is_not_there() {
     let at = at.path();
     refused(train(at, &["nothing.yaml"]), &["nothing.yaml", "No such file", "presets"]);
     refused(train(at, &["--model", "nowhere"]), &["nowhere", "no such model", "deploy/models"]);
+    let mut on_the_hub = train(at, &["--model", "owner/name"]);
+    on_the_hub.env("HF_HUB_OFFLINE", "1").env("HF_HOME", at);
+    let way_out: &[&str] =
+        if cfg!(feature = "hub") { &["HF_HUB_OFFLINE", "the cache"] } else { &["--features hub", "its folder"] };
+    refused(on_the_hub, &[&["owner/name"], way_out].concat());
+    refused(train(at, &["model.model_revision=v1"]), &["model.model_revision", "a name on the hub", "embedded"]);
     refused(train(at, &["data.dataset=nothing.jsonl"]), &["nothing.jsonl", "No such file", "data.dataset"]);
     refused(train(at, &["--adapter", "nowhere"]), &["nowhere", "adapter_config.json is missing"]);
     refused(train(at, &["--resume", "nothing"]), &["nothing", "no such run in runs"]);

@@ -196,6 +196,33 @@ fn a_damaged_gguf_is_caught() {
     assert!(complaint(&out).contains("Modelfile: expected \"ADAPTER ./adapter.gguf\""));
 }
 
+/// An adapter as real ones are: what it adds is less than what the coding loses.
+#[test]
+fn an_adapter_that_is_missing_is_caught_where_numbers_are_coarse() {
+    let folder = folder();
+    let adapter = folder.path().join("small");
+    fs::create_dir(&adapter).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(fixture("adapter-tied-rslora").join(name), adapter.join(name)).unwrap();
+    }
+    edit(&adapter.join("adapter_config.json"), "\"lora_alpha\": 6", "\"lora_alpha\": 0.6");
+    let out = folder.path().join("gguf");
+    let path = |path: &Path| path.display().to_string();
+    let (base, from, to) = (path(&fixture("tiny-tied")), path(&adapter), path(&out));
+    run(&["export", &from, "--model", &base, "--out", &to, "--to", "gguf", "--quant", "q4_0"]).well();
+    let kept = report(&out)["verified"]["adapter_kept"].as_f64().unwrap();
+    assert!((kept - 1.0).abs() < 0.2, "{kept}");
+
+    let gguf = out.join("small-Q4_0.gguf");
+    let (trained, untrained) = (files::open(&gguf).unwrap(), files::open(&fixture("tiny-tied")).unwrap());
+    let (config, tokenizer) = (trained.config.clone(), trained.tokenizer.clone());
+    let beside = out.join("base");
+    write_gguf(&beside, &*untrained.tensors, &config, &tokenizer, Some(&gguf), "small", Quant::Q4_0).unwrap();
+    fs::rename(&beside, &gguf).unwrap();
+    let said = complaint(&out);
+    assert!(said.contains("share of the adapter in the weights"), "{said}");
+}
+
 #[test]
 fn a_run_is_exported_from_its_newest_checkpoint() {
     let folder = folder();

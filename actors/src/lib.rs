@@ -53,7 +53,7 @@ pub use status::{Status, StatusWatch};
 pub use supervisor::{ChildPolicy, ChildState, Observed, RestartPolicy, Supervisor, SupervisorError, SupervisorHandle};
 pub use telemetry::{Span, SpanKind, Telemetry};
 pub use trace::TraceContext;
-pub use typed::{CallError, Job, Pulled, Rejected, Stored, TypedEvent, TypedSubscription, TypedWatch};
+pub use typed::{CallError, GaveUp, Job, Pulled, Rejected, Stored, TypedEvent, TypedSubscription, TypedWatch};
 
 /// Locks `mutex`, also after a panic elsewhere: every critical section in this crate leaves its value whole.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

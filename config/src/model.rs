@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Problems;
+use crate::{HubName, Problems};
 
 /// Name of the policy that is compiled into the binary.
 pub const EMBEDDED: &str = "embedded";
@@ -28,9 +28,11 @@ pub enum Dtype {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face folder, a GGUF file, or `embedded`.
+    /// A Hugging Face folder, a GGUF file, a name on the hub (`owner/name`, or `owner/name:FILE.gguf`), or `embedded`.
     pub model_name_or_path: String,
-    /// A PEFT folder to start from.
+    /// Branch, tag or commit of a name on the hub; none: its branch `main`. A run keeps the commit that it found.
+    pub model_revision: Option<String>,
+    /// A PEFT folder or a name on the hub to start from.
     pub adapter: Option<PathBuf>,
     /// Precision of the base.
     pub dtype: Dtype,
@@ -44,6 +46,7 @@ impl Default for ModelSection {
     fn default() -> Self {
         Self {
             model_name_or_path: EMBEDDED.into(),
+            model_revision: None,
             adapter: None,
             dtype: Dtype::Float32,
             gradient_checkpointing: false,
@@ -58,9 +61,26 @@ impl ModelSection {
         self.model_name_or_path == EMBEDDED
     }
 
+    /// The base in one word: its name, with the revision where one is said.
+    pub fn reference(&self) -> String {
+        let at = |revision: &String| HubName::parse(&self.model_name_or_path)?.at(revision);
+        match self.model_revision.as_ref().and_then(at) {
+            Some(name) => name.to_string(),
+            None => self.model_name_or_path.clone(),
+        }
+    }
+
     /// Notes what is out of range.
     pub fn check(&self, p: &mut Problems) {
         p.expect(!self.model_name_or_path.trim().is_empty(), "model_name_or_path", "a path or `embedded`", "nothing");
+        if let Some(revision) = &self.model_revision {
+            let name = HubName::parse(&self.model_name_or_path);
+            let free = name.as_ref().is_some_and(|name| !name.says_revision());
+            let fits = name.is_none_or(|name| name.at(revision).is_some());
+            p.expect(fits, "model_revision", "a branch, a tag or a commit", format!("{revision:?}"));
+            let got = format!("{:?}", self.model_name_or_path);
+            p.expect(free, "model_revision", "a name on the hub without a revision in model_name_or_path", got);
+        }
         if let Some(n) = self.max_seq_length {
             p.expect(n >= 2, "max_seq_length", "at least 2 tokens", n);
         }

@@ -235,6 +235,8 @@ impl RewardSpec {
                 p.expect(!judge.rubric.trim().is_empty(), "judge.rubric", "what a good completion is", "an empty text");
                 let positive = judge.max_score.is_finite() && judge.max_score > 0.0;
                 p.expect(positive, "judge.max_score", "a number above 0", judge.max_score);
+                let sample = self.scope == RewardScope::Sample;
+                p.expect(sample, "scope", "sample: a judge is asked about one completion at a time", "group");
             }
         }
     }

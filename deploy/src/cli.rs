@@ -69,10 +69,10 @@ pub struct ConfigArgs {
     /// Seed of sampling, task order and fresh adapters [run.seed]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Model folder, GGUF file or `embedded` [model.model_name_or_path]
+    /// Model folder, GGUF file, owner/name on the hub, or `embedded` [model.model_name_or_path]
     #[arg(long)]
     pub model: Option<String>,
-    /// PEFT folder to start from [model.adapter]
+    /// PEFT folder, or owner/name on the hub, to start from [model.adapter]
     #[arg(long)]
     pub adapter: Option<PathBuf>,
 }
@@ -153,7 +153,7 @@ pub struct WorkerArgs {
     /// Name of the run
     #[arg(long)]
     pub run: String,
-    /// Model folder, GGUF file or `embedded`, where it lies elsewhere than on the head; must be the same model
+    /// Model folder, GGUF file, owner/name on the hub, or `embedded`, where it lies elsewhere than on the head; must be the same model
     #[arg(long)]
     pub model: Option<String>,
     /// Name of this worker where it has no identity; made from role, machine and process without it
@@ -238,10 +238,10 @@ pub struct PlumbingArgs {
     /// Where rows come from and go to.
     #[command(flatten)]
     pub stream: StreamArgs,
-    /// Model folder, GGUF file or `embedded`
+    /// Model folder, GGUF file, owner/name on the hub, or `embedded`
     #[arg(long, default_value = crate::embedded::NAME)]
     pub model: String,
-    /// PEFT folder
+    /// PEFT folder, or owner/name on the hub
     #[arg(long)]
     pub adapter: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 //! beside rewards written in Rust. `examples/rust-reward/` is such a program.
 
 mod agent;
+mod base;
 mod capacity;
 mod cli;
 mod cluster;

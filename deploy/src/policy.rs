@@ -9,7 +9,7 @@ use folgore_model::{
     backend::Cpu,
     decoder::{Decoder, Linear},
     files::{
-        self, ModelFiles,
+        ModelFiles,
         peft::{AdapterFile, LoraConfig},
     },
     lora::{Adapter, LoraInit, LoraShape, Rules},
@@ -18,7 +18,7 @@ use folgore_model::{
 };
 use folgore_protocol::Digest;
 
-use crate::embedded;
+use crate::base::{self, Base, Want};
 
 /// A model ready to run.
 pub struct Policy {
@@ -26,7 +26,7 @@ pub struct Policy {
     pub decoder: Decoder<Cpu>,
     /// Text and ids.
     pub tokenizer: Arc<Tokenizer>,
-    /// What the user named.
+    /// What the user named; on the hub with its commit.
     pub name: String,
     /// Identity of the base's files.
     pub digest: Digest,
@@ -34,34 +34,25 @@ pub struct Policy {
     pub bytes: usize,
 }
 
-/// Files of `name`: a folder, a GGUF file, or `embedded`.
+/// Files of `name`, as [`Base::find`] takes it.
 pub fn open(name: &str) -> Result<ModelFiles> {
-    if name == embedded::NAME {
-        return embedded::files();
-    }
-    if !Path::new(name).exists() {
-        bail!(
-            "{name}: no such model folder or GGUF file; give a path, or `embedded` (deploy/models/ has a script that obtains one)"
-        );
-    }
-    Ok(files::open(Path::new(name))?)
+    Base::find(name)?.files()
 }
 
 /// The tokenizer of `name` alone.
 pub fn open_tokenizer(name: &str) -> Result<Arc<Tokenizer>> {
-    if name == embedded::NAME {
-        return Ok(embedded::files()?.tokenizer);
-    }
-    if !Path::new(name).exists() {
-        bail!("{name}: no such model folder or GGUF file");
-    }
-    Ok(files::open_tokenizer(Path::new(name))?)
+    Base::wanted(name, Want::Tokenizer)?.tokenizer()
 }
 
 impl Policy {
     /// Loads the base `name`.
     pub fn load(name: &str, backend: Arc<Cpu>) -> Result<Self> {
-        Self::of(open(name)?, name, backend)
+        Self::on(&Base::find(name)?, backend)
+    }
+
+    /// Loads `base`.
+    pub fn on(base: &Base, backend: Arc<Cpu>) -> Result<Self> {
+        Self::of(base.files()?, base.name(), backend)
     }
 
     /// Loads the model of `files`, which is called `name`.
@@ -72,9 +63,9 @@ impl Policy {
         Ok(Self { decoder, tokenizer: files.tokenizer, name: name.to_owned(), digest: files.digest, bytes })
     }
 
-    /// Reads an adapter and checks it against the base.
-    pub fn read_adapter(&self, folder: &Path) -> Result<AdapterFile> {
-        let (file, place) = (AdapterFile::read(folder)?, folder.display().to_string());
+    /// Reads an adapter, from a folder or the hub, and checks it against the base.
+    pub fn read_adapter(&self, given: &Path) -> Result<AdapterFile> {
+        let (file, place) = (AdapterFile::read(&base::adapter(given)?.path)?, given.display().to_string());
         file.validate(&place, self.config())?;
         if file.config.use_dora {
             bail!(

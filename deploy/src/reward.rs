@@ -27,6 +27,13 @@ pub(crate) fn cannot_evaluate(reward: &dyn Reward) -> String {
     )
 }
 
+/// As [`build`], for who scores with it: what it needs of this machine is looked for.
+pub(crate) fn build_here(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
+    let reward = build(specs)?;
+    Rewards::look(specs)?;
+    Ok(reward)
+}
+
 /// Builds the weighted sum of `specs` from the rewards of this process.
 pub(crate) fn build(specs: &[RewardSpec]) -> Result<Arc<dyn Reward>, RewardError> {
     REWARDS.get_or_init(Rewards::default).build(specs)

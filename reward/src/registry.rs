@@ -84,6 +84,16 @@ impl Rewards {
         Ok(Arc::new(Weighted::new(members.collect::<Result<_, RewardError>>()?)))
     }
 
+    /// Looks whether what `specs` name elsewhere is on this machine, where it is about to be asked.
+    ///
+    /// # Errors
+    /// What is missing, as far as can be told without running it.
+    pub fn look(specs: &[RewardSpec]) -> Result<(), RewardError> {
+        specs.iter().try_for_each(|spec| {
+            external::look(spec).map_err(|reason| RewardError::Args { name: spec.name.clone(), reason })
+        })
+    }
+
     fn member(&self, spec: &RewardSpec) -> Result<Arc<dyn Reward>, RewardError> {
         let name = spec.name.as_str();
         let wrong = |reason| RewardError::Args { name: name.to_owned(), reason };

@@ -77,7 +77,7 @@ impl Reward for Weighted {
                 return vec![Outcome::Unscorable { reason }; request.items.len()];
             }
             let (whole, single) = (std::slice::from_ref(request), singles(request));
-            let alone = |m: &Member| request.scope == Scope::Group && m.reward.judges_alone();
+            let alone = |m: &Member| request.scope == Scope::Group && m.reward.scope() == Scope::Sample;
             let ask = |m| -> BoxFuture<'_, _> { Box::pin(score(m, if alone(m) { &single } else { whole })) };
             let columns = join_all(asked.iter().map(|(m, _)| ask(m)).collect()).await;
             let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();

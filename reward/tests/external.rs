@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use folgore_config::RewardSpec;
 use folgore_protocol::{GroupId, Message, Outcome, Prompt, Scope, ScoreItem, ScoreRequest, SeatKey, StopReason};
-use folgore_reward::{Reward, build, host};
+use folgore_reward::{Reward, Rewards, build, host};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -278,14 +278,14 @@ async fn an_address_scores_and_its_faults_are_never_numbers() {
 }
 
 #[test]
-fn a_function_that_is_not_there_is_told_when_the_reward_is_built() {
+fn a_function_that_is_not_there_is_told_before_it_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mine.py");
     std::fs::write(&file, "def short():\n    inner = 1\nif True:\n    long = len\n").unwrap();
     std::fs::write(folder.path().join("broken.py"), "def f(:\n").unwrap();
     let why = |python: String| {
         let spec = serde_json::from_value(json!({"name": "mine", "python": python})).unwrap();
-        build(&[spec]).err().map(|error| error.to_string())
+        Rewards::look(&[spec]).err().map(|error| error.to_string())
     };
     let of = |name: &str, function: &str| why(format!("{}:{function}", folder.path().join(name).display()));
     assert_eq!(of("mine.py", "short"), None);

@@ -17,9 +17,7 @@ use std::{
     time::Duration,
 };
 
-use folgore_actors::{
-    Backoff, BoxFuture, CallError, Context, Job, LinkError, Links, Service, ServiceError, Shutdown, Status,
-};
+use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError, Shutdown, Status};
 use folgore_protocol::{
     Answer, Format, Outcome, PolicyId, PolicyPublished, Purpose, RolloutJob, Scope, ScoreItem, ScoreRequest,
     StopReason, Trajectory, UNJUDGED_BYTES_MAX, subjects,
@@ -27,7 +25,7 @@ use folgore_protocol::{
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -330,24 +328,10 @@ impl Crew {
         let deadline = self.config.score_deadline;
         let request = ScoreRequest { items: vec![item], scope: Scope::Sample, budget_ms: deadline.as_millis() as u64 };
         let (subject, key) = (&self.config.reward_subject, job.seat.to_string());
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), job.seed);
-        let mut attempt = 1;
-        loop {
-            let asked: Result<Answer, CallError> =
-                self.links.call_as_when_served(Format::Json, subject, &request, &key, deadline).await;
-            match asked {
-                Ok(answer) => return outcome_of(job, answer),
-                // waited for already
-                Err(error @ CallError::Link(LinkError::NoResponder { .. })) => {
-                    return Outcome::Error { reason: format!("score: {error} within {:.1} s", deadline.as_secs_f64()) };
-                }
-                Err(error) if error.is_transient() && attempt < self.config.score_attempts => {
-                    tracing::debug!(seat = key, %error, attempt, "asking for the score again");
-                    sleep(backoff.next_wait()).await;
-                }
-                Err(error) => return Outcome::Error { reason: format!("score: {error} (asked {attempt} times)") },
-            }
-            attempt += 1;
+        let attempts = self.config.score_attempts;
+        match self.links.call_again(Format::Json, subject, &request, &key, deadline, attempts).await {
+            Ok(answer) => outcome_of(job, answer),
+            Err(gave_up) => Outcome::Error { reason: format!("score: {gave_up}") },
         }
     }
 

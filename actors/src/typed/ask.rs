@@ -9,6 +9,25 @@ use tokio::time::{Instant, sleep_until};
 use super::{CallError, open, seal};
 use crate::{Backoff, BoxFuture, Handler, LinkError, Links, Message, Served, TraceContext, hash};
 
+/// Why there is no answer, however often it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} (asked {times} times within {:.1} s)", waited.as_secs_f64())]
+pub struct GaveUp {
+    /// The last error.
+    pub error: CallError,
+    /// How often it was asked.
+    pub times: u32,
+    /// How long it took.
+    pub waited: Duration,
+}
+
+impl GaveUp {
+    /// True if nobody was there who could have answered.
+    pub fn nobody_serves(&self) -> bool {
+        matches!(self.error, CallError::Link(LinkError::NoResponder { .. }))
+    }
+}
+
 impl Links {
     /// Asks `subject`, waits at most `deadline`, reads the reply. `key` names the thing asked: the same for every attempt.
     pub async fn call<Req: Serialize, Rep: DeserializeOwned>(
@@ -68,6 +87,39 @@ impl Links {
             if Instant::now() >= until {
                 return answer;
             }
+        }
+    }
+
+    /// As [`Links::call_as_when_served`], asked up to `attempts` times where asking again may help. Who waited for somebody to
+    /// serve does not wait again.
+    ///
+    /// # Errors
+    /// What came of the last time.
+    pub async fn call_again<Req: Serialize, Rep: DeserializeOwned>(
+        &self,
+        format: Format,
+        subject: &str,
+        request: &Req,
+        key: &str,
+        deadline: Duration,
+        attempts: u32,
+    ) -> Result<Rep, GaveUp> {
+        let begin = Instant::now();
+        let mut backoff =
+            Backoff::new(Duration::from_millis(50), Duration::from_secs(5), hash(&["again", subject, key]));
+        let mut times = 1;
+        loop {
+            let error = match self.call_as_when_served(format, subject, request, key, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let gave_up = GaveUp { error, times, waited: begin.elapsed() };
+            if gave_up.nobody_serves() || !gave_up.error.is_transient() || times >= attempts {
+                return Err(gave_up);
+            }
+            tracing::debug!(subject, key, error = %gave_up.error, times, "asking again");
+            sleep_until(Instant::now() + backoff.next_wait()).await;
+            times += 1;
         }
     }
 

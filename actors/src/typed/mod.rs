@@ -8,6 +8,7 @@ mod queue;
 mod state;
 mod topic;
 
+pub use ask::GaveUp;
 pub use queue::{Job, Pulled, Rejected};
 pub use state::{Stored, TypedWatch};
 pub use topic::{TypedEvent, TypedSubscription};

@@ -45,7 +45,7 @@ Bytes: the weights of layers and head once a call, and the keys and values of ev
 pub enum OtherBench {
     /// How samples per second grow with worker processes, over a NATS server on this machine
     Scale(ScaleArgs),
-    /// What OpenTelemetry costs a training step: one run whose every other step is traced
+    /// What OpenTelemetry costs a training step: the same steps with it and without
     Telemetry(TelemetryArgs),
 }
 
@@ -56,7 +56,7 @@ pub struct TelemetryArgs {
     /// What configures the run.
     #[command(flatten)]
     pub config: super::ConfigArgs,
-    /// Steps measured, half of them traced
+    /// Steps measured, each once traced and once not
     #[arg(long, default_value_t = 80)]
     pub steps: u32,
     /// Prints one JSON object instead of a line
@@ -66,8 +66,9 @@ pub struct TelemetryArgs {
 
 /// How `bench telemetry` is to be read.
 const TELEMETRY_HELP: &str = "\
-One training in this process, and a receiver on loopback that takes what it is sent. The ratio is the median of the times of \
-the traced steps over that of the others: rollouts, rewards, replay and learning together.";
+One training in this process, done twice, and a receiver on loopback that takes what it is sent. In the first every even step \
+is traced, in the second every odd one. Both do the same work at the same step, so that the ratio is the median over the steps of \
+how many times longer a step takes when it is traced: rollouts, rewards, replay and learning together.";
 
 /// `bench scale`
 #[derive(Clone, Debug, Args)]

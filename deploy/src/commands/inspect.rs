@@ -117,7 +117,8 @@ impl Found {
         let mut out = String::new();
         let c = &self.config;
         writeln!(out, "run          {} ({})", self.path.display(), self.live.as_deref().unwrap_or(self.state()))?;
-        writeln!(out, "model        {}", plain(&c["model"]["model_name_or_path"]))?;
+        let revision = c["model"]["model_revision"].as_str().map(|revision| format!("@{revision}")).unwrap_or_default();
+        writeln!(out, "model        {}{revision}", plain(&c["model"]["model_name_or_path"]))?;
         writeln!(out, "steps        {} of {}", self.steps_done(), plain(&c["optim"]["max_steps"]))?;
         if let Some(summary) = &self.summary {
             let speed = summary.tokens_per_s.map(|s| format!(", {s:.0} tokens/s")).unwrap_or_default();

@@ -45,9 +45,9 @@ pub fn run(command: RewardCommand) -> Result<()> {
     let specs = args.reward.as_deref().map_or_else(of_config, named)?;
     // what rewards elsewhere print is for whoever writes them
     telemetry::log_to(std::io::stderr, "off,folgore_reward::external::child=info");
-    let reward = crate::reward::build(&specs)?;
+    let reward = crate::reward::build_here(&specs)?;
     let second = args.second.as_deref().map(|text| named(text).context("--second")).transpose()?;
-    let second = second.map(|specs| crate::reward::build(&specs)).transpose()?;
+    let second = second.map(|specs| crate::reward::build_here(&specs)).transpose()?;
     let (source, saved) = match (&folder, &config) {
         (Some(folder), Some(config)) => (format!("run {}", folder.display()), saved::of_run(folder, config, limit)?),
         _ => from_file(&args, limit)?,

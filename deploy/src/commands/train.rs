@@ -19,6 +19,7 @@ use folgore_protocol::Role;
 use folgore_reward::Reward;
 
 use crate::{
+    base::{self, Base},
     capacity,
     cli::{ConfigArgs, ServerArgs, TrainArgs},
     cluster::Head,
@@ -276,6 +277,10 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
     if sources.is_empty() {
         sources.push(DEFAULT.into());
     }
+    if args.model.is_some() {
+        // the revision is that of the name that --model takes the place of, unless it is set here too
+        settings.insert(0, "model.model_revision=null".into());
+    }
     settings.extend(args.seed.iter().map(|v| format!("run.seed={v}")));
     settings.extend(args.model.iter().map(|v| format!("model.model_name_or_path={v:?}")));
     settings.extend(args.adapter.iter().map(|v| format!("model.adapter={:?}", v.display().to_string())));
@@ -285,12 +290,20 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
 /// Loads and checks everything that a run is made of; `from` is the adapter to go on from.
 pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
-    let reward = crate::reward::build(&config.reward)?;
+    let elsewhere = config.rollout.remote_reward;
+    let reward =
+        if elsewhere { crate::reward::build(&config.reward) } else { crate::reward::build_here(&config.reward) }?;
     leave_out_evaluations(&mut config, reward.as_ref());
     config.settle_steps(dataset.train.len());
-    let policy = Policy::load(&config.model.model_name_or_path, Arc::new(Cpu::new()))?;
+    let base = Base::find(&config.model.reference())?;
+    base.pin(&mut config.model);
+    let policy = Policy::on(&base, Arc::new(Cpu::new()))?;
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let adapter = from.map(|folder| policy.read_adapter(folder)).transpose()?;
+    let from = from.map(base::adapter).transpose()?;
+    if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
+        config.model.adapter = Some(name.to_string().into());
+    }
+    let adapter = from.map(|found| policy.read_adapter(&found.path)).transpose()?;
     let lora = match &adapter {
         Some(file) => file.config.clone(),
         None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),

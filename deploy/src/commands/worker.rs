@@ -158,7 +158,9 @@ async fn begin(
     nats: &folgore_actors::nats::Nats,
     shutdown: &Shutdown,
 ) -> Result<Option<House>> {
+    // the revision is that of the head's name
     let model = args.model.iter().map(|model| format!("model.model_name_or_path={model:?}"));
+    let model = model.flat_map(|model| [model, "model.model_revision=null".to_owned()]);
     let slots = args.slots.filter(|_| role == Role::Rollout);
     let slots = slots.iter().map(|slots| format!("rollout.max_concurrent_sequences={slots}"));
     let config = load_text("the run's configuration", &card.config, &model.chain(slots).collect::<Vec<_>>())?.config;
@@ -166,7 +168,7 @@ async fn begin(
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
         Role::Rollout => {
-            let named = config.model.model_name_or_path.clone();
+            let named = config.model.reference();
             let loaded = tokio::task::spawn_blocking(move || Policy::load(&named, Arc::new(Cpu::new()))).await?;
             let policy = Arc::new(loaded.context("--model names the model where it lies here")?);
             facts.extend(cluster::policy_facts(&policy));
@@ -206,7 +208,9 @@ async fn start(
     slots: Option<u32>,
 ) -> Result<House> {
     let house = House::over(links, None).await?;
-    let reward = crate::reward::build(&config.reward)?;
+    let (specs, asked) = (config.reward.clone(), scores_here || role == Role::Reward);
+    let build = if asked { crate::reward::build_here } else { crate::reward::build };
+    let reward = tokio::task::spawn_blocking(move || build(&specs)).await??;
     let slots = match role {
         Role::Rollout => config.rollout.max_concurrent_sequences,
         _ => slots.unwrap_or(SCORES_AT_ONCE),

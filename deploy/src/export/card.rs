@@ -16,7 +16,7 @@ pub fn card(source: &Source, report: &Report) -> Result<String> {
     let library = if report.kind == Kind::Peft { "peft" } else { "transformers" };
     let mut text = String::new();
     writeln!(text, "---")?;
-    writeln!(text, "base_model: {}", json!(source.base))?;
+    writeln!(text, "base_model: {}", json!(source.base.plain_name()))?;
     writeln!(text, "library_name: {library}")?;
     writeln!(text, "pipeline_tag: text-generation")?;
     writeln!(text, "tags: [folgore, grpo, lora, reinforcement-learning]")?;
@@ -28,7 +28,7 @@ pub fn card(source: &Source, report: &Report) -> Result<String> {
     };
     writeln!(text, "{what}. Trained with reinforcement learning by Folgore {}.\n", report.version)?;
     writeln!(text, "| | |\n|---|---|")?;
-    writeln!(text, "| base | `{}` (sha256 `{}`) |", source.base, &report.base_digest[..12])?;
+    writeln!(text, "| base | `{}` (sha256 `{}`) |", source.base.name(), &report.base_digest[..12])?;
     let lora = &source.adapter.config;
     writeln!(text, "| adapter | r {}, alpha {}, {} |", lora.r, lora.lora_alpha, lora.target_modules.join(", "))?;
     if let Some((_, config)) = &source.run {

@@ -105,12 +105,12 @@ pub fn modelfile(files: &[String], tokenizer: &Tokenizer, agent: &AgentConfig) -
         }
         None => writeln!(text, "# no TEMPLATE: Ollama goes by the chat template inside the GGUF file")?,
     }
-    if let Some(system) = system.filter(|system| !system.contains("\"\"\"")) {
-        writeln!(text, "SYSTEM \"\"\"{system}\"\"\"")?;
+    if let Some(system) = system {
+        writeln!(text, "SYSTEM {}", quoted("the system prompt", &system)?)?;
     }
     let ends = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.token(*id));
     for stop in ends.chain(agent.sampling.stop.iter().cloned()) {
-        writeln!(text, "PARAMETER stop {}", serde_json::to_string(&stop)?)?;
+        writeln!(text, "PARAMETER stop {}", quoted("a stop text", &stop)?)?;
     }
     let sampling = &agent.sampling;
     if sampling.temperature > 0.0 {
@@ -122,6 +122,15 @@ pub fn modelfile(files: &[String], tokenizer: &Tokenizer, agent: &AgentConfig) -
         writeln!(text, "PARAMETER repeat_penalty {}", sampling.repetition_penalty)?;
     }
     Ok(text)
+}
+
+/// `text` as a Modelfile has it: between three quotes it stands as it is, and nothing is escaped.
+fn quoted(what: &str, text: &str) -> Result<String> {
+    anyhow::ensure!(
+        !text.contains("\"\"\"") && !text.ends_with('"'),
+        "{what} {text:?} cannot be said in a Modelfile, which ends texts at three quotes"
+    );
+    Ok(format!("\"\"\"{text}\"\"\""))
 }
 
 /// The format that makes of conversations what the template makes of them, and the system text that the template puts where
@@ -181,13 +190,24 @@ mod tests {
         assert!(text.starts_with(
             "FROM ./m.gguf\nTEMPLATE \"\"\"{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n"
         ));
-        assert!(text.contains("PARAMETER stop \"<|im_end|>\"\n") && !text.contains("SYSTEM \"\"\""), "{text}");
+        assert!(text.contains("PARAMETER stop \"\"\"<|im_end|>\"\"\"\n") && !text.contains("SYSTEM \"\"\""), "{text}");
         let default =
             "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are T<|im_end|>\n' }}{% endif %}";
         let text =
             modelfile(&["m.gguf".into(), "a.gguf".into()], &tokenizer(&(default.to_owned() + CHATML)), &agent).unwrap();
         assert!(text.contains("SYSTEM \"\"\"You are T\"\"\"") && text.contains("\nADAPTER ./a.gguf\n"), "{text}");
         assert_eq!(argument(&text, "ADAPTER").as_deref(), Some("./a.gguf"));
+    }
+
+    #[test]
+    fn what_a_modelfile_cannot_say_is_refused() {
+        let mut agent = AgentConfig::default();
+        agent.sampling.stop = vec!["\n\n".into()];
+        let text = modelfile(&["m.gguf".into()], &tokenizer(CHATML), &agent).unwrap();
+        assert!(text.contains("PARAMETER stop \"\"\"\n\n\"\"\"\n"), "as it is: {text}");
+        agent.system_prompt = Some("Say \"\"\" often.".into());
+        let told = modelfile(&["m.gguf".into()], &tokenizer(CHATML), &agent).unwrap_err().to_string();
+        assert!(told.contains("the system prompt"), "{told}");
     }
 
     #[test]

@@ -220,6 +220,8 @@ pub struct Verified {
     pub tensor_bound: f64,
     /// Largest difference of a log-prob that the adapter makes: what is lost if it is dropped.
     pub adapter_effect: f64,
+    /// How much of what the adapter adds is in the weights, 1 but for the coding's noise. None where it is a file of its own.
+    pub adapter_kept: Option<f64>,
 }
 
 impl Report {
@@ -265,8 +267,11 @@ impl Verified {
                 ),
             },
             format!(
-                "tensors     largest error {:.2e} of its norm (bound {:.1e}): {}",
-                self.tensor_error, self.tensor_bound, self.tensor_worst
+                "tensors     largest error {:.2e} of its norm (bound {:.1e}): {}{}",
+                self.tensor_error,
+                self.tensor_bound,
+                self.tensor_worst,
+                self.adapter_kept.map_or(String::new(), |kept| format!("; {kept:.3} of the adapter is in them"))
             ),
         ];
         lines.extend(self.faults.iter().map(|fault| format!("WRONG       {fault}")));

@@ -7,14 +7,14 @@ use folgore_config::{Config, load};
 use folgore_model::files::{ModelFiles, peft::AdapterFile};
 use folgore_protocol::Digest;
 
-use crate::{agent::AgentConfig, embedded, policy, run_dir};
+use crate::{agent::AgentConfig, base::Base, run_dir};
 
 /// An adapter with everything that is known of it.
 pub struct Source {
     /// For people and for names of files.
     pub name: String,
-    /// The base, as [`policy::open`] takes it.
-    pub base: String,
+    /// The base.
+    pub base: Base,
     /// Folder of the adapter.
     pub path: PathBuf,
     /// The adapter, on the unchanged base.
@@ -33,17 +33,18 @@ impl Source {
         let (path, run) = place(given, output_dir)?;
         let file = AdapterFile::read(&path)?;
         let config = run.as_ref().map(|run| read_config(run)).transpose()?;
-        let of_run = config.as_ref().map(|config| config.model.model_name_or_path.clone());
+        let of_run = config.as_ref().map(|config| config.model.reference());
         let base = match model.map(str::to_owned).or(of_run).or_else(|| file.base_model.clone()) {
             Some(base) => base,
             None => bail!("{}: its base model is not named: give --model", path.display()),
         };
+        let base = Base::find(&base).with_context(|| format!("the base of {}", path.display()))?;
         let agent = match AgentConfig::read(&path)? {
             Some(agent) => agent,
-            None => of_config(&base, config.as_ref()),
+            None => of_config(base.name(), config.as_ref()),
         };
         let digest = Digest::of(&file.to_bytes());
-        let files = policy::open(&base).with_context(|| format!("the base of {}", path.display()))?;
+        let files = base.files().with_context(|| format!("the base of {}", path.display()))?;
         let place = path.display().to_string();
         file.validate(&place, &files.config)?;
         let adapter = file.on_unchanged_base(&place, &*files.tensors, files.config.num_hidden_layers)?;
@@ -53,17 +54,17 @@ impl Source {
 
     /// The base's files, opened anew.
     pub fn files(&self) -> Result<ModelFiles> {
-        policy::open(&self.base)
+        self.base.files()
     }
 
     /// The base's folder, if it is one.
     pub fn folder(&self) -> Option<&Path> {
-        Some(Path::new(&self.base)).filter(|path| self.base != embedded::NAME && path.is_dir())
+        self.base.path().filter(|path| path.is_dir())
     }
 
     /// The base's GGUF file, if it is one.
     pub fn gguf(&self) -> Option<&Path> {
-        Some(Path::new(&self.base)).filter(|path| self.base != embedded::NAME && path.is_file())
+        self.base.path().filter(|path| path.is_file())
     }
 }
 

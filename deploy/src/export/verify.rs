@@ -176,7 +176,7 @@ impl TensorSource for Nothing {
 }
 
 fn compare_tensors(found: &mut Verified, source: &Source, base: &ModelFiles, reopened: &Reopened) -> Result<()> {
-    let config = &base.config;
+    let (config, mut share) = (&base.config, Share::default());
     let mut compare = |ours: &dyn TensorSource, theirs: &dyn TensorSource| -> Result<()> {
         for (name, _) in tensors(config) {
             let error = relative_error(&ours.tensor(&name)?, &theirs.tensor(&name)?, &name)?;
@@ -191,7 +191,14 @@ fn compare_tensors(found: &mut Verified, source: &Source, base: &ModelFiles, reo
     };
     if reopened.own_model {
         let adapter = if reopened.adapter.is_some() { None } else { Some(&source.adapter) };
-        compare(&Merged::new(&*base.tensors, config, adapter)?, &*reopened.model.tensors)?;
+        let merged = Merged::new(&*base.tensors, config, adapter)?;
+        compare(&merged, &*reopened.model.tensors)?;
+        if adapter.is_some() {
+            for (name, _) in tensors(config).into_iter().filter(|(name, _)| name.contains("_proj.")) {
+                let read = |source: &dyn TensorSource| source.tensor(&name).map(|tensor| tensor.to_f32());
+                share.add(&read(&*base.tensors)?, &read(&merged)?, &read(&*reopened.model.tensors)?);
+            }
+        }
     }
     if let Some(adapter) = &reopened.adapter {
         let nothing = Nothing(config.clone());
@@ -200,7 +207,48 @@ fn compare_tensors(found: &mut Verified, source: &Source, base: &ModelFiles, reo
             &Merged::new(&nothing, config, Some(adapter))?,
         )?;
     }
+    found.adapter_kept = share.kept();
+    found.faults.extend(share.fault());
     Ok(())
+}
+
+/// How much of what an adapter adds to the weights is in an export. Coding errors have nothing to do with the adapter, so that
+/// they average out over its weights, also where each of them is larger than what the adapter adds.
+#[derive(Default)]
+struct Share {
+    /// Of the export's change to the base and the adapter's: their product,
+    along: f64,
+    /// the square of the adapter's,
+    adapter: f64,
+    /// and that of their difference, which the coding makes.
+    coding: f64,
+    weights: f64,
+}
+
+impl Share {
+    fn add(&mut self, base: &[f32], merged: &[f32], export: &[f32]) {
+        for ((base, merged), export) in base.iter().zip(merged).zip(export) {
+            let (adapter, change) = (f64::from(merged - base), f64::from(export - base));
+            self.along += change * adapter;
+            self.adapter += adapter * adapter;
+            self.coding += (change - adapter) * (change - adapter);
+        }
+        self.weights += base.len() as f64;
+    }
+
+    /// 1 but for the coding's noise; none without an adapter.
+    fn kept(&self) -> Option<f64> {
+        (self.adapter > 0.0).then(|| self.along / self.adapter)
+    }
+
+    fn fault(&self) -> Option<String> {
+        let kept = self.kept()?;
+        let noise = (self.coding / self.weights / self.adapter).sqrt();
+        // five deviations: where that is more than the whole adapter, nothing can be told
+        let most = (5.0 * noise).max(0.2);
+        let lost = kept.is_nan() || most < 1.0 && (kept - 1.0).abs() > most;
+        lost.then(|| format!("share of the adapter in the weights: expected 1 ± {most:.2}, got {kept:.2}"))
+    }
 }
 
 /// Root mean square of the difference, relative to `ours`.
@@ -245,17 +293,7 @@ impl Loaded {
 
     /// Greedy continuations.
     fn continued(&self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
-        let sampling = SamplingParams {
-            max_new_tokens: TOKENS,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            stop: Vec::new(),
-            stop_ids: Vec::new(),
-            ignore_eos: false,
-        };
+        let sampling = SamplingParams { max_new_tokens: TOKENS, temperature: 0.0, ..SamplingParams::default() };
         let mut engine = engine(&self.policy, &sampling);
         engine.publish(PolicyId { epoch: 0, step: 0, digest: Digest::of(&[]) }, self.adapter.clone());
         let mut asked = Vec::new();
@@ -289,12 +327,12 @@ impl Loaded {
 
 fn compare_behaviour(found: &mut Verified, source: &Source, base: ModelFiles, reopened: Reopened) -> Result<()> {
     let prompts = prompts(&base.tokenizer, &source.agent)?;
-    let trained = Loaded::of(base, &source.base, Some(&source.adapter))?;
+    let trained = Loaded::of(base, source.base.name(), Some(&source.adapter))?;
     let greedy = trained.continued(&prompts)?;
     let sequences: Vec<Vec<u32>> = prompts.iter().zip(&greedy).map(|(p, g)| [p.as_slice(), g].concat()).collect();
     let expected = trained.logprobs(&sequences);
     drop(trained);
-    let untrained = Loaded::of(source.files()?, &source.base, None)?.logprobs(&sequences);
+    let untrained = Loaded::of(source.files()?, source.base.name(), None)?.logprobs(&sequences);
     let Reopened { model, adapter, .. } = reopened;
     let exported = Loaded::of(model, "the export", adapter.as_ref())?;
     let (again, got) = (exported.continued(&prompts)?, exported.logprobs(&sequences));

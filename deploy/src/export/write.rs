@@ -50,7 +50,7 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
         schema: Report::SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
         kind,
-        base: source.base.clone(),
+        base: source.base.name().to_owned(),
         base_digest: base.digest.hex(),
         adapter: source.path.display().to_string(),
         adapter_digest: source.digest.hex(),
@@ -61,7 +61,7 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
 
 fn peft(source: &Source, base: &ModelFiles, folder: &Path) -> Result<Vec<String>> {
     let mut file = source.adapter.clone();
-    file.base_model = Some(source.base.clone());
+    file.base_model = Some(source.base.name().to_owned());
     file.write(folder)?;
     let mut files = vec!["adapter_config.json".to_owned(), "adapter_model.safetensors".to_owned()];
     files.extend(export::write_tokenizer(folder, &base.tokenizer, source.folder())?);

@@ -33,7 +33,11 @@ pub fn header(data: &ReportData) -> String {
     };
     let trained = format!(
         "{} · {} of {} steps · {} prompts × {} samples a step{state}",
-        c.model.model_name_or_path, steps, c.optim.max_steps, c.rollout.num_prompts, c.rollout.num_generations
+        c.model.reference(),
+        steps,
+        c.optim.max_steps,
+        c.rollout.num_prompts,
+        c.rollout.num_generations
     );
     let control = match data.is_control() {
         true => "<p class=\"banner\">Control run: the learning rate is 0, so nothing may be gained here.</p>\n",
@@ -184,10 +188,7 @@ pub fn machine(data: &ReportData) -> String {
         ("Memory", memory),
         ("System", format!("{} {}", h.os, h.arch).trim().to_owned()),
         ("Folgore", s.version.clone()),
-        (
-            "Base model",
-            [data.config.model.model_name_or_path.as_str(), s.model_digest.as_str()].join(" ").trim().to_owned(),
-        ),
+        ("Base model", [data.config.model.reference().as_str(), s.model_digest.as_str()].join(" ").trim().to_owned()),
         ("Seed", data.config.run.seed.to_string()),
         ("Configuration", s.config_digest.clone()),
         ("Launches", if s.attempts > 1 { s.attempts.to_string() } else { String::new() }),

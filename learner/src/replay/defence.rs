@@ -96,6 +96,11 @@ impl Ledger {
     fn void(&mut self, id: GroupId, sample: u32, worker: &str) -> bool {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let closed = group.is_closed();
+        if closed && self.settings.judge_groups {
+            // the texts that the others were judged by went with the verdict: nobody new can be compared with them
+            self.drop_group(id, "quarantine", format!("{worker}, who made a member, is quarantined"));
+            return true;
+        }
         let seat = &mut group.seats[sample as usize];
         // What is void counts as filled: what waits to be judged was not counted yet.
         self.counters.filled += u64::from(!seat.is_scored());

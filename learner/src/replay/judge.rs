@@ -1,8 +1,8 @@
 //! Asks the link `reward` for the verdicts that groups wait for: outside of any transaction, and again after a crash.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
-use folgore_actors::{Backoff, CallError, LinkError, ServiceError};
+use folgore_actors::ServiceError;
 use folgore_protocol::{
     Answer, Format, GroupId, Outcome, Scope, ScoreItem, ScoreRequest, SeatKey, Task, Trajectory, subjects,
 };
@@ -35,6 +35,10 @@ pub(super) async fn judge_groups(desk: Arc<Desk>) -> Result<(), ServiceError> {
         // Before looking, so that no change slips in between.
         changed.as_mut().enable();
         match desk.unjudged(asked.clone()).await {
+            // A run that judges samples never has such a group, but for those that it was forced to go on with.
+            Ok(groups) if groups.is_empty() && asked.is_empty() && !desk.setup.settings.judge_groups => {
+                return std::future::pending().await;
+            }
             Ok(groups) => {
                 for group in groups {
                     asked.insert(group.0);
@@ -98,22 +102,13 @@ impl Desk {
         let deadline = self.setup.settings.judge_deadline;
         let request = ScoreRequest { items, scope: Scope::Group, budget_ms: deadline.as_millis() as u64 };
         let key = spans::group_key(members);
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5), key.len() as u64);
-        let mut attempt = 1;
         loop {
-            // Whoever scores may be starting, as this process may: that is no fault of the completions.
-            let asked = self.links.call_as_when_served(Format::Json, subjects::REWARD, &request, &key, deadline).await;
-            match asked {
+            match self.links.call_again(Format::Json, subjects::REWARD, &request, &key, deadline, ATTEMPTS).await {
                 Ok(answer) => return Answer::outcomes(answer, subjects::REWARD, &ids),
-                // waited for already
-                Err(error @ CallError::Link(LinkError::NoResponder { .. })) => return Err(error.to_string()),
-                Err(error) if error.is_transient() && attempt < ATTEMPTS => {
-                    tracing::debug!(group = key, %error, attempt, "asking for the verdict again");
-                    sleep(backoff.next_wait()).await;
-                }
-                Err(error) => return Err(format!("{error} (asked {attempt} times)")),
+                // Nobody there is no fault of the completions: they wait in the record, and the watchdog says for whom.
+                Err(gave_up) if gave_up.nobody_serves() => {}
+                Err(gave_up) => return Err(gave_up.to_string()),
             }
-            attempt += 1;
         }
     }
 }

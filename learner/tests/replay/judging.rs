@@ -4,7 +4,7 @@ use folgore_learner::replay::{
     ReplaySettings, Store,
     ingest::{Ingested, Refusal},
 };
-use folgore_protocol::{GroupId, Outcome, Trajectory, UNJUDGED_BYTES_MAX};
+use folgore_protocol::{GroupId, Outcome, RolloutJob, Trajectory, UNJUDGED_BYTES_MAX};
 
 use crate::common::*;
 
@@ -145,21 +145,42 @@ fn what_comes_in_is_of_the_kind_that_the_run_is_of() {
     assert_eq!(refused(judged_settings(), text(UNJUDGED_BYTES_MAX + 1)).0, Refusal::Rows);
 }
 
+/// A group that waits with a member by `rogue`, and what it is asked with; the jobs that are left.
+fn waiting_on_a_rogue(store: &mut Store) -> (Vec<Trajectory>, Vec<RolloutJob>) {
+    let mut jobs = change(store, |l| l.open_seats(0, 100, false));
+    let left = jobs.split_off(3);
+    for (job, worker) in jobs.iter().zip(["rogue", "good", "rogue"]) {
+        let made = Trajectory { worker: worker.into(), ..unjudged(play(job, policy_for(job), CALM)) };
+        assert_eq!(change(store, |l| l.ingest_from(Some(worker), made)), Ingested::Taken);
+    }
+    assert_eq!(wait(store), [0]);
+    (store.members(GroupId(0)).unwrap(), left)
+}
+
+fn be_found_out(store: &mut Store, jobs: &[RolloutJob]) {
+    for job in &jobs[..3] {
+        let mut nonsense = Trajectory { worker: "rogue".into(), ..unjudged(play(job, policy_for(job), CALM)) };
+        nonsense.rows[0].segments[1].logprobs[0] = f32::NAN;
+        change(store, |l| l.ingest_from(Some("rogue"), nonsense));
+    }
+}
+
+#[test]
+fn what_a_quarantined_worker_made_costs_a_judged_group() {
+    let mut store = open(judged_settings(), &MemoryDisk::default());
+    let (asked, left) = waiting_on_a_rogue(&mut store);
+    let verdict = asked.into_iter().map(|member| Trajectory { outcome: by_seat(&member), ..member }).collect();
+    assert_eq!(change(&mut store, |l| l.judged(GroupId(0), verdict)), [Ingested::Taken, Ingested::Taken]);
+    be_found_out(&mut store, &left);
+    assert_eq!(store.ledger().status().dropped_groups, 1, "nobody new can be compared with the others");
+    proven(&store);
+}
+
 #[test]
 fn what_a_quarantined_worker_made_is_drawn_again_before_its_verdict() {
     let mut store = open(judged_settings(), &MemoryDisk::default());
-    let jobs = change(&mut store, |l| l.open_seats(0, 100, false));
-    for (job, worker) in jobs[..3].iter().zip(["rogue", "good", "rogue"]) {
-        let made = Trajectory { worker: worker.into(), ..unjudged(play(job, policy_for(job), CALM)) };
-        assert_eq!(change(&mut store, |l| l.ingest_from(Some(worker), made)), Ingested::Taken);
-    }
-    assert_eq!(wait(&store), [0]);
-    let asked = store.members(GroupId(0)).unwrap();
-    for job in &jobs[3..6] {
-        let mut nonsense = Trajectory { worker: "rogue".into(), ..unjudged(play(job, policy_for(job), CALM)) };
-        nonsense.rows[0].segments[1].logprobs[0] = f32::NAN;
-        change(&mut store, |l| l.ingest_from(Some("rogue"), nonsense));
-    }
+    let (asked, left) = waiting_on_a_rogue(&mut store);
+    be_found_out(&mut store, &left);
     assert_eq!((store.ledger().status().quarantined, wait(&store)), (vec!["rogue".to_owned()], vec![]));
     let verdict = asked.into_iter().map(|member| Trajectory { outcome: by_seat(&member), ..member }).collect();
     assert_eq!(change(&mut store, |l| l.judged(GroupId(0), verdict)), [Ingested::Duplicate, Ingested::Duplicate]);

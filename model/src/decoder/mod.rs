@@ -15,6 +15,7 @@ mod train;
 mod weights;
 
 pub use forward::KvCache;
+pub(crate) use rope::rope_factors;
 pub use train::{Backprop, Dropout, Tape};
 pub use weights::{LayerWeights, Linear, Norm, Weights, tensors};
 

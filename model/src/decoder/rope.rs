@@ -31,6 +31,18 @@ fn frequencies_of(head_dim: usize, theta: f32) -> Vec<f64> {
     (0..head_dim / 2).map(|i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64)).collect()
 }
 
+/// What each frequency is divided by, where that differs between them and the angles are all that is scaled.
+pub(crate) fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+    match &config.variant.rope_scaling {
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            let plain = frequencies_of(config.head_dim, config.rope_theta);
+            Some(plain.iter().zip(stretched(config).0).map(|(plain, f)| (plain / f) as f32).collect())
+        }
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
+    }
+}
+
 /// Frequencies after scaling, and the factor of cosines and sines.
 fn stretched(config: &ModelConfig) -> (Vec<f64>, f64) {
     let mut list = frequencies_of(config.head_dim, config.rope_theta);

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::gguf::{architecture, ggml_linear, interleaved, interleaved_heads};
+use super::gguf::architecture;
 use crate::{
     HostTensor, ModelConfig, ModelError, Tensors,
     decoder::Linear,
     files::{
         Bytes, fault,
-        gguf::{self, Block, Field, Header, Plan, to_rotate_half},
+        gguf::{self, Block, Field, Header, Layout, Plan, place},
         peft::{AdapterFile, InitLoraWeights, LoraConfig},
     },
 };
@@ -42,27 +42,28 @@ pub fn write(
     let mut sources = BTreeMap::new();
     for (layer, linear, rank) in shape.modules(config.num_hidden_layers) {
         let (out, inner) = linear.shape(config);
-        let (module, base) = (linear.module(layer), format!("blk.{layer}.{}.weight", ggml_linear(linear)));
+        let module = linear.module(layer);
+        let (base, layout) = stored(&module, config)?;
         let factor = rank.scale * rank.r as f32 / alpha;
-        for (side, tensor, shape, factor, heads) in [
-            ("lora_a", "lora_A", vec![rank.r, inner], 1.0, None),
-            ("lora_b", "lora_B", vec![out, rank.r], factor, interleaved_heads(linear, config)),
+        for (side, tensor, shape, factor, layout) in [
+            ("lora_a", "lora_A", vec![rank.r, inner], 1.0, Layout::AsIs),
+            ("lora_b", "lora_B", vec![out, rank.r], factor, layout),
         ] {
             let name = format!("{base}.{side}");
             let block = if shape[1].is_multiple_of(block.size().0) { block } else { Block::F32 };
-            sources.insert(name.clone(), (format!("{module}.{tensor}"), factor, heads));
+            sources.insert(name.clone(), (format!("{module}.{tensor}"), factor, layout));
             plans.push(Plan { name, shape, block });
         }
     }
     gguf::write(path, &metadata, &plans, |plan| {
         let missing = |name: &str| fault::missing("adapter", format!("tensor {name}"));
-        let (source, factor, heads) = sources.get(&plan.name).ok_or_else(|| missing(&plan.name))?;
+        let (source, factor, layout) = sources.get(&plan.name).ok_or_else(|| missing(&plan.name))?;
         let mut values = adapter.tensors.get(source).ok_or_else(|| missing(source))?.to_f32();
         // by 1 it would be the same
         if *factor != 1.0 {
             values.iter_mut().for_each(|v| *v *= factor);
         }
-        Ok(heads.map_or_else(|| values.clone(), |heads| interleaved(&values, heads, plan.shape[0])))
+        Ok(layout.write(values, plan.shape[0]))
     })
 }
 
@@ -70,51 +71,58 @@ pub fn write(
 pub fn read(path: &Path, config: &ModelConfig) -> Result<AdapterFile, ModelError> {
     let bytes = Bytes::open(path)?;
     let header = Header::read(&bytes)?;
-    let place = header.place.clone();
+    let origin = header.place.clone();
     for (key, expected) in
         [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", architecture(config)?)]
     {
         let found = header.text(key)?.unwrap_or("nothing");
         if found != expected {
-            return Err(fault::invalid(&place, key, expected, found));
+            return Err(fault::invalid(&origin, key, expected, found));
         }
     }
-    let alpha = header.float("adapter.lora.alpha")?.ok_or_else(|| fault::missing(&place, "adapter.lora.alpha"))? as f32;
+    let alpha =
+        header.float("adapter.lora.alpha")?.ok_or_else(|| fault::missing(&origin, "adapter.lora.alpha"))? as f32;
+    let mut known = BTreeMap::new();
+    for (layer, linear) in (0..config.num_hidden_layers).flat_map(|layer| Linear::ALL.map(|linear| (layer, linear))) {
+        let module = linear.module(layer);
+        let (base, layout) = stored(&module, config)?;
+        known.insert(base, (module, layout));
+    }
     let mut tensors = Tensors::new();
     let mut ranks: BTreeMap<String, usize> = BTreeMap::new();
     for (name, info) in &header.tensors {
-        let stranger = || fault::invalid(&place, "name of a tensor", "blk.N.LINEAR.weight.lora_a or lora_b", name);
-        let (layer, linear, side) =
-            parts(name).filter(|(layer, ..)| *layer < config.num_hidden_layers).ok_or_else(stranger)?;
+        let stranger = || fault::invalid(&origin, "name of a tensor", "blk.N.LINEAR.weight.lora_a or lora_b", name);
+        let (base, side) = match name.strip_suffix(".lora_a") {
+            Some(base) => (base, "lora_A"),
+            None => (name.strip_suffix(".lora_b").ok_or_else(stranger)?, "lora_B"),
+        };
+        let (module, layout) = known.get(base).ok_or_else(stranger)?;
         let block = Block::from_number(info.kind)
-            .map_err(|kind| fault::unsupported(&place, format!("tensor {name} of type {kind}"), ""))?;
+            .map_err(|kind| fault::unsupported(&origin, format!("tensor {name} of type {kind}"), ""))?;
         let wrong = || {
-            fault::invalid(&place, format!("shape of {name}"), "two axes of whole blocks", format!("{:?}", info.shape))
+            fault::invalid(&origin, format!("shape of {name}"), "two axes of whole blocks", format!("{:?}", info.shape))
         };
         let [rows, columns] = info.shape[..] else { return Err(wrong()) };
         let values = block.decode(&bytes.read_at(info.start, block.bytes(&info.shape).ok_or_else(wrong)?)?);
-        let module = linear.module(layer);
-        let heads = interleaved_heads(linear, config).filter(|heads| side == "lora_B" && rows.is_multiple_of(*heads));
-        let values = heads.map_or_else(|| values.clone(), |heads| to_rotate_half(&values, heads, rows));
+        let values = match layout {
+            // a number of rows that is none of heads is refused with the shape, by who takes the adapter
+            Layout::Interleaved { heads } if !rows.is_multiple_of(*heads) => values,
+            layout if side == "lora_B" => layout.read(values, rows),
+            _ => values,
+        };
         let r = if side == "lora_A" { rows } else { columns };
         if *ranks.entry(module.clone()).or_insert(r) != r {
-            return Err(fault::invalid(&place, format!("rank of {module}"), ranks[&module], r));
+            return Err(fault::invalid(&origin, format!("rank of {module}"), ranks[module], r));
         }
         tensors.insert(format!("{module}.{side}"), HostTensor::f32([rows, columns], values));
     }
-    let config = lora_config(&place, alpha, &ranks)?;
+    let config = lora_config(&origin, alpha, &ranks)?;
     Ok(AdapterFile { config, base_model: None, tensors })
 }
 
-/// `blk.3.attn_q.weight.lora_a`: layer, map and side.
-fn parts(name: &str) -> Option<(usize, Linear, &'static str)> {
-    let (rest, side) = match name.strip_suffix(".weight.lora_a") {
-        Some(rest) => (rest, "lora_A"),
-        None => (name.strip_suffix(".weight.lora_b")?, "lora_B"),
-    };
-    let (layer, part) = rest.strip_prefix("blk.")?.split_once('.')?;
-    let linear = Linear::ALL.into_iter().find(|linear| ggml_linear(*linear) == part)?;
-    Some((layer.parse().ok()?, linear, side))
+/// Where a file has the matrix of `module`, and in which layout.
+fn stored(module: &str, config: &ModelConfig) -> Result<(String, Layout), ModelError> {
+    place(config, &format!("{module}.weight")).ok_or_else(|| fault::unsupported("GGUF", format!("module {module}"), ""))
 }
 
 /// Every module by its own path, with the rank that its tensors have.

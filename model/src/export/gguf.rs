@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, path::Path};
 use super::vocabulary;
 use crate::{
     ModelConfig, ModelError, RopeScaling, TensorSource,
-    decoder::{Linear, tensors},
+    decoder::{rope_factors, tensors},
     files::{
         Bytes, fault,
-        gguf::{self, Block, Field, Header, Plan, header::Value},
+        gguf::{self, Architecture, Block, FACTORS, Field, Header, Plan, header::Value, place},
     },
     tokenizer::Tokenizer,
 };
@@ -124,94 +124,30 @@ pub fn write(
     let mut plans = Vec::new();
     let mut places = BTreeMap::new();
     for (hf, shape) in tensors(config) {
-        let (name, heads) =
-            ggml_name(&hf, config).ok_or_else(|| fault::unsupported("GGUF", format!("tensor {hf}"), ""))?;
+        let (name, layout) =
+            place(config, &hf).ok_or_else(|| fault::unsupported("GGUF", format!("tensor {hf}"), ""))?;
         let block = quant.block(&name, &shape, config);
-        places.insert(name.clone(), (hf, heads));
+        places.insert(name.clone(), (hf, layout));
         plans.push(Plan { name, shape, block });
     }
     let factors = rope_factors(config);
     if let Some(factors) = &factors {
-        plans.push(Plan { name: ROPE_FACTORS.into(), shape: vec![factors.len()], block: Block::F32 });
+        plans.push(Plan { name: FACTORS.into(), shape: vec![factors.len()], block: Block::F32 });
     }
     gguf::write(path, &metadata, &plans, |plan| match places.get(&plan.name) {
         None => Ok(factors.clone().unwrap_or_default()),
-        Some((hf, heads)) => {
-            let values = source.tensor(hf)?.to_f32();
-            Ok(heads.map_or_else(|| values.clone(), |heads| interleaved(&values, heads, plan.shape[0])))
-        }
+        Some((hf, layout)) => Ok(layout.write(source.tensor(hf)?.to_f32(), plan.shape[0])),
     })
 }
 
-const ROPE_FACTORS: &str = "rope_freqs.weight";
-
 /// ggml's name of the family.
 pub(super) fn architecture(config: &ModelConfig) -> Result<&'static str, ModelError> {
-    match config.model_type.as_str() {
-        "llama" => Ok("llama"),
-        "mistral" if config.variant.local.is_none() => Ok("llama"),
-        "qwen2" if config.variant.local.is_none() => Ok("qwen2"),
-        "qwen3" if config.variant.local.is_none() => Ok("qwen3"),
-        other => {
-            let hint =
-                "written are llama, mistral, qwen2 and qwen3 without a sliding window; export a merged folder instead";
-            Err(fault::unsupported("GGUF", format!("family {other:?}"), hint))
-        }
-    }
-}
-
-/// ggml's name of a tensor and, where its rows are interleaved, the number of heads.
-fn ggml_name(hf: &str, config: &ModelConfig) -> Option<(String, Option<usize>)> {
-    match hf {
-        "model.embed_tokens.weight" => return Some(("token_embd.weight".into(), None)),
-        "model.norm.weight" => return Some(("output_norm.weight".into(), None)),
-        "lm_head.weight" => return Some(("output.weight".into(), None)),
-        _ => {}
-    }
-    let (layer, rest) = hf.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    if let Some(linear) = Linear::ALL.into_iter().find(|linear| linear.path() == part) {
-        return Some((format!("blk.{layer}.{}.{kind}", ggml_linear(linear)), interleaved_heads(linear, config)));
-    }
-    let norm = match part {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        _ => return None,
-    };
-    Some((format!("blk.{layer}.{norm}.{kind}"), None))
-}
-
-/// ggml's name of a linear map within its layer.
-pub(super) fn ggml_linear(linear: Linear) -> &'static str {
-    match linear {
-        Linear::QProj => "attn_q",
-        Linear::KProj => "attn_k",
-        Linear::VProj => "attn_v",
-        Linear::OProj => "attn_output",
-        Linear::GateProj => "ffn_gate",
-        Linear::UpProj => "ffn_up",
-        Linear::DownProj => "ffn_down",
-    }
-}
-
-/// The number of heads whose rows lie interleaved in a file of the architecture `llama`.
-pub(super) fn interleaved_heads(linear: Linear, config: &ModelConfig) -> Option<usize> {
-    let llama = matches!(architecture(config), Ok("llama"));
-    match linear {
-        Linear::QProj if llama => Some(config.num_attention_heads),
-        Linear::KProj if llama => Some(config.num_key_value_heads),
-        _ => None,
-    }
-}
-
-/// Rows of each head in the order that a file of the architecture `llama` has: row `2 j + t` is row `t * half + j` here.
-pub(super) fn interleaved(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
-    let (width, head_dim) = (values.len() / rows.max(1), rows / heads.max(1));
-    let half = head_dim / 2;
-    let order = (0..rows).map(|row| row / head_dim * head_dim + row % 2 * half + row % head_dim / 2);
-    order.flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
+    let known = Architecture::of(config).filter(|a| *a != Architecture::Gemma3 && config.variant.local.is_none());
+    known.map(Architecture::name).ok_or_else(|| {
+        let hint =
+            "written are llama, mistral, qwen2 and qwen3 without a sliding window; export a merged folder instead";
+        fault::unsupported("GGUF", format!("family {:?}", config.model_type), hint)
+    })
 }
 
 /// The metadata of another file, in the types that readers look for. What belongs to its own tensors stays behind.
@@ -277,29 +213,6 @@ fn of_model(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, 
     Ok(list)
 }
 
-/// What each rotary frequency is divided by, where that differs between them.
-fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
-    match &config.variant.rope_scaling {
-        RopeScaling::Factors(factors) => Some(factors.clone()),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            let (low, high) = (f64::from(*low_freq_factor), f64::from(*high_freq_factor));
-            let (context, divisor) = (*original_max_position_embeddings as f64, f64::from(*factor));
-            let of = |i: usize| {
-                let frequency = f64::from(config.rope_theta).powf(-2.0 * i as f64 / config.head_dim as f64);
-                let wavelength = 2.0 * std::f64::consts::PI / frequency;
-                let smooth = (context / wavelength - low) / (high - low);
-                match () {
-                    () if wavelength < context / high => 1.0,
-                    () if wavelength > context / low => divisor as f32,
-                    () => (1.0 / ((1.0 - smooth) / divisor + smooth)) as f32,
-                }
-            };
-            Some((0..config.head_dim / 2).map(of).collect())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,14 +232,5 @@ mod tests {
         assert_eq!(block(Quant::Q4_0, "blk.0.ffn_down.weight", [576, 1536]), Block::Q4_0);
         assert_eq!(block(Quant::Q8_0, "blk.0.attn_q.weight", [8, 20]), Block::F16);
         assert_eq!(Quant::F16.block("blk.0.attn_norm.weight", &[576], &config), Block::F32);
-    }
-
-    #[test]
-    fn interleaving_is_undone_by_the_reader() {
-        // two heads of four rows, one number a row
-        assert_eq!(
-            interleaved(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 2, 8),
-            [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
-        );
     }
 }

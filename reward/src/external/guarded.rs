@@ -104,10 +104,15 @@ impl Guarded {
     async fn attempt(&self, request: &ScoreRequest, until: Instant) -> Result<Vec<Outcome>, Failure> {
         let leave = self.leave(until).await?;
         let most = self.limits.timeout.min(until.saturating_duration_since(Instant::now()));
-        let carried = timeout(most, self.carrier.carry(request)).await;
-        let result = carried
-            .unwrap_or_else(|_| Err(Failure::passing(format!("no reply within {:.1} s", most.as_secs_f64()))))
-            .and_then(|outcomes| whole(outcomes, request));
+        let Ok(carried) = timeout(most, self.carrier.carry(request)).await else {
+            let reason = format!("no reply within {:.1} s", most.as_secs_f64());
+            // who came late and had less time than an attempt may take says nothing of the reward
+            if most == self.limits.timeout {
+                self.settle(leave, Err(reason.clone()));
+            }
+            return Err(Failure::passing(reason));
+        };
+        let result = carried.and_then(|outcomes| whole(outcomes, request));
         let ended = match &result {
             Err(failure) if failure.kind != FailureKind::Said => Err(failure.reason.clone()),
             _ => Ok(()),

@@ -78,15 +78,23 @@ pub(crate) fn build(spec: &RewardSpec) -> Result<Option<Arc<dyn Reward>>, String
     let carrier: Arc<dyn Carrier> = match spec.way() {
         RewardWay::Held => return Ok(None),
         RewardWay::Command(argv) => Arc::new(Command::new(name, argv)?),
-        RewardWay::Python(file, function) => {
-            python::look(file, function)?;
-            Arc::new(Command::new(name, &python::command(file, function))?)
-        }
+        RewardWay::Python(file, function) => Arc::new(Command::new(name, &python::command(file, function))?),
         RewardWay::Url(url) => Arc::new(Http::new(name, url)?),
         RewardWay::Judge(judge) => Arc::new(Judge::new(name, judge)?),
     };
     let scope = scope_of(spec.scope);
     Ok(Some(Arc::new(Guarded::new(name, scope, Limits::from(spec), carrier))))
+}
+
+/// Looks whether what `spec` describes is on this machine, as far as can be told without running it.
+///
+/// # Errors
+/// What is missing.
+pub(crate) fn look(spec: &RewardSpec) -> Result<(), String> {
+    match spec.way() {
+        RewardWay::Python(file, function) => python::look(file, function),
+        _ => Ok(()),
+    }
 }
 
 /// `text` as an error shows it: one line, not long.

@@ -112,14 +112,7 @@ mod tests {
     #[test]
     fn an_adapter_adds_its_weights_once_forward_and_twice_backward() {
         let config = ModelConfig::smollm2_135m();
-        let shape = LoraShape {
-            r: 16,
-            alpha: 32.0,
-            use_rslora: false,
-            dropout: 0.0,
-            targets: Linear::ALL.to_vec(),
-            rules: Default::default(),
-        };
+        let shape = super::super::subject::shape();
         let (plain, with) = (Costs::of(&config, None, 0), Costs::of(&config, Some(&shape), 0));
         // the number that PEFT prints for this adapter
         assert_eq!(with.adapter, 4_884_480.0);

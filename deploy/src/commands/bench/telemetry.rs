@@ -1,10 +1,11 @@
-//! `folgore bench telemetry`: what tracing costs a training step, as a ratio within one run.
+//! `folgore bench telemetry`: what tracing costs a training step, as a ratio of the same steps with it and without.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -36,28 +37,36 @@ pub fn run(args: &TelemetryArgs) -> Result<()> {
     if args.steps < 2 {
         bail!("--steps: expected at least 2, got {}", args.steps);
     }
-    let (traced, plain, report) = measure(&args.config, args.steps)?;
-    let ratio = traced / plain;
+    let Costs { traced, plain, ratio, report: Report { exported, lost } } = measure(&args.config, args.steps)?;
     if args.json {
-        let Report { exported, lost } = report;
         println!(
             "{}",
             json!({ "traced_s": traced, "plain_s": plain, "ratio": ratio, "exported": exported, "lost": lost })
         );
     } else {
         println!(
-            "a step takes {:.1} ms traced and {:.1} ms not: ratio {ratio:.3}; {} spans sent, {} lost",
+            "a step takes {:.1} ms traced and {:.1} ms not: ratio {ratio:.3}; {exported} spans sent, {lost} lost",
             1e3 * traced,
             1e3 * plain,
-            report.exported,
-            report.lost
         );
     }
     Ok(())
 }
 
-/// Median seconds of a traced step and of another one, and what became of the spans.
-fn measure(config: &ConfigArgs, steps: u32) -> Result<(f64, f64, Report)> {
+/// What was measured.
+struct Costs {
+    /// Median seconds of a traced step,
+    traced: f64,
+    /// and of one that is not.
+    plain: f64,
+    /// Median over all steps of how many times longer the step takes when it is traced.
+    ratio: f64,
+    report: Report,
+}
+
+/// Trains twice: a run does the same work at the same step, bit for bit, so that each step is compared with itself. In the first
+/// run every even step is traced, in the second every odd one.
+fn measure(config: &ConfigArgs, steps: u32) -> Result<Costs> {
     let mut config = config.clone();
     let last = steps + WARM_UP;
     let settings = [("optim.max_steps", last.to_string()), ("checkpoint.save_steps", last.to_string())];
@@ -67,12 +76,22 @@ fn measure(config: &ConfigArgs, steps: u32) -> Result<(f64, f64, Report)> {
     let settings = Settings::read(|name| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| receiver.clone()))?;
     let settings = Settings { metrics: None, ..settings };
     let who = Identity { run: "bench".into(), role: "bench".into(), worker: "bench".into() };
-    let (telemetry, switch) = (Telemetry::with(settings, &who)?, Arc::new(Switch::default()));
-    train(config, switch.clone())?;
+    let telemetry = Telemetry::with(settings, &who)?;
+    let [even, odd] = [0, 1].map(|traced| Arc::new(Switch { traced, times: Mutex::default() }));
+    train(config.clone(), even.clone())?;
+    train(config, odd.clone())?;
     telemetry::listen(true);
     let report = telemetry.end().context("no spans")?;
-    let Times { traced, plain } = std::mem::take(&mut *switch.times());
-    Ok((median(traced)?, median(plain)?, report))
+    let (even, odd) = (even.take(), odd.take());
+    let pairs: Vec<(f64, f64)> = even
+        .into_iter()
+        .filter_map(|(step, took)| {
+            let other = *odd.get(&step)?;
+            Some(if step.is_multiple_of(2) { (took, other) } else { (other, took) })
+        })
+        .collect();
+    let of = |value: fn(&(f64, f64)) -> f64| median(pairs.iter().map(value).collect());
+    Ok(Costs { traced: of(|pair| pair.0)?, plain: of(|pair| pair.1)?, ratio: of(|pair| pair.0 / pair.1)?, report })
 }
 
 fn train(config: ConfigArgs, witness: Arc<Switch>) -> Result<()> {
@@ -91,33 +110,25 @@ fn train(config: ConfigArgs, witness: Arc<Switch>) -> Result<()> {
 }
 
 /// Turns telemetry on and off between steps, and notes how long they take.
-#[derive(Default)]
-struct Switch(Mutex<Times>);
-
-/// Seconds of steps.
-#[derive(Default)]
-struct Times {
-    traced: Vec<f64>,
-    plain: Vec<f64>,
+struct Switch {
+    /// Steps that are traced, modulo 2.
+    traced: u64,
+    /// Seconds of each step.
+    times: Mutex<BTreeMap<u64, f64>>,
 }
 
 impl Switch {
-    fn is_traced(step: u64) -> bool {
-        step.is_multiple_of(2)
-    }
-
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&self) -> BTreeMap<u64, f64> {
+        std::mem::take(&mut *self.times.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Witness for Switch {
     fn stepped(&self, step: u64, line: &Map<String, Value>, _batch: &Batch) {
-        telemetry::listen(Self::is_traced(step + 1));
+        telemetry::listen((step + 1) % 2 == self.traced);
         let Some(took) = line.get("step_time").and_then(Value::as_f64) else { return };
         if step > u64::from(WARM_UP) {
-            let mut times = self.times();
-            if Self::is_traced(step) { times.traced.push(took) } else { times.plain.push(took) }
+            self.times.lock().unwrap_or_else(PoisonError::into_inner).insert(step, took);
         }
     }
     fn alarm(&self, _: &Alarm) {}
@@ -165,13 +176,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_other_step_is_traced_and_all_spans_arrive() {
+    fn every_step_is_traced_once_and_all_spans_arrive() {
         let small = ["rollout.num_prompts=2", "rollout.num_generations=2"].map(str::to_owned);
         let config = ConfigArgs { given: small.into(), ..ConfigArgs::default() };
-        let (traced, plain, report) = measure(&config, 4).unwrap();
-        assert!(traced > 0.0 && plain > 0.0);
+        let Costs { traced, plain, ratio, report } = measure(&config, 4).unwrap();
+        assert!(traced > 0.0 && plain > 0.0 && ratio > 0.0);
         assert_eq!(report.lost, 0);
-        // Four of eight steps, of four samples each; the first begins before anything is switched off.
-        assert!(report.exported >= 4 * 4 * 7, "{report:?}");
+        // Every step of the two runs but the first, of four samples each.
+        let steps = u64::from(WARM_UP) + 4 - 1;
+        assert!(report.exported >= steps * 4 * 7, "{report:?}");
     }
 }

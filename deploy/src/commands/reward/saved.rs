@@ -29,7 +29,7 @@ pub fn of_run(folder: &Path, config: &Config, limit: usize) -> Result<Vec<Saved>
     if let Some(writer) = writer(folder) {
         bail!("{}: {writer} is writing this run: stop it, or wait for its end", folder.display());
     }
-    let tokenizer = policy::open_tokenizer(&config.model.model_name_or_path)?;
+    let tokenizer = policy::open_tokenizer(&config.model.reference())?;
     let path = folder.join("record.redb");
     let batches = with_copy(&path, |record| newest(record, limit)).map_err(anyhow::Error::msg)?;
     let mut saved = Vec::new();

@@ -9,7 +9,7 @@ use crate::{
 
 /// An architecture by GGUF's name for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Architecture {
+pub(crate) enum Architecture {
     /// Llama, Mistral, SmolLM2.
     Llama,
     Qwen2,
@@ -32,9 +32,15 @@ const PATTERN: usize = 6;
 const LARGEST_GEMMA_LAYERS: usize = 62;
 
 impl Architecture {
-    pub(super) fn of(config: &ModelConfig) -> Option<Self> {
+    /// That of a model; none where no architecture of GGUF is like it.
+    pub(crate) fn of(config: &ModelConfig) -> Option<Self> {
         let known = |types: &[&str]| types.contains(&config.model_type.as_str());
         ARCHITECTURES.iter().find(|(_, _, types)| known(types)).map(|(architecture, ..)| *architecture)
+    }
+
+    /// GGUF's name.
+    pub(crate) fn name(self) -> &'static str {
+        self.entry().0
     }
 
     fn entry(self) -> (&'static str, &'static str) {

@@ -18,8 +18,8 @@ use std::{
 
 pub use blocks::Block;
 pub(crate) use header::Header;
-pub(crate) use names::to_rotate_half;
-use names::{Layout, place};
+pub(crate) use metadata::Architecture;
+pub(crate) use names::{Layout, place};
 pub use writer::{Field, Plan, write};
 
 use header::TensorInfo;
@@ -31,7 +31,7 @@ use super::{
 use crate::{HostTensor, ModelConfig, ModelError, TensorSource, decoder, tokenizer::Tokenizer};
 
 /// What the frequencies of rotation are divided by (Llama 3): part of the shape rather than of the weights.
-const FACTORS: &str = "rope_freqs.weight";
+pub(crate) const FACTORS: &str = "rope_freqs.weight";
 
 pub(crate) fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     model(Bytes::open(path)?)

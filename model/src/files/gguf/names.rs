@@ -47,6 +47,7 @@ pub(crate) fn place(config: &ModelConfig, name: &str) -> Option<(String, Layout)
     Some((format!("blk.{layer}.{part}.{kind}"), layout))
 }
 
+/// The layout of `linear` in a file of the architecture `llama`.
 fn interleaved(linear: Linear, config: &ModelConfig) -> Layout {
     match linear {
         Linear::QProj => Layout::Interleaved { heads: config.num_attention_heads },
@@ -84,20 +85,31 @@ impl Layout {
         match self {
             Self::AsIs => values,
             Self::OnePlus => values.into_iter().map(|x| x - 1.0).collect(),
-            Self::Interleaved { heads } => to_rotate_half(&values, heads, rows),
+            Self::Interleaved { heads } => {
+                reordered(&values, heads, rows, |row, half| 2 * (row % half.max(1)) + row / half.max(1))
+            }
+        }
+    }
+
+    /// The file's values from those of the checkpoint: the inverse of [`Layout::read`].
+    pub(crate) fn write(self, values: Vec<f32>, rows: usize) -> Vec<f32> {
+        match self {
+            Self::AsIs => values,
+            Self::OnePlus => values.into_iter().map(|x| x + 1.0).collect(),
+            Self::Interleaved { heads } => reordered(&values, heads, rows, |row, half| row % 2 * half + row / 2),
         }
     }
 }
 
-/// Row `2 j + t` of a head in the file is row `t * half + j` of the checkpoint (t is 0 or 1).
-pub(crate) fn to_rotate_half(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
+/// The rows of each head in another order: `from` says of a row, and of half their number, which one goes there. Row `2 j + t` of
+/// a head in a file is row `t * half + j` of the checkpoint (t is 0 or 1).
+fn reordered(values: &[f32], heads: usize, rows: usize, from: impl Fn(usize, usize) -> usize) -> Vec<f32> {
     let width = values.len() / rows.max(1);
     let head_dim = rows / heads.max(1);
-    let half = (head_dim / 2).max(1);
     let mut out = Vec::with_capacity(values.len());
     for head in 0..heads {
         for row in 0..head_dim {
-            let source = head * head_dim + 2 * (row % half) + row / half;
+            let source = head * head_dim + from(row, head_dim / 2);
             out.extend_from_slice(&values[source * width..(source + 1) * width]);
         }
     }
@@ -109,11 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back_in_rotate_half_order() {
-        // two heads of four rows, one number a row; the file holds rows 0 2 1 3 of each head
-        let file = vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0];
-        let checkpoint: Vec<f32> = (0..8).map(|i| i as f32).collect();
-        assert_eq!(Layout::Interleaved { heads: 2 }.read(file, 8), checkpoint);
+    fn layouts_are_read_and_written() {
+        // two heads of six rows, one number a row; the file holds rows 0 3 1 4 2 5 of each head
+        let file: Vec<f32> = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11].map(|row| row as f32).into();
+        let checkpoint: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let interleaved = Layout::Interleaved { heads: 2 };
+        assert_eq!(interleaved.read(file.clone(), 12), checkpoint);
+        assert_eq!(interleaved.write(checkpoint, 12), file);
         assert_eq!(Layout::OnePlus.read(vec![1.25, 0.0], 2), [0.25, -1.0]);
+        assert_eq!(Layout::OnePlus.write(vec![0.25, -1.0], 2), [1.25, 0.0]);
     }
 }

@@ -171,7 +171,11 @@ impl LoraConfig {
             }
         }
         settle_modules(place, &mut map)?;
-        let base = map.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
+        let text = |key: &str| map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let base = match (text("base_model_name_or_path"), text("revision")) {
+            (Some(base), Some(revision)) if revision != "main" => Some(format!("{base}@{revision}")),
+            (base, _) => base.map(str::to_owned),
+        };
         let config: Self = serde_json::from_value(Value::Object(map))
             .map_err(|e| fault::invalid(place, "content", "a LoRA configuration", e))?;
         config.check(place)?;
@@ -211,6 +215,7 @@ impl LoraConfig {
         let alpha = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { shortest(value) };
         let alphas: Map<String, Value> = self.alpha_pattern.iter().map(|(k, v)| (k.clone(), alpha(*v))).collect();
         let targets = self.target_paths.as_ref().map_or(json!(self.target_modules), |paths| json!(paths));
+        let (base_model, revision) = base_model.map(with_commit).unzip();
         let mut value = json!({
             "alpha_pattern": alphas,
             "auto_mapping": null,
@@ -234,7 +239,7 @@ impl LoraConfig {
             "peft_type": "LORA",
             "r": self.r,
             "rank_pattern": self.rank_pattern,
-            "revision": null,
+            "revision": revision.flatten(),
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
             "use_dora": self.use_dora,
@@ -244,6 +249,16 @@ impl LoraConfig {
             value.extend(rest);
         }
         format!("{value:#}\n")
+    }
+}
+
+/// A base named `owner/name@COMMIT` is on the hub, where PEFT knows the two apart; any other name is one.
+fn with_commit(base: &str) -> (&str, Option<&str>) {
+    match base.rsplit_once('@') {
+        Some((name, commit)) if commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            (name, Some(commit))
+        }
+        _ => (base, None),
     }
 }
 

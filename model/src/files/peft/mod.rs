@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_of_the_base_is_where_peft_has_it() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let folder = tempfile::tempdir().unwrap();
+        for (base, name, revision) in [
+            (format!("some/model@{commit}"), "some/model", json!(commit)),
+            ("models/a@b".into(), "models/a@b", json!(null)),
+        ] {
+            let file = AdapterFile { base_model: Some(base), ..adapter() };
+            file.write(folder.path()).unwrap();
+            let text = std::fs::read_to_string(folder.path().join(CONFIG_FILE)).unwrap();
+            let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&written["base_model_name_or_path"], &written["revision"]), (&json!(name), &revision));
+            assert_eq!(AdapterFile::read(folder.path()).unwrap(), file);
+        }
+    }
+
+    #[test]
     fn a_wrong_adapter_is_refused_with_the_tensor_named() {
         let name = "model.layers.1.self_attn.q_proj.lora_B";
         let broken = |change: fn(&mut Tensors, &str)| {

@@ -1,0 +1,224 @@
+//! Where the models and adapters are that the user named: compiled in, on this machine, or on the Hugging Face hub.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Result, bail};
+use folgore_config::{HubName, ModelSection};
+use folgore_model::{
+    files::{self, ModelFiles},
+    tokenizer::Tokenizer,
+};
+
+use crate::embedded;
+
+/// What a name is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The model.
+    Model,
+    /// Its tokenizer alone.
+    Tokenizer,
+    /// An adapter.
+    Adapter,
+}
+
+/// A base that was found.
+#[derive(Clone, Debug)]
+pub struct Base {
+    place: Option<PathBuf>,
+    name: String,
+    hub: Option<HubName>,
+}
+
+impl Base {
+    /// Finds the model `name`: `embedded`, a folder, a GGUF file, or a name on the hub, whose files are downloaded unless they are there.
+    ///
+    /// # Errors
+    /// If it is none of these, or cannot be had.
+    pub fn find(name: &str) -> Result<Self> {
+        Self::wanted(name, Want::Model)
+    }
+
+    /// Finds what `want` says of the model `name`.
+    ///
+    /// # Errors
+    /// As [`Base::find`].
+    pub fn wanted(name: &str, want: Want) -> Result<Self> {
+        if name == embedded::NAME {
+            return Ok(Self { place: None, name: name.to_owned(), hub: None });
+        }
+        let Found { path, hub } = find(name, want)?;
+        let name = hub.as_ref().map_or(name.to_owned(), HubName::to_string);
+        Ok(Self { place: Some(path), name, hub })
+    }
+
+    /// What it is called in records: as the user named it, and on the hub with its commit, which names the same files for ever.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is called by other software: on the hub without a commit.
+    pub fn plain_name(&self) -> &str {
+        self.hub.as_ref().map_or(&self.name, HubName::repo)
+    }
+
+    /// Its folder or file on this machine; none if it is compiled in.
+    pub fn path(&self) -> Option<&Path> {
+        self.place.as_deref()
+    }
+
+    /// Its files.
+    ///
+    /// # Errors
+    /// If they are no model.
+    pub fn files(&self) -> Result<ModelFiles> {
+        match &self.place {
+            None => embedded::files(),
+            Some(path) => Ok(files::open(path)?),
+        }
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
+        match &self.place {
+            None => Ok(embedded::files()?.tokenizer),
+            Some(path) => Ok(files::open_tokenizer(path)?),
+        }
+    }
+
+    /// Makes `section` name this base for ever: a branch of today may be another tomorrow.
+    pub fn pin(&self, section: &mut ModelSection) {
+        if let Some(hub) = &self.hub {
+            section.model_name_or_path = hub.without_revision().to_string();
+            section.model_revision = Some(hub.revision().to_owned());
+        }
+    }
+}
+
+/// Something that is on this machine now.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// Its name with its commit, if it is from the hub.
+    pub hub: Option<HubName>,
+}
+
+/// The adapter that `given` names: a folder, or a name on the hub. A path that is neither stays as it is: whoever reads it has more to say.
+///
+/// # Errors
+/// If it is a name on the hub and cannot be had.
+pub fn adapter(given: &Path) -> Result<Found> {
+    match given.to_str() {
+        Some(name) if !given.exists() && HubName::parse(name).is_some_and(|name| name.file().is_none()) => {
+            find(name, Want::Adapter)
+        }
+        _ => Ok(Found { path: given.to_owned(), hub: None }),
+    }
+}
+
+/// A path that exists wins over a name on the hub, as everywhere.
+fn find(name: &str, want: Want) -> Result<Found> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(Found { path: path.to_owned(), hub: None });
+    }
+    let what = if want == Want::Adapter { "adapter folder" } else { "model folder or GGUF file" };
+    let Some(hub) = HubName::parse(name) else {
+        bail!("{name}: no such {what}; give a path, or `embedded` (deploy/models/ has a script that obtains one)");
+    };
+    if Path::new(hub.repo()).exists() {
+        bail!("{name}: {} is on this machine, where it has no revisions and parts: name it without them", hub.repo());
+    }
+    obtain(&hub, want, what)
+}
+
+#[cfg(feature = "hub")]
+fn obtain(name: &HubName, want: Want, what: &str) -> Result<Found> {
+    use anyhow::Context as _;
+    use folgore_hub::{HubError, Need, Settings};
+    let need = match want {
+        Want::Model => Need::Model,
+        Want::Tokenizer => Need::Tokenizer,
+        Want::Adapter => Need::Adapter,
+    };
+    let settings = Settings::from_env()?;
+    let say = |line: &str| match line.starts_with("warning: ") {
+        true => eprintln!("{line}"),
+        false => eprintln!("note: {line}"),
+    };
+    let obtained = match folgore_hub::obtain(&settings, name, need, &say) {
+        Err(error @ HubError::NoRepository { .. }) => {
+            return Err(error).with_context(|| format!("{name}: no such {what} here"));
+        }
+        obtained => obtained?,
+    };
+    let hub = name.at(&obtained.commit).with_context(|| format!("{name}: {:?} is no commit", obtained.commit))?;
+    Ok(Found { path: obtained.path, hub: Some(hub) })
+}
+
+#[cfg(not(feature = "hub"))]
+fn obtain(name: &HubName, _want: Want, what: &str) -> Result<Found> {
+    bail!(
+        "{name}: no such {what} here, and this executable is built without the feature `hub`, which takes names on the Hugging Face \
+         hub (cargo build --release --features hub); or download it and give its folder"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(name: &str) -> String {
+        format!("{:#}", Base::find(name).unwrap_err())
+    }
+
+    #[test]
+    fn what_is_here_is_taken_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().to_str().unwrap();
+        let found = Base::find(name).unwrap();
+        assert_eq!((found.name(), found.plain_name(), found.path()), (name, name, Some(folder.path())));
+        assert_eq!(Base::find(embedded::NAME).unwrap().path(), None);
+        let mut section = ModelSection { model_name_or_path: name.into(), ..ModelSection::default() };
+        found.pin(&mut section);
+        assert_eq!((section.model_name_or_path.as_str(), section.model_revision), (name, None));
+        assert_eq!(adapter(folder.path()).unwrap().path, folder.path());
+        assert_eq!(adapter(Path::new("no/such/adapter")).unwrap().path, Path::new("no/such/adapter"));
+        // the tests of a crate run in its folder
+        assert!(told("src/export@main").contains("src/export is on this machine, where it has no revisions"));
+        for nothing in ["nowhere", "/no/where", "./no/where"] {
+            assert!(told(nothing).contains("no such model folder or GGUF file"), "{}", told(nothing));
+        }
+    }
+
+    #[test]
+    fn a_base_of_the_hub_is_recorded_with_its_commit() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let hub = HubName::parse(&format!("owner/name@{commit}:x.gguf")).unwrap();
+        let base = Base { place: Some("somewhere".into()), name: hub.to_string(), hub: Some(hub) };
+        let mut section = ModelSection { model_name_or_path: "owner/name:x.gguf".into(), ..ModelSection::default() };
+        base.pin(&mut section);
+        assert_eq!(section.model_name_or_path, "owner/name:x.gguf");
+        assert_eq!((section.model_revision.as_deref(), section.reference().as_str()), (Some(commit), base.name()));
+        assert_eq!(base.plain_name(), "owner/name");
+    }
+
+    #[cfg(not(feature = "hub"))]
+    #[test]
+    fn a_name_on_the_hub_needs_the_feature() {
+        for name in ["owner/name", "owner/name@v1:x.gguf"] {
+            let told = told(name);
+            assert!(
+                told.contains(name) && told.contains("--features hub") && told.contains("give its folder"),
+                "{told}"
+            );
+        }
+    }
+}

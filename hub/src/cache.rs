@@ -1,0 +1,193 @@
+//! The cache that all programs of Hugging Face share, in its layout:
+//!
+//! ```text
+//! models--owner--name/refs/REVISION           the commit that a branch or tag was last seen at
+//!                     blobs/ETAG              contents, each once
+//!                     blobs/ETAG.incomplete   what there is of a download that was interrupted
+//!                     snapshots/COMMIT/FILE   links to blobs
+//!                     .no_exist/COMMIT/FILE   empty: the commit is known not to have the file
+//! .locks/models--owner--name/ETAG.lock        held by whoever downloads that blob
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use folgore_config::hub::{HubName, is_commit};
+
+use crate::{
+    HubError,
+    error::io,
+    need::{INDEX, Need, SINGLE, shards},
+};
+
+/// How long another process may take for one file.
+const LOCK_WAIT: Duration = Duration::from_secs(6 * 3600);
+/// Between two looks at a lock.
+const LOCK_LOOK: Duration = Duration::from_millis(100);
+/// Largest index of shards that is read.
+const INDEX_LIMIT: u64 = 64 << 20;
+
+/// Tells apart what the threads of this process write.
+static TURN: AtomicU32 = AtomicU32::new(0);
+
+/// One repository in the cache.
+pub(crate) struct RepoCache {
+    name: HubName,
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+/// What a snapshot has not.
+#[derive(Debug, Default)]
+pub(crate) struct Missing {
+    /// Files without which nothing goes.
+    pub(crate) required: Vec<String>,
+    /// Files that the repository may have or not: nobody has asked.
+    pub(crate) unknown: Vec<String>,
+}
+
+impl RepoCache {
+    /// That of `name`; nothing is made yet.
+    pub(crate) fn of(cache: &Path, name: &HubName) -> Self {
+        let folder = format!("models--{}", name.repo().replace('/', "--"));
+        Self { name: name.clone(), locks: cache.join(".locks").join(&folder), folder: cache.join(folder) }
+    }
+
+    /// The commit that the name's revision is, or was when it was last asked for.
+    pub(crate) fn commit(&self) -> Option<String> {
+        if let Some(commit) = self.name.commit() {
+            return Some(commit.to_owned());
+        }
+        let text = fs::read_to_string(self.folder.join("refs").join(self.name.revision())).ok()?;
+        Some(text.trim().to_owned()).filter(|text| is_commit(text))
+    }
+
+    /// Folder of a commit's files.
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// Whether the file is there, with its contents.
+    pub(crate) fn has(&self, commit: &str, file: &str) -> bool {
+        self.snapshot(commit).join(file).is_file()
+    }
+
+    /// What is not there of what is needed.
+    pub(crate) fn missing(&self, commit: &str, need: Need) -> Missing {
+        let lacks = |file: &&str| !self.has(commit, file);
+        let owned =
+            |files: &[&str]| -> Vec<String> { files.iter().copied().filter(|f| lacks(f)).map(str::to_owned).collect() };
+        if let Some(file) = self.name.file() {
+            return Missing { required: owned(&[file]), unknown: Vec::new() };
+        }
+        let mut missing = Missing { required: owned(need.required()), unknown: owned(need.optional()) };
+        missing.unknown.retain(|file| !self.folder.join(".no_exist").join(commit).join(file).is_file());
+        if need.weights() && !self.has(commit, SINGLE) {
+            match self.has(commit, INDEX).then(|| self.shards(commit)) {
+                None => missing.required.push(SINGLE.into()),
+                Some(Err(_)) => missing.required.push(INDEX.into()),
+                Some(Ok(names)) => missing.required.extend(names.into_iter().filter(|name| lacks(&name.as_str()))),
+            }
+        }
+        missing
+    }
+
+    /// The shards that the index of a snapshot names.
+    pub(crate) fn shards(&self, commit: &str) -> Result<Vec<String>, HubError> {
+        let path = self.snapshot(commit).join(INDEX);
+        let size = fs::metadata(&path).map_err(io(&path))?.len();
+        if size > INDEX_LIMIT {
+            return Err(HubError::Untrusted {
+                place: path.display().to_string(),
+                what: "size:",
+                expected: "at most 64 MiB",
+                got: size.to_string(),
+            });
+        }
+        let text = fs::read(&path).map_err(io(&path))?;
+        Ok(shards(&path.display().to_string(), &text)?.into_iter().collect())
+    }
+
+    /// Where the contents with this name are.
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Waits until nobody else downloads the blob `etag`; nobody does while what is given back lives.
+    pub(crate) fn hold(&self, etag: &str, say: &dyn Fn(&str)) -> Result<File, HubError> {
+        make(&self.locks)?;
+        let path = self.locks.join(format!("{etag}.lock"));
+        let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
+        let begin = Instant::now();
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(io(&path)(error)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() > LOCK_WAIT => {
+                    return Err(io(&path)(std::io::Error::other("another process has held it for six hours")));
+                }
+                Err(TryLockError::WouldBlock) if !told => {
+                    say(&format!("{}: another process is downloading it: waiting", self.name));
+                    told = true;
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            sleep(LOCK_LOOK);
+        }
+    }
+
+    /// Shows the blob `etag` as `file` of the snapshot.
+    pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
+        let path = self.snapshot(commit).join(file);
+        make(path.parent().unwrap_or(&self.folder))?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(error)),
+            _ => {}
+        }
+        // out of the file's folders, COMMIT and `snapshots`
+        let up = "../".repeat(file.split('/').count() + 1);
+        show(&self.blob(etag), &format!("{up}blobs/{etag}"), &path).map_err(io(&path))
+    }
+
+    /// Notes that the commit has no such file.
+    pub(crate) fn note_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let path = self.folder.join(".no_exist").join(commit).join(file);
+        make(path.parent().unwrap_or(&self.folder))?;
+        File::create(&path).map(drop).map_err(io(&path))
+    }
+
+    /// Notes the commit that the name's revision is.
+    pub(crate) fn note_revision(&self, commit: &str) -> Result<(), HubError> {
+        if self.name.revision() == commit || self.commit().as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.folder.join("refs").join(self.name.revision());
+        make(path.parent().unwrap_or(&self.folder))?;
+        let (process, turn) = (std::process::id(), TURN.fetch_add(1, Ordering::Relaxed));
+        let beside = path.with_file_name(format!(".{process}-{turn}"));
+        fs::write(&beside, commit).map_err(io(&beside))?;
+        fs::rename(&beside, &path).map_err(io(&path))
+    }
+}
+
+/// Makes a folder with those above it.
+pub(crate) fn make(folder: &Path) -> Result<(), HubError> {
+    fs::create_dir_all(folder).map_err(io(folder))
+}
+
+#[cfg(unix)]
+fn show(_blob: &Path, relative: &str, path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(relative, path)
+}
+
+/// Links need a privilege on Windows, where Python falls back to files as well.
+#[cfg(not(unix))]
+fn show(blob: &Path, _relative: &str, path: &Path) -> std::io::Result<()> {
+    fs::copy(blob, path).map(drop)
+}
