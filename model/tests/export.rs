@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 
 use common::{fixture, ids, json};
 use folgore_model::{
-    ModelConfig, TensorSource, Tensors,
+    ModelConfig, RopeScaling, TensorSource, Tensors,
     backend::Cpu,
     decoder::{Backprop, Decoder, Ragged, tensors},
     export::{self, Merged, Precision, Quant},
@@ -188,6 +188,133 @@ fn a_gguf_is_the_policy_in_every_coding() {
         assert_eq!(read.config.eos_token_ids.iter().max(), base.config.eos_token_ids.iter().max());
     }
     assert!(off("adapter-tied-rslora", &base.config, &*write(Quant::F32).tensors, None) < 1e-4);
+}
+
+/// `tiny` as GGUF in F32, read again; `change` is made to its shape before.
+fn through_gguf(tiny: &str, change: impl Fn(&mut ModelConfig)) -> Result<(ModelConfig, ModelFiles), String> {
+    let mut base = base(tiny);
+    change(&mut base.config);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    export::write_gguf(&path, &*base.tensors, &base.config, &base.tokenizer, None, "m", Quant::F32)
+        .map_err(|e| e.to_string())?;
+    let read = files::open(&path).unwrap();
+    assert!(error(&*base.tensors, &*read.tensors, &base.config) < 1e-6, "{tiny}");
+    Ok((export::as_gguf(&base.config, &base.tokenizer), read))
+}
+
+/// What llama.cpp has for Gemma, whatever a file says.
+fn like_gemma(config: &mut ModelConfig) {
+    config.variant.attention_scale = Some(1.0 / (config.head_dim as f32).sqrt());
+    config.variant.local.as_mut().unwrap().layers = vec![true; config.num_hidden_layers];
+}
+
+#[test]
+fn a_gguf_of_every_family_has_its_shape() {
+    let same = |_: &mut ModelConfig| ();
+    for (tiny, change) in [
+        ("tiny-tied", &same as &dyn Fn(&mut ModelConfig)),
+        ("tiny-untied", &same),
+        ("tiny-llama3", &same),
+        ("tiny-llama-linear", &same),
+        ("tiny-qwen2", &|config| config.variant.local = None),
+        ("tiny-qwen2-yarn", &same),
+        ("tiny-qwen2-yarn", &|config| {
+            if let RopeScaling::Yarn { attention_factor, .. } = &mut config.variant.rope_scaling {
+                *attention_factor = 1.0;
+            }
+        }),
+        ("tiny-qwen3", &|config| config.variant.local = None),
+        ("tiny-gemma3", &like_gemma),
+        ("tiny-gemma3", &|config| {
+            like_gemma(config);
+            // as trained in bf16
+            config.variant.embedding_scale = Some(5.65625);
+        }),
+    ] {
+        let (expected, read) = through_gguf(tiny, change).unwrap();
+        assert_eq!(export::differences(&expected, &read.config), [""; 0], "{tiny}");
+    }
+    assert_eq!(through_gguf("tiny-llama3", same).unwrap().0.variant.rope_scaling, {
+        base("gguf-llama3/tiny.gguf").config.variant.rope_scaling
+    });
+}
+
+#[test]
+fn what_llama_cpp_has_no_words_for_is_refused_by_name() {
+    use folgore_model::decoder::Linear;
+    for (tiny, change, said) in [
+        ("tiny-mistral", &(|_: &mut ModelConfig| ()) as &dyn Fn(&mut ModelConfig), "a sliding window in \"mistral\""),
+        (
+            "tiny-gemma3",
+            &|config| {
+                like_gemma(config);
+                config.variant.attention_scale = Some(0.5);
+            },
+            "variant.attention_scale: expected 0.5, got 0.25",
+        ),
+        ("tiny-gemma3", &|config| config.variant.attention_scale = Some(0.25), "variant.local.layers"),
+        (
+            "tiny-qwen2-yarn",
+            &|config| {
+                if let RopeScaling::Yarn { truncate, .. } = &mut config.variant.rope_scaling {
+                    *truncate = false;
+                }
+            },
+            "truncate: false",
+        ),
+        (
+            "tiny-qwen2-yarn",
+            &|config| config.variant.rope_scaling = RopeScaling::Factors(vec![2.0; 8]),
+            "rope_scaling llama3",
+        ),
+        (
+            "tiny-qwen3",
+            &|config| {
+                config.variant.local = None;
+                config.variant.biases = vec![Linear::QProj];
+            },
+            "biases on q_proj",
+        ),
+    ] {
+        let error = through_gguf(tiny, change).err().unwrap();
+        assert!(error.contains(said), "{tiny}: {error}");
+    }
+}
+
+#[test]
+fn a_type_that_changes_the_shape_is_refused_by_name() {
+    let from = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json"] {
+        std::fs::copy(fixture("tiny-gemma3").join(name), from.path().join(name)).unwrap();
+    }
+    let config = from.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap().replace("\"float32\"", "\"bfloat16\"");
+    std::fs::write(&config, text).unwrap();
+    let base = files::open(from.path()).unwrap();
+    let write = |precision: Precision| {
+        let out = tempfile::tempdir().unwrap();
+        let (tensors, tokenizer) = (&*base.tensors, &base.tokenizer);
+        export::write_folder(out.path(), tensors, &base.config, tokenizer, Some(from.path()), precision, 1 << 30)
+            .map(|_| files::open(out.path()).unwrap().config)
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(write(Precision::Bf16), Ok(base.config.clone()));
+    let error = write(Precision::F32).unwrap_err();
+    assert!(error.contains("dtype float32 beside variant.embedding_scale: expected 5.65625"), "{error}");
+}
+
+#[test]
+fn an_adapter_of_alpha_zero_adds_nothing_in_gguf_either() {
+    let (base, mut file) = policy();
+    file.config.lora_alpha = 0.0;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.gguf");
+    export::write_adapter_gguf(&path, &file, &base.config, "a", Block::F32).unwrap();
+    let read = export::read_adapter_gguf(&path, &base.config).unwrap();
+    assert!(read.config.lora_alpha > 0.0, "llama.cpp takes 0 for a scale of 1");
+    let merged = Merged::new(&*base.tensors, &base.config, Some(&read)).unwrap();
+    assert_eq!(error(&*base.tensors, &merged, &base.config), 0.0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::gguf::architecture;
+use super::shape::architecture;
 use crate::{
     HostTensor, ModelConfig, ModelError, Tensors,
     decoder::Linear,
@@ -27,7 +27,8 @@ pub fn write(
         return Err(fault::unsupported("adapter", "use_dora in GGUF", "export it merged"));
     }
     let shape = adapter.config.shape();
-    let alpha = shape.scale() * shape.r as f32;
+    // an alpha of 0 there means a scale of 1
+    let alpha = Some(shape.scale() * shape.r as f32).filter(|alpha| *alpha != 0.0).unwrap_or(shape.r as f32);
     let metadata: Vec<(String, Field)> = [
         ("general.architecture", Field::from(architecture(config)?)),
         ("general.type", Field::from("adapter")),
@@ -82,6 +83,9 @@ pub fn read(path: &Path, config: &ModelConfig) -> Result<AdapterFile, ModelError
     }
     let alpha =
         header.float("adapter.lora.alpha")?.ok_or_else(|| fault::missing(&origin, "adapter.lora.alpha"))? as f32;
+    if alpha == 0.0 {
+        return Err(fault::unsupported(&origin, "adapter.lora.alpha 0", "llama.cpp takes it for a scale of 1"));
+    }
     let mut known = BTreeMap::new();
     for (layer, linear) in (0..config.num_hidden_layers).flat_map(|layer| Linear::ALL.map(|linear| (layer, linear))) {
         let module = linear.module(layer);

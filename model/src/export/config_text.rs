@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::folder::{Precision, pretty};
+use super::{
+    folder::{Precision, pretty},
+    shape::differences,
+};
 use crate::{
     Activation, ModelConfig, ModelError, NormForm, RopeScaling, Variant,
     decoder::Linear,
@@ -19,7 +22,16 @@ pub(super) fn with_precision(place: &str, text: &str, precision: Precision) -> R
         return Ok(text.to_owned());
     }
     map.insert(key.into(), json!(precision.name()));
-    Ok(pretty(map))
+    let written = pretty(map);
+    // Gemma takes the type of its weights for its own
+    let read = |text: &str| config_json::parse(place, text, None);
+    match differences(&read(text)?, &read(&written)?).into_iter().next() {
+        None => Ok(written),
+        Some(first) => {
+            let what = format!("{key} {} beside {first}", precision.name());
+            Err(fault::unsupported(place, what, "export the type that the base has"))
+        }
+    }
 }
 
 /// A `config.json` for a model whose files had none. It is read back: a shape that it cannot tell is an error.

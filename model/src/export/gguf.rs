@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::vocabulary;
+use super::{shape, vocabulary};
 use crate::{
     ModelConfig, ModelError, RopeScaling, TensorSource,
     decoder::{rope_factors, tensors},
     files::{
         Bytes, fault,
-        gguf::{self, Architecture, Block, FACTORS, Field, Header, Plan, header::Value, place},
+        gguf::{self, Block, FACTORS, Field, Header, Plan, header::TensorInfo, place},
     },
     tokenizer::Tokenizer,
 };
@@ -54,6 +54,11 @@ impl Quant {
             Self::Q4KM => 15,
             Self::Bf16 => 32,
         }
+    }
+
+    /// The block of the tensor that the checkpoint calls `name`; none for one that the model does not have.
+    pub fn block_of(self, name: &str, shape: &[usize], config: &ModelConfig) -> Option<Block> {
+        place(config, name).map(|(name, _)| self.block(&name, shape, config))
     }
 
     /// The block of the tensor `name` (as in the file) of `shape`: the choices of llama-quantize.
@@ -109,7 +114,7 @@ pub fn write(
     quant: Quant,
 ) -> Result<(), ModelError> {
     let mut metadata = match base {
-        Some(base) => of_file(&Header::read(&Bytes::open(base)?)?),
+        Some(base) => of_file(&Bytes::open(base)?)?,
         None => of_model(config, tokenizer)?,
     };
     let own = [
@@ -134,54 +139,53 @@ pub fn write(
     if let Some(factors) = &factors {
         plans.push(Plan { name: FACTORS.into(), shape: vec![factors.len()], block: Block::F32 });
     }
+    if base.is_none() {
+        read_back(&metadata, &plans, factors.clone(), config, tokenizer)?;
+    }
     gguf::write(path, &metadata, &plans, |plan| match places.get(&plan.name) {
         None => Ok(factors.clone().unwrap_or_default()),
         Some((hf, layout)) => Ok(layout.write(source.tensor(hf)?.to_f32(), plan.shape[0])),
     })
 }
 
-/// ggml's name of the family.
-pub(super) fn architecture(config: &ModelConfig) -> Result<&'static str, ModelError> {
-    let known = Architecture::of(config).filter(|a| *a != Architecture::Gemma3 && config.variant.local.is_none());
-    known.map(Architecture::name).ok_or_else(|| {
-        let hint =
-            "written are llama, mistral, qwen2 and qwen3 without a sliding window; export a merged folder instead";
-        fault::unsupported("GGUF", format!("family {:?}", config.model_type), hint)
-    })
+/// The metadata of another file, to the byte. What belongs to its own tensors stays behind.
+fn of_file(bytes: &Bytes) -> Result<Vec<(String, Field)>, ModelError> {
+    let own = |key: &str| key == "general.alignment" || key.starts_with("split.") || key.starts_with("quantize.");
+    let header = Header::read(bytes)?;
+    let mut list = Vec::new();
+    for (key, (kind, place)) in header.places.into_iter().filter(|(key, _)| !own(key)) {
+        let value = bytes.read_at(place.start, (place.end - place.start) as usize)?;
+        list.push((key, Field::Copied { kind, bytes: value }));
+    }
+    // readers want to know it first
+    list.sort_by_key(|(key, _)| key != "general.architecture");
+    Ok(list)
 }
 
-/// The metadata of another file, in the types that readers look for. What belongs to its own tensors stays behind.
-fn of_file(header: &Header) -> Vec<(String, Field)> {
-    let own = |key: &str| key == "general.alignment" || key.starts_with("split.") || key.starts_with("quantize.");
-    let field = |value: &Value| {
-        Some(match value {
-            Value::Unsigned(value) => u32::try_from(*value).map_or(Field::U64(*value), Field::U32),
-            Value::Signed(value) => i32::try_from(*value).map_or(Field::I64(*value), Field::I32),
-            Value::Float(value) => Field::F32(*value as f32),
-            Value::Bool(value) => Field::Bool(*value),
-            Value::Text(text) => Field::Text(text.clone()),
-            Value::Texts(list) => Field::List(list.iter().map(|text| Field::Text(text.clone())).collect()),
-            Value::Integers(list) => {
-                Field::List(list.iter().map(|v| Field::I32(i32::try_from(*v).unwrap_or(i32::MAX))).collect())
-            }
-            Value::Floats(list) => Field::List(list.iter().map(|v| Field::F32(*v)).collect()),
-            Value::Skipped => return None,
-        })
-    };
-    let architecture = "general.architecture".to_owned();
-    let mut first: Vec<(String, Field)> = Vec::new();
-    let mut rest = Vec::new();
-    for (key, value) in header.metadata.iter().filter(|(key, _)| !own(key)) {
-        let Some(field) = field(value) else { continue };
-        if *key == architecture { first.push((key.clone(), field)) } else { rest.push((key.clone(), field)) }
+/// Refuses a shape that a reader of the file would not find in it.
+fn read_back(
+    metadata: &[(String, Field)],
+    plans: &[Plan],
+    factors: Option<Vec<f32>>,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+) -> Result<(), ModelError> {
+    let info = |plan: &Plan| TensorInfo { shape: plan.shape.clone(), kind: plan.block.number(), start: 0 };
+    let tensors = plans.iter().map(|plan| (plan.name.clone(), info(plan))).collect();
+    let header = Header { metadata: vocabulary::values(metadata), tensors, place: "GGUF".into(), ..Header::default() };
+    let mut read = gguf::shape(&header, factors)?;
+    let expected = shape::as_gguf(config, tokenizer);
+    // more than one are found by way of the tokenizer
+    read.eos_token_ids.clone_from(&expected.eos_token_ids);
+    match shape::differences(&expected, &read).into_iter().next() {
+        None => Ok(()),
+        Some(first) => Err(fault::unsupported("GGUF", first, "llama.cpp has no other; export a merged folder instead")),
     }
-    first.extend(rest);
-    first
 }
 
 /// The metadata of a model whose files had none.
 fn of_model(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, Field)>, ModelError> {
-    let family = architecture(config)?;
+    let family = shape::architecture(config)?;
     let mut list =
         vec![("general.architecture".to_owned(), Field::from(family)), ("general.type".to_owned(), "model".into())];
     let mut put = |key: &str, field: Field| list.push((format!("{family}.{key}"), field));
@@ -205,9 +209,28 @@ fn of_model(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, 
             put("rope.scaling.type", "linear".into());
             put("rope.scaling.factor", Field::F32(*factor));
         }
-        RopeScaling::Yarn { .. } => {
-            return Err(fault::unsupported("GGUF", "rope_scaling yarn", "export a merged folder instead"));
+        RopeScaling::Yarn {
+            factor, attention_factor, beta_fast, beta_slow, original_max_position_embeddings, ..
+        } => {
+            put("rope.scaling.type", "yarn".into());
+            put("rope.scaling.factor", Field::F32(*factor));
+            put("rope.scaling.original_context_length", size(*original_max_position_embeddings));
+            put("rope.scaling.yarn_beta_fast", Field::F32(*beta_fast));
+            put("rope.scaling.yarn_beta_slow", Field::F32(*beta_slow));
+            if let Some(factor) = shape::yarn_attention(*factor, *attention_factor) {
+                put("rope.scaling.attn_factor", Field::F32(factor));
+            }
         }
+    }
+    // which layers have it, and what else Gemma has, goes without saying
+    if let Some(local) = &config.variant.local {
+        put("attention.sliding_window", size(local.window));
+        if let Some(theta) = local.rope_theta {
+            put("rope.freq_base_swa", Field::F32(theta));
+        }
+    }
+    if let Some(cap) = config.variant.final_softcap {
+        put("final_logit_softcapping", Field::F32(cap));
     }
     list.extend(vocabulary::fields(config, tokenizer)?);
     Ok(list)
@@ -232,5 +255,41 @@ mod tests {
         assert_eq!(block(Quant::Q4_0, "blk.0.ffn_down.weight", [576, 1536]), Block::Q4_0);
         assert_eq!(block(Quant::Q8_0, "blk.0.attn_q.weight", [8, 20]), Block::F16);
         assert_eq!(Quant::F16.block("blk.0.attn_norm.weight", &[576], &config), Block::F32);
+        assert_eq!(Quant::Q8_0.block_of("model.norm.weight", &[576], &config), Some(Block::F32));
+        assert_eq!(Quant::Q8_0.block_of("model.layers.0.mlp.up_proj.weight", &square, &config), Some(Block::Q8_0));
+    }
+
+    #[test]
+    fn metadata_of_another_file_is_copied_to_the_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"));
+        let fields: Vec<(String, Field)> = [
+            ("a.flags", Field::List(vec![Field::Bool(true), Field::Bool(false)])),
+            ("a.large", Field::List(vec![Field::U64(u64::MAX), Field::U64(1 << 40)])),
+            ("a.small", Field::List(vec![Field::U8(7), Field::U8(255)])),
+            ("a.precise", Field::List(vec![Field::F64(0.1)])),
+            ("a.byte", Field::U8(3)),
+            ("a.double", Field::F64(0.1)),
+            ("general.architecture", Field::from("x")),
+            ("split.count", Field::U16(1)),
+        ]
+        .map(|(key, field)| (key.to_owned(), field))
+        .into();
+        gguf::write(&first, &fields, &[], |_| Ok(Vec::new())).unwrap();
+        let copied = of_file(&Bytes::open(&first).unwrap()).unwrap();
+        assert_eq!(copied[0].0, "general.architecture");
+        gguf::write(&second, &copied, &[], |_| Ok(Vec::new())).unwrap();
+        let values = |path: &Path| {
+            let bytes = Bytes::open(path).unwrap();
+            let places = Header::read(&bytes).unwrap().places;
+            let value = |(kind, place): (u32, std::ops::Range<u64>)| {
+                (kind, bytes.read_at(place.start, (place.end - place.start) as usize).unwrap())
+            };
+            places.into_iter().map(|(key, place)| (key, value(place))).collect::<BTreeMap<_, _>>()
+        };
+        let mut expected = values(&first);
+        // it is of the other file's own parts
+        expected.remove("split.count").unwrap();
+        assert_eq!(values(&second), expected);
     }
 }

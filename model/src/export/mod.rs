@@ -7,6 +7,7 @@ mod adapter_gguf;
 mod config_text;
 mod folder;
 mod gguf;
+mod shape;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 pub use adapter_gguf::{read as read_adapter_gguf, write as write_adapter_gguf};
 pub use folder::{Precision, write as write_folder, write_tokenizer};
 pub use gguf::{Quant, write as write_gguf};
+pub use shape::{as_gguf, differences};
 
 use crate::{
     HostTensor, ModelConfig, ModelError, TensorSource, Tensors,

@@ -79,6 +79,7 @@ fn key(name: &str) -> String {
 /// What all kinds have: tokens, their kinds, the special ids, the template.
 fn shared(config: &ModelConfig, tokenizer: &Tokenizer, json: &Json) -> Vec<(String, Field)> {
     let model = &json["model"];
+    let byte_fallback = model["byte_fallback"] == true;
     let unknown = model["unk_token"].as_str().and_then(|token| tokenizer.id(token));
     let added = added(json);
     let (mut tokens, mut kinds) = (Vec::new(), Vec::new());
@@ -91,10 +92,12 @@ fn shared(config: &ModelConfig, tokenizer: &Tokenizer, json: &Json) -> Vec<(Stri
                     _ if Some(id) == unknown => UNKNOWN,
                     Some(true) => CONTROL,
                     Some(false) => USER_DEFINED,
-                    None if model["byte_fallback"] == true && is_byte(&token) => BYTE,
+                    None if byte_fallback && is_byte(&token) => BYTE,
                     None => NORMAL,
                 };
-                (token, kind)
+                // a run of spaces is looked for in the text itself, where spaces are not marked
+                let run = byte_fallback && kind == USER_DEFINED && token.chars().all(|c| c == '\u{2581}');
+                (if run { token.replace('\u{2581}', " ") } else { token }, kind)
             }
         };
         tokens.push(Field::Text(token));
@@ -177,9 +180,8 @@ fn sentencepiece(
 
 /// True if a reader of the fields gives the ids of `tokenizer`.
 fn reads_alike(fields: &[(String, Field)], tokenizer: &Tokenizer) -> bool {
-    let metadata: BTreeMap<String, Value> =
-        fields.iter().filter_map(|(key, field)| Some((key.clone(), value(field)?))).collect();
-    let header = Header { metadata, tensors: BTreeMap::new(), place: "tokenizer as GGUF".into() };
+    let metadata = values(fields);
+    let header = Header { metadata, place: "tokenizer as GGUF".into(), ..Header::default() };
     let Ok(read) = Tokenizer::from_gguf(&header) else { return false };
     let alike = |text: &str| {
         let ids = |tokenizer: &Tokenizer| tokenizer.encode_trusted(text).ok();
@@ -189,10 +191,15 @@ fn reads_alike(fields: &[(String, Field)], tokenizer: &Tokenizer) -> bool {
     read.prefix() == tokenizer.prefix() && TEXTS.iter().all(|text| alike(text)) && added.into_iter().all(|t| alike(&t))
 }
 
-/// A field as a reader of the file has it.
+/// Fields as a reader of the file has them.
+pub(super) fn values(fields: &[(String, Field)]) -> BTreeMap<String, Value> {
+    fields.iter().filter_map(|(key, field)| Some((key.clone(), value(field)?))).collect()
+}
+
 fn value(field: &Field) -> Option<Value> {
     Some(match field {
         Field::U32(value) => Value::Unsigned((*value).into()),
+        Field::F32(value) => Value::Float((*value).into()),
         Field::Bool(value) => Value::Bool(*value),
         Field::Text(text) => Value::Text(text.clone()),
         Field::List(list) => match list.first() {
@@ -214,4 +221,29 @@ fn number(field: &Field) -> Option<f32> {
 
 fn text(field: &Field) -> Option<String> {
     if let Field::Text(text) = field { Some(text.clone()) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_spaces_are_looked_for_as_spaces() {
+        let plain = |id: u32, content: &str| {
+            serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": false})
+        };
+        let text = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null,
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+            "added_tokens": [plain(2, "\u{2581}\u{2581}"), plain(3, "\u{2581}x")],
+            "model": {"type": "BPE", "vocab": {"\u{2581}": 0, "x": 1, "\u{2581}\u{2581}": 2, "\u{2581}x": 3},
+                "merges": [], "byte_fallback": true, "unk_token": null, "fuse_unk": true}})
+        .to_string();
+        let tokenizer = Tokenizer::from_json("t", &text, "{}", None).unwrap();
+        let config = ModelConfig { vocab_size: 4, ..ModelConfig::smollm2_135m() };
+        let fields = shared(&config, &tokenizer, &serde_json::from_str(&text).unwrap());
+        let texts = |list: &[&str]| Field::List(list.iter().map(|text| Field::from(*text)).collect());
+        assert_eq!(fields[0].1, texts(&["\u{2581}", "x", "  ", "\u{2581}x"]));
+    }
 }

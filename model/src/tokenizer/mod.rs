@@ -4,6 +4,7 @@
 //! itself wrote is trusted. *Untrusted* text (users, tools, documents, datasets, earlier model output) is encoded by a second
 //! tokenizer that has no added tokens at all. The library's own switch is not enough: it splits only tokens flagged special.
 
+mod flags;
 mod gguf;
 mod source;
 mod special;
@@ -20,6 +21,7 @@ use folgore_protocol::{Digest, Prompt};
 use serde_json::{Map, Value};
 use tokenizers::{OffsetReferential, OffsetType};
 
+pub use flags::Flags;
 pub use stream::StreamDecoder;
 
 use crate::{

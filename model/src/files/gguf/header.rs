@@ -4,7 +4,7 @@
 //! block type that it does not know. Every count is checked against the bytes that are left before anything is allocated.
 //! Format: the GGUF specification of ggml, versions 2 and 3, little-endian.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     ModelError,
@@ -42,9 +42,11 @@ pub(crate) struct TensorInfo {
 }
 
 /// The header.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Header {
     pub(crate) metadata: BTreeMap<String, Value>,
+    /// Number of the type of each entry of the metadata, and where the value lies in the file.
+    pub(crate) places: BTreeMap<String, (u32, Range<u64>)>,
     pub(crate) tensors: BTreeMap<String, TensorInfo>,
     /// What the keys of an error belong to.
     pub(crate) place: String,
@@ -60,16 +62,17 @@ impl Header {
         }
         let tensor_count = cursor.count("number of tensors", 24, ENTRIES)?;
         let entry_count = cursor.count("number of metadata entries", 13, ENTRIES)?;
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut places) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..entry_count {
             let key = cursor.text("key of the metadata")?;
-            let kind = cursor.u32()?;
+            let (kind, start) = (cursor.u32()?, cursor.position);
             let value = cursor.value(&key, kind, 0)?;
+            places.insert(key.clone(), (kind, start..cursor.position));
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(fault::invalid(&bytes.name, key, "one entry", "two"));
             }
         }
-        let mut header = Self { metadata, tensors: BTreeMap::new(), place: bytes.name.clone() };
+        let mut header = Self { metadata, places, tensors: BTreeMap::new(), place: bytes.name.clone() };
         for _ in 0..tensor_count {
             let name = cursor.text("name of a tensor")?;
             let info = cursor.tensor(&name)?;

@@ -43,6 +43,11 @@ impl Architecture {
         self.entry().0
     }
 
+    /// The model type that is read.
+    pub(crate) fn model_type(self) -> &'static str {
+        self.entry().1
+    }
+
     fn entry(self) -> (&'static str, &'static str) {
         let found = ARCHITECTURES.iter().find(|(architecture, ..)| *architecture == self);
         found.map_or(("llama", "llama"), |(_, name, types)| (*name, types[0]))
@@ -90,7 +95,7 @@ impl Keys<'_> {
 }
 
 /// The shape that `header` describes; `factors` are the values of its tensor `rope_freqs.weight`, where it has one.
-pub(super) fn config(header: &Header, factors: Option<Vec<f32>>) -> Result<ModelConfig, ModelError> {
+pub(crate) fn config(header: &Header, factors: Option<Vec<f32>>) -> Result<ModelConfig, ModelError> {
     let place = &header.place;
     let architecture = Architecture::read(header)?;
     let (name, model_type) = architecture.entry();
@@ -197,7 +202,7 @@ fn rope_scaling(keys: &Keys<'_>, context: usize) -> Result<RopeScaling, ModelErr
             let attention = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
             Ok(RopeScaling::Yarn {
                 factor,
-                attention_factor: (f64::from(attention) * grown(factor)) as f32,
+                attention_factor: (f64::from(attention) * yarn_growth(factor)) as f32,
                 beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 original_max_position_embeddings: keys
@@ -211,6 +216,6 @@ fn rope_scaling(keys: &Keys<'_>, context: usize) -> Result<RopeScaling, ModelErr
 }
 
 /// How much YaRN makes cosines and sines grow where nothing else is said.
-fn grown(factor: f32) -> f64 {
+pub(crate) fn yarn_growth(factor: f32) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(factor).ln() + 1.0 }
 }

@@ -18,7 +18,7 @@ use std::{
 
 pub use blocks::Block;
 pub(crate) use header::Header;
-pub(crate) use metadata::Architecture;
+pub(crate) use metadata::{Architecture, config as shape, yarn_growth};
 pub(crate) use names::{Layout, place};
 pub use writer::{Field, Plan, write};
 

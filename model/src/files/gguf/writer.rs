@@ -29,6 +29,13 @@ pub enum Field {
     U64(u64),
     I64(i64),
     F64(f64),
+    /// The bytes of another file's value, of any type.
+    Copied {
+        /// The format's number of the type.
+        kind: u32,
+        /// As they lie there.
+        bytes: Vec<u8>,
+    },
 }
 
 impl From<&str> for Field {
@@ -152,6 +159,7 @@ impl Field {
             Self::U64(_) => 10,
             Self::I64(_) => 11,
             Self::F64(_) => 12,
+            Self::Copied { kind, .. } => *kind,
         }
     }
 
@@ -170,6 +178,7 @@ impl Field {
             Self::U64(value) => out.extend(value.to_le_bytes()),
             Self::I64(value) => out.extend(value.to_le_bytes()),
             Self::F64(value) => out.extend(value.to_le_bytes()),
+            Self::Copied { bytes, .. } => out.extend(bytes),
             Self::List(list) => {
                 let kind = list.first().map_or(8, Self::kind);
                 if let Some(other) = list.iter().find(|item| item.kind() != kind || kind == 9) {

@@ -1,10 +1,9 @@
 //! `adapter_config.json`: the settings that decide what an adapter computes, and those that are refused by name.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::Patterns;
 use crate::{
     ModelError,
     decoder::Linear,
@@ -33,12 +32,12 @@ pub struct LoraConfig {
     /// The only layers that carry one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers_to_transform: Option<Vec<usize>>,
-    /// Ranks of modules that have one of their own, by the end of their path.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub rank_pattern: BTreeMap<String, usize>,
+    /// Ranks of modules that have one of their own, by the end of their path: the first that matches counts.
+    #[serde(default, skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
     /// Numerators likewise.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub alpha_pattern: BTreeMap<String, f32>,
+    #[serde(default, skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f32>,
     /// Scale by alpha / sqrt(r) instead of alpha / r.
     #[serde(default)]
     pub use_rslora: bool,
@@ -116,8 +115,8 @@ impl LoraConfig {
             target_paths: None,
             exclude_modules: None,
             layers_to_transform: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             use_rslora: shape.use_rslora,
             use_dora: false,
             init_lora_weights: match init {
@@ -145,8 +144,8 @@ impl LoraConfig {
                 only: self.target_paths.clone(),
                 never: self.exclude_modules.clone(),
                 layers: self.layers_to_transform.clone(),
-                ranks: patterns(&self.rank_pattern),
-                alphas: patterns(&self.alpha_pattern),
+                ranks: self.rank_pattern.compiled(),
+                alphas: self.alpha_pattern.compiled(),
             },
         }
     }
@@ -189,13 +188,13 @@ impl LoraConfig {
 
     fn check(&self, place: &str) -> Result<(), ModelError> {
         for (what, r) in
-            self.rank_pattern.iter().map(|(k, r)| (format!("rank_pattern {k}"), *r)).chain([("r".into(), self.r)])
+            self.rank_pattern.0.iter().map(|(k, r)| (format!("rank_pattern {k}"), *r)).chain([("r".into(), self.r)])
         {
             if r == 0 || r > 4096 {
                 return Err(fault::invalid(place, what, "1 to 4096", r));
             }
         }
-        let alphas = self.alpha_pattern.iter().map(|(key, alpha)| (format!("alpha_pattern {key}"), *alpha));
+        let alphas = self.alpha_pattern.0.iter().map(|(key, alpha)| (format!("alpha_pattern {key}"), *alpha));
         for (what, alpha) in alphas.chain([("lora_alpha".into(), self.lora_alpha)]) {
             if !alpha.is_finite() {
                 return Err(fault::invalid(place, what, "a finite number", alpha));
@@ -204,7 +203,8 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(fault::invalid(place, "lora_dropout", "0 or more and below 1", self.lora_dropout));
         }
-        for key in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
+        let ranks = self.rank_pattern.0.iter().map(|(key, _)| key);
+        for key in ranks.chain(self.alpha_pattern.0.iter().map(|(key, _)| key)) {
             Pattern::try_from(key.clone()).map_err(|why| fault::unsupported(place, format!("pattern: {why}"), ""))?;
         }
         Ok(())
@@ -213,7 +213,7 @@ impl LoraConfig {
     /// The text of `adapter_config.json`: the keys that every PEFT since 0.9 knows, sorted as it sorts them.
     pub(super) fn to_json(&self, base_model: Option<&str>) -> String {
         let alpha = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { shortest(value) };
-        let alphas: Map<String, Value> = self.alpha_pattern.iter().map(|(k, v)| (k.clone(), alpha(*v))).collect();
+        let alphas: Map<String, Value> = self.alpha_pattern.0.iter().map(|(k, v)| (k.clone(), alpha(*v))).collect();
         let targets = self.target_paths.as_ref().map_or(json!(self.target_modules), |paths| json!(paths));
         let (base_model, revision) = base_model.map(with_commit).unzip();
         let mut value = json!({
@@ -260,11 +260,6 @@ fn with_commit(base: &str) -> (&str, Option<&str>) {
         }
         _ => (base, None),
     }
-}
-
-/// Compiles the keys, which [`LoraConfig::check`] found to be expressions; another key matches nothing.
-fn patterns<T: Copy>(map: &BTreeMap<String, T>) -> Vec<(Pattern, T)> {
-    map.iter().filter_map(|(key, value)| Some((Pattern::try_from(key.clone()).ok()?, *value))).collect()
 }
 
 /// `value` with the digits that an f32 needs, not those of its f64 neighbour.
@@ -453,6 +448,13 @@ mod tests {
         let patterns = json!({"target_modules": ["q_proj"], "rank_pattern": {"layers\\.0\\..*": 2, "q_proj": 1},
             "alpha_pattern": {"layers.1.self_attn.q_proj": 6}});
         assert_eq!(modules(patterns), [(0, "q_proj", 2, 4.0), (1, "q_proj", 1, 6.0), (2, "q_proj", 1, 8.0)]);
+        // the first of the file, also where an order by name were another
+        let both =
+            |first: &str, second: &str| json!({"target_modules": ["q_proj"], "rank_pattern": {first: 2, second: 1}});
+        let (one, all) = ("layers.0.self_attn.q_proj", "q_proj");
+        assert_eq!(modules(both(one, all)).iter().map(|m| m.2).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!(modules(both(all, one)).iter().map(|m| m.2).collect::<Vec<_>>(), [2, 2, 2]);
+        assert_eq!(modules(json!({"lora_alpha": 0}))[0], (0, "q_proj", 4, 0.0), "nothing is added");
         assert_eq!(modules(json!({"rank_pattern": {}, "layers_to_transform": null, "exclude_modules": []})).len(), 6);
     }
 
@@ -464,6 +466,7 @@ mod tests {
             json!({"target_modules": ".*layers\\.[01]\\..*q_proj", "rank_pattern": {"q_proj": 2}, "use_dora": true}),
             json!({"target_modules": ["layers.2.self_attn.q_proj"], "alpha_pattern": {"q_proj": 2.5}}),
             json!({"init_lora_weights": "pissa"}),
+            json!({"rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 3}, "lora_alpha": 0}),
         ] {
             let read = config(text).unwrap();
             let (again, base) = LoraConfig::parse("c", &read.to_json(Some("b"))).unwrap();

@@ -5,6 +5,7 @@
 //! into plain ones.
 
 mod config;
+mod patterns;
 mod start;
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
@@ -12,6 +13,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 use serde_json::json;
 
 pub use config::{InitLoraWeights, LoraConfig};
+pub use patterns::Patterns;
 
 use super::{
     atomic::write_atomic,

@@ -59,6 +59,13 @@ fn double(
     let u = leading(&weight, rank.r);
     let begun = u.transposed().times(&weight);
     let divisor = if over_scale { f64::from(rank.scale) } else { 1.0 };
+    if divisor == 0.0 {
+        return Err(fault::unsupported(
+            place,
+            format!("alpha 0 of {module}"),
+            "what its beginning took out is over alpha",
+        ));
+    }
     let mut take = |side: &str| {
         let name = format!("{module}.{side}");
         let tensor = file.tensors.remove(&name);
@@ -89,8 +96,8 @@ fn double_ranks(config: &mut LoraConfig) {
     let factor = if config.use_rslora { std::f32::consts::SQRT_2 } else { 2.0 };
     config.r *= 2;
     config.lora_alpha *= factor;
-    config.rank_pattern.values_mut().for_each(|r| *r *= 2);
-    config.alpha_pattern.values_mut().for_each(|alpha| *alpha *= factor);
+    config.rank_pattern.0.iter_mut().for_each(|(_, r)| *r *= 2);
+    config.alpha_pattern.0.iter_mut().for_each(|(_, alpha)| *alpha *= factor);
     config.init_lora_weights = InitLoraWeights::Kaiming;
 }
 
