@@ -10,8 +10,8 @@ use std::{
 
 use folgore_model::{
     HostTensor, ModelError, TensorSource,
-    export::{Quant, write_gguf},
-    files::{self, safetensors},
+    export::{Quant, read_adapter_gguf, write_adapter_gguf, write_gguf},
+    files::{self, gguf::Block, safetensors},
 };
 use serde_json::Value;
 use support::{Ended, Running, folder, folgore, root};
@@ -77,13 +77,15 @@ fn every_kind_is_written_and_is_the_policy() {
         assert_eq!(found["passed"], true, "{args:?}: {found}");
         assert!(found["adapter_effect"].as_f64().unwrap() > 0.5, "{args:?}: {found}");
         for name in report["files"].as_array().unwrap() {
-            assert!(out.join(name.as_str().unwrap()).exists(), "{args:?}: {name}");
+            assert!(out.join(name["name"].as_str().unwrap()).exists(), "{args:?}: {name}");
         }
         if matches!(args, ["peft"] | ["merged"] | ["gguf-adapter"] | ["gguf", "--quant", "f32"]) {
             assert_eq!(found["first_difference"], Value::Null, "{args:?}: {found}");
         }
         check(&out).well();
     }
+    // nothing is left of the making
+    assert!(fs::read_dir(folder.path()).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with('.')));
     let shards = |name: &str| folder.path().join("2").join(name).exists();
     assert!(shards("model.safetensors.index.json") && !shards("model.safetensors"));
     let modelfile = fs::read_to_string(folder.path().join("13/Modelfile")).unwrap();
@@ -167,6 +169,94 @@ fn a_damaged_folder_is_caught() {
 }
 
 #[test]
+fn a_changed_shape_vocabulary_or_side_file_is_caught() {
+    let folder = folder();
+    let out = folder.path().join("merged");
+    export(&out, &["merged"]).well();
+    for (name, from, to, said) in [
+        // none of these shows in texts of a few tokens, or by far not as much as a coding may cost
+        ("config.json", "\"rope_theta\": 100000.0", "\"rope_theta\": 100001.0", "shape: rope_theta: expected 100000"),
+        ("config.json", "1e-05", "1.001e-05", "shape: rms_norm_eps: expected 0.00001, got 0.00001001"),
+        (
+            "config.json",
+            "\"max_position_embeddings\": 128",
+            "\"max_position_embeddings\": 100",
+            "max_position_embeddings",
+        ),
+        ("config.json", "\"bos_token_id\": 1", "\"bos_token_id\": 4", "shape: bos_token_id: expected 1, got 4"),
+        ("generation_config.json", "    2,\n    0", "    2,\n    5", "shape: eos_token_ids: expected [0,2], got [2,5]"),
+        (
+            "tokenizer.json",
+            "\"<|\": 297,\n      \"ar\": 298",
+            "\"<|\": 298,\n      \"ar\": 297",
+            "token 297: expected Some(\"<|\"), got Some(\"ar\")",
+        ),
+        ("tokenizer.json", "\"lstrip\": false", "\"lstrip\": true", "added token 0: expected"),
+        ("tokenizer.json", "\"special\": true", "\"special\": false", "added token 0: expected"),
+        ("README.md", "Folgore", "folgore", "file README.md: expected sha256"),
+        ("agent_config.yaml", "base_model", "other_model", "file agent_config.yaml: expected"),
+    ] {
+        let path = out.join(name);
+        let whole = fs::read(&path).unwrap();
+        edit(&path, from, to);
+        let told = complaint(&out);
+        assert!(told.contains(said), "{name}, {to}: {told}");
+        fs::write(&path, whole).unwrap();
+    }
+    check(&out).well();
+    fs::remove_file(out.join("README.md")).unwrap();
+    assert!(complaint(&out).contains("file README.md: "));
+}
+
+/// A model with one tensor a hundredth larger.
+struct Larger(Box<dyn TensorSource + Send + Sync>, &'static str);
+
+impl TensorSource for Larger {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let tensor = self.0.tensor(name)?;
+        let values = tensor.to_f32().iter().map(|w| if name == self.1 { w * 1.01 } else { *w }).collect();
+        Ok(HostTensor::f32(tensor.shape, values))
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.shape(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+}
+
+#[test]
+fn what_is_exact_beside_coarse_matrices_is_judged_as_exact() {
+    let folder = folder();
+    let out = folder.path().join("gguf");
+    export(&out, &["gguf", "--quant", "q4_0"]).well();
+    let path = out.join("adapter-tied-rslora-Q4_0.gguf");
+    let model = files::open(&path).unwrap();
+    let (config, tokenizer) = (model.config.clone(), model.tokenizer.clone());
+    let (beside, norm) = (out.join("larger"), "model.layers.1.input_layernorm.weight");
+    let larger = Larger(model.tensors, norm);
+    write_gguf(&beside, &larger, &config, &tokenizer, Some(&path), "larger", Quant::Q4_0).unwrap();
+    fs::rename(&beside, &path).unwrap();
+    let said = complaint(&out);
+    assert!(said.contains(&format!("error of tensor {norm}: expected at most 1.0e-6, got 1.00e-2")), "{said}");
+
+    let out = folder.path().join("apart");
+    export(&out, &["ollama", "--apart", "--quant", "q4_0"]).well();
+    let path = out.join("adapter.gguf");
+    let base = files::open(&fixture("tiny-tied")).unwrap();
+    let mut adapter = read_adapter_gguf(&path, &base.config).unwrap();
+    adapter.config.lora_alpha *= 1.01;
+    write_adapter_gguf(&path, &adapter, &base.config, "a", Block::F32).unwrap();
+    let said = complaint(&out);
+    assert!(
+        said.contains("error of tensor model.layers.") && said.contains("lora_B: expected at most 1.0e-6"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_damaged_gguf_is_caught() {
     let folder = folder();
     let out = folder.path().join("gguf");
@@ -240,7 +330,11 @@ fn a_run_is_exported_from_its_newest_checkpoint() {
     assert!(card.contains("| data | arithmetic |") && card.contains("# r-step-2"), "{card}");
     assert!(fs::read_to_string(out.join("agent_config.yaml")).unwrap().contains("base_model: embedded"));
     check(&out).well();
-    // a second export does not write over the first
+    // an export that fails leaves nothing, and a second one does not write over the first
+    let there = || fs::read_dir(folder.path()).unwrap().count();
+    let before = there();
+    assert!(!to("gguf", &folder.path().join("gguf")).status.success());
+    assert_eq!(there(), before);
     assert!(to("peft", &out).stderr.contains("expected a new or an empty folder"));
     // one token a character is a tokenizer that GGUF has no name for
     assert!(to("gguf", &folder.path().join("gguf")).stderr.contains("this pre-tokenizer in GGUF is not supported"));

@@ -46,6 +46,8 @@ pub struct Sampling {
     pub min_p: f64,
     /// Divides positive and multiplies negative logits of tokens already seen.
     pub repetition_penalty: f64,
+    /// Longest prompt, in tokens.
+    pub max_prompt_tokens: u32,
     /// Most tokens of a turn.
     pub max_new_tokens: u32,
     /// Texts that end a completion.
@@ -60,6 +62,7 @@ impl From<&RolloutSection> for Sampling {
             top_k: rollout.top_k,
             min_p: rollout.min_p,
             repetition_penalty: rollout.repetition_penalty,
+            max_prompt_tokens: rollout.max_prompt_length,
             max_new_tokens: rollout.max_completion_length,
             stop: rollout.stop.clone(),
         }

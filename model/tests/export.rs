@@ -209,6 +209,13 @@ fn like_gemma(config: &mut ModelConfig) {
     config.variant.local.as_mut().unwrap().layers = vec![true; config.num_hidden_layers];
 }
 
+/// YaRN as llama.cpp has it.
+fn usual_ramp(config: &mut ModelConfig) {
+    if let RopeScaling::Yarn { beta_fast, .. } = &mut config.variant.rope_scaling {
+        *beta_fast = 32.0;
+    }
+}
+
 #[test]
 fn a_gguf_of_every_family_has_its_shape() {
     let same = |_: &mut ModelConfig| ();
@@ -218,8 +225,9 @@ fn a_gguf_of_every_family_has_its_shape() {
         ("tiny-llama3", &same),
         ("tiny-llama-linear", &same),
         ("tiny-qwen2", &|config| config.variant.local = None),
-        ("tiny-qwen2-yarn", &same),
+        ("tiny-qwen2-yarn", &usual_ramp),
         ("tiny-qwen2-yarn", &|config| {
+            usual_ramp(config);
             if let RopeScaling::Yarn { attention_factor, .. } = &mut config.variant.rope_scaling {
                 *attention_factor = 1.0;
             }
@@ -254,9 +262,11 @@ fn what_llama_cpp_has_no_words_for_is_refused_by_name() {
             "variant.attention_scale: expected 0.5, got 0.25",
         ),
         ("tiny-gemma3", &|config| config.variant.attention_scale = Some(0.25), "variant.local.layers"),
+        ("tiny-qwen2-yarn", &|_| (), "rope_scaling yarn of 4 to 1 turns"),
         (
             "tiny-qwen2-yarn",
             &|config| {
+                usual_ramp(config);
                 if let RopeScaling::Yarn { truncate, .. } = &mut config.variant.rope_scaling {
                     *truncate = false;
                 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cli::export::ExportArgs,
-    export::{self, Kind, Report, Source, Verified},
+    export::{self, Kind, Place, Report, Source, Verified},
 };
 
 /// Runs the command.
@@ -25,13 +25,16 @@ fn make(args: &ExportArgs) -> Result<()> {
         Some(folder) => folder.clone(),
         None => PathBuf::from("exports").join(format!("{}-{}", source.name, kind.name())),
     };
-    let mut report = export::write(&source, kind, &folder, args.max_shard_size)?;
-    report.write(&folder)?;
-    let verified = export::verify(&source, &report, &folder);
+    let place = Place::new(&folder)?;
+    let aside = place.folder();
+    let mut report = export::write(&source, kind, &aside, args.max_shard_size)?;
+    let verified = export::verify(&source, &report, &aside);
     let verified = verified.with_context(|| format!("{}: the export cannot be verified", folder.display()))?;
     report.verified = Some(verified.clone());
-    export::write_card(&source, &mut report, &folder)?;
-    report.write(&folder)?;
+    export::write_card(&source, &mut report, &aside)?;
+    report.write(&aside)?;
+    // what is not the policy does not get its name
+    let folder = if verified.passed { place.settle()? } else { place.keep() };
     tell(args, &folder, &report, &verified)
 }
 
@@ -61,7 +64,9 @@ fn tell(args: &ExportArgs, folder: &Path, report: &Report, verified: &Verified) 
         report.verified = Some(verified.clone());
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        println!("{}: {}", folder.display(), report.files.join(", "));
+        let names: Vec<&str> = report.files.iter().map(|file| file.name.as_str()).collect();
+        println!("{}: {}", folder.display(), names.join(", "));
+        report.notes.iter().for_each(|note| println!("NOTE        {note}"));
         verified.lines().iter().for_each(|line| println!("{line}"));
     }
     match verified.faults.first() {

@@ -1,16 +1,21 @@
 //! A Modelfile. Ollama has templates in Go's language: for the usual formats of conversations one is written, if it makes of three
-//! conversations what the policy's own template makes of them; else Ollama goes by the template inside the GGUF file.
+//! conversations what the policy's own template makes of them; else its user is told that Ollama chooses one.
 
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use folgore_model::tokenizer::Tokenizer;
+use folgore_model::{files::ModelFiles, tokenizer::Tokenizer};
 use folgore_protocol::Message;
 
 use crate::agent::AgentConfig;
 
 /// Name of the file.
 pub const FILE: &str = "Modelfile";
+/// Tokens of a conversation that Ollama keeps if nothing is said.
+const CONTEXT: usize = 4096;
+/// Of a chat template that is like none of [`FORMATS`].
+const UNKNOWN: &str = "the chat template has no known form in Ollama, which chooses one that looks alike: compare `ollama show \
+                       --template` with the chat template, or use llama.cpp, which reads the one inside the GGUF file";
 
 /// What stands around the parts of a round of conversation.
 struct Format {
@@ -90,20 +95,38 @@ impl Format {
     }
 }
 
+/// A Modelfile, and what its user should know.
+pub struct Modelfile {
+    /// The text.
+    pub text: String,
+    /// What the text cannot make sure of.
+    pub note: Option<String>,
+}
+
 /// The Modelfile of an export of `files`: a GGUF file and, where it is apart, that of the adapter.
-pub fn modelfile(files: &[String], tokenizer: &Tokenizer, agent: &AgentConfig) -> Result<String> {
-    let mut text = String::new();
+pub fn modelfile(files: &[String], base: &ModelFiles, agent: &AgentConfig) -> Result<Modelfile> {
+    let context = base.config.max_position_embeddings;
+    of_tokenizer(files, &base.tokenizer, context, agent)
+}
+
+fn of_tokenizer(files: &[String], tokenizer: &Tokenizer, context: usize, agent: &AgentConfig) -> Result<Modelfile> {
+    let (mut text, mut note) = (String::new(), None);
     let gguf = files.iter().filter(|name| name.ends_with(".gguf"));
     for (instruction, name) in ["FROM", "ADAPTER"].into_iter().zip(gguf) {
         writeln!(text, "{instruction} ./{name}")?;
     }
     let mut system = agent.system_prompt.clone();
-    match tokenizer.chat_template().and_then(|_| format_of(tokenizer, agent)) {
-        Some((format, default)) => {
+    match tokenizer.chat_template().map(|_| format_of(tokenizer, agent)) {
+        Some(Some((format, default))) => {
             writeln!(text, "TEMPLATE \"\"\"{}\"\"\"", format.go())?;
             system = system.or(default);
         }
-        None => writeln!(text, "# no TEMPLATE: Ollama goes by the chat template inside the GGUF file")?,
+        Some(None) => {
+            writeln!(text, "# no TEMPLATE: {UNKNOWN}")?;
+            note = Some(format!("{FILE} has no TEMPLATE: {UNKNOWN}"));
+        }
+        // spoken to in plain text
+        None => writeln!(text, "TEMPLATE \"\"\"{{{{ .Prompt }}}}\"\"\"")?,
     }
     if let Some(system) = system {
         writeln!(text, "SYSTEM {}", quoted("the system prompt", &system)?)?;
@@ -121,7 +144,13 @@ pub fn modelfile(files: &[String], tokenizer: &Tokenizer, agent: &AgentConfig) -
         writeln!(text, "PARAMETER min_p {}", sampling.min_p)?;
         writeln!(text, "PARAMETER repeat_penalty {}", sampling.repetition_penalty)?;
     }
-    Ok(text)
+    if sampling.max_new_tokens > 0 {
+        // what is longer than its window Ollama cuts without a word
+        let needed = sampling.max_prompt_tokens as usize + sampling.max_new_tokens as usize;
+        writeln!(text, "PARAMETER num_ctx {}", needed.max(CONTEXT).min(context))?;
+        writeln!(text, "PARAMETER num_predict {}", sampling.max_new_tokens)?;
+    }
+    Ok(Modelfile { text, note })
 }
 
 /// `text` as a Modelfile has it: between three quotes it stands as it is, and nothing is escaped.
@@ -180,6 +209,10 @@ mod tests {
         Tokenizer::from_json("t", json, r#"{"eos_token": "<|im_end|>"}"#, Some(template)).unwrap()
     }
 
+    fn modelfile(files: &[String], tokenizer: &Tokenizer, agent: &AgentConfig) -> Result<String> {
+        of_tokenizer(files, tokenizer, 8192, agent).map(|file| file.text)
+    }
+
     const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + \
                           '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
@@ -200,6 +233,18 @@ mod tests {
     }
 
     #[test]
+    fn lengths_are_those_of_the_training() {
+        let mut agent = AgentConfig::default();
+        (agent.sampling.max_prompt_tokens, agent.sampling.max_new_tokens) = (6000, 1000);
+        let text = |context| of_tokenizer(&["m.gguf".into()], &tokenizer(CHATML), context, &agent).unwrap().text;
+        assert!(text(8192).contains("PARAMETER num_ctx 7000\nPARAMETER num_predict 1000\n"), "{}", text(8192));
+        assert!(text(2048).contains("num_ctx 2048\n"));
+        agent.sampling.max_prompt_tokens = 100;
+        let text = |context| of_tokenizer(&["m.gguf".into()], &tokenizer(CHATML), context, &agent).unwrap().text;
+        assert!(text(8192).contains("num_ctx 4096\n"), "not less than without it");
+    }
+
+    #[test]
     fn what_a_modelfile_cannot_say_is_refused() {
         let mut agent = AgentConfig::default();
         agent.sampling.stop = vec!["\n\n".into()];
@@ -213,8 +258,11 @@ mod tests {
     #[test]
     fn other_formats_are_left_to_the_file() {
         let odd = tokenizer(&CHATML.replace("<|im_end|>' +", "<|im_end|> ' +"));
-        let text = modelfile(&["m.gguf".into()], &odd, &AgentConfig::default()).unwrap();
-        assert!(text.contains("# no TEMPLATE"), "{text}");
+        let Modelfile { text, note } = of_tokenizer(&["m.gguf".into()], &odd, 8192, &AgentConfig::default()).unwrap();
+        assert!(text.contains("# no TEMPLATE") && note.unwrap().contains("no known form in Ollama"), "{text}");
+        let none = Tokenizer::from_json("t", tokenizer(CHATML).to_json(), "{}", None).unwrap();
+        let Modelfile { text, note } = of_tokenizer(&["m.gguf".into()], &none, 8192, &AgentConfig::default()).unwrap();
+        assert!(text.contains("TEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n") && note.is_none(), "{text}");
         assert_eq!(argument("TEMPLATE \"\"\"\nFROM x\n\"\"\"", "FROM"), None);
     }
 }

@@ -25,7 +25,8 @@ pub struct Reopened {
 /// Reads the export that `report` describes from `folder`. `source` gives the base where the export has none.
 pub fn reopen(report: &Report, folder: &Path, source: &Source) -> Result<Reopened> {
     let gguf = || -> Result<PathBuf> {
-        let name = report.files.iter().find(|name| name.ends_with(".gguf")).context("the export names no GGUF file")?;
+        let mut names = report.files.iter().map(|file| &file.name);
+        let name = names.find(|name| name.ends_with(".gguf")).context("the export names no GGUF file")?;
         Ok(folder.join(name))
     };
     match report.kind {

@@ -1,20 +1,22 @@
 //! `export.json`: what an export is, and what its verification found.
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use folgore_model::{
+    ModelConfig,
     export::{Precision, Quant},
     files::{atomic::write_atomic, gguf::Block},
 };
 use serde::{Deserialize, Serialize};
 
+use super::seal::Sealed;
 use crate::cli::export::{self, Target};
 
 /// Name of the file.
 pub const FILE: &str = "export.json";
 /// Version of its layout.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What kind of files an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,11 +62,9 @@ pub enum Coding {
     Q4KM,
 }
 
-/// What a coding may cost, and still be the policy.
+/// What a coding may cost what the policy says, and still be the policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// Largest error of a tensor: root mean square, relative to the tensor.
-    pub tensor: f64,
     /// Largest difference of a log-prob.
     pub max: f64,
     /// Mean difference of the log-probs.
@@ -72,18 +72,16 @@ pub struct Bounds {
 }
 
 impl Coding {
-    /// The bounds. Errors of tensors are those of the coding itself, and find what is in the wrong place; differences of
-    /// log-probs are above what small random models show, which are the least forgiving: SmolLM2-135M stays far below.
+    /// The bounds, above what small random models show, which are the least forgiving: SmolLM2-135M stays far below.
     pub fn bounds(self) -> Bounds {
-        let (tensor, max, mean) = match self {
-            Self::F32 => (1e-6, 1e-3, 1e-4),
-            Self::F16 => (1e-3, 0.1, 0.01),
-            Self::Bf16 => (5e-3, 0.8, 0.08),
-            Self::Q8_0 => (0.015, 1.5, 0.15),
-            Self::Q4_0 => (0.15, 12.0, 1.5),
-            Self::Q4KM => (0.12, 12.0, 1.5),
+        let (max, mean) = match self {
+            Self::F32 => (1e-3, 1e-4),
+            Self::F16 => (0.1, 0.01),
+            Self::Bf16 => (0.8, 0.08),
+            Self::Q8_0 => (1.5, 0.15),
+            Self::Q4_0 | Self::Q4KM => (12.0, 1.5),
         };
-        Bounds { tensor, max, mean }
+        Bounds { max, mean }
     }
 
     /// For a folder; a coding of GGUF alone never comes here.
@@ -95,7 +93,7 @@ impl Coding {
         }
     }
 
-    /// For an adapter in GGUF.
+    /// For an adapter in GGUF, and of the tensors of a folder.
     pub fn block(self) -> Block {
         match self {
             Self::F16 => Block::F16,
@@ -151,6 +149,22 @@ impl Kind {
         }
     }
 
+    /// True if its model is in GGUF files.
+    pub fn is_gguf(self) -> bool {
+        matches!(self, Self::Gguf { .. } | Self::Ollama { .. })
+    }
+
+    /// How the tensor that the checkpoint calls `name` is coded in the files of its model.
+    pub fn block_of(self, name: &str, shape: &[usize], config: &ModelConfig) -> Block {
+        let coded = if self.is_gguf() { self.coding().quant().block_of(name, shape, config) } else { None };
+        coded.unwrap_or(self.coding().block())
+    }
+
+    /// How an adapter is coded that is a file of its own.
+    pub fn adapter_block(self) -> Block {
+        if let Self::GgufAdapter { dtype } = self { dtype.block() } else { Block::F32 }
+    }
+
     /// As the command line names it.
     pub fn name(self) -> &'static str {
         match self {
@@ -182,9 +196,22 @@ pub struct Report {
     /// SHA-256 of the adapter.
     pub adapter_digest: String,
     /// The files, without this one.
-    pub files: Vec<String>,
+    pub files: Vec<Sealed>,
+    /// What users should know.
+    pub notes: Vec<String>,
     /// What the verification found.
     pub verified: Option<Verified>,
+}
+
+/// The largest error of its kind, as the root mean square of the difference, relative to the expected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worst {
+    /// The error.
+    pub error: f64,
+    /// The largest that would have passed.
+    pub bound: f64,
+    /// Where.
+    pub name: String,
 }
 
 /// What a verification found.
@@ -212,12 +239,10 @@ pub struct Verified {
     pub first_difference: Option<(usize, usize)>,
     /// Prompts whose greedy continuations are equal.
     pub greedy_equal: usize,
-    /// Largest error of a tensor, relative to it.
-    pub tensor_error: f64,
-    /// That tensor.
-    pub tensor_worst: String,
-    /// The largest error that would have passed.
-    pub tensor_bound: f64,
+    /// The tensor with the largest error, for its coding.
+    pub tensors: Worst,
+    /// The row of a matrix likewise.
+    pub rows: Worst,
     /// Largest difference of a log-prob that the adapter makes: what is lost if it is dropped.
     pub adapter_effect: f64,
     /// How much of what the adapter adds is in the weights, 1 but for the coding's noise. None where it is a file of its own.
@@ -246,6 +271,12 @@ impl Report {
     }
 }
 
+impl fmt::Display for Worst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2e} (bound {:.1e}) in {}", self.error, self.bound, self.name)
+    }
+}
+
 impl Verified {
     /// In a few lines.
     pub fn lines(&self) -> Vec<String> {
@@ -267,10 +298,9 @@ impl Verified {
                 ),
             },
             format!(
-                "tensors     largest error {:.2e} of its norm (bound {:.1e}): {}{}",
-                self.tensor_error,
-                self.tensor_bound,
-                self.tensor_worst,
+                "tensors     largest error {}; of a row {}{}",
+                self.tensors,
+                self.rows,
                 self.adapter_kept.map_or(String::new(), |kept| format!("; {kept:.3} of the adapter is in them"))
             ),
         ];

@@ -1,23 +1,20 @@
 //! Makes the files of an export, one tensor at a time.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use folgore_model::{
     export::{self, Merged},
     files::{ModelFiles, atomic::write_atomic},
 };
 
-use super::{Kind, Report, Source, ollama};
+use super::{Kind, Report, Source, ollama, seal::Sealed};
 use crate::agent;
 
-/// Writes `source` as `kind` into `folder`, which must be new or empty; what was written, not yet verified.
+/// Writes `source` as `kind` into `folder`; gives what was written, not yet verified.
 pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Result<Report> {
-    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{}: expected a new or an empty folder", folder.display());
-    }
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let base = source.files()?;
+    let mut notes = Vec::new();
     let mut files = match kind {
         Kind::Peft => peft(source, &base, folder)?,
         Kind::Merged { dtype } => {
@@ -36,8 +33,9 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
             if apart {
                 files.push(gguf_adapter(source, &base, folder, super::report::Coding::F32)?);
             }
-            let file = ollama::modelfile(&files, &base.tokenizer, &source.agent)?;
-            write_atomic(&folder.join(ollama::FILE), file.as_bytes())?;
+            let file = ollama::modelfile(&files, &base, &source.agent)?;
+            write_atomic(&folder.join(ollama::FILE), file.text.as_bytes())?;
+            notes.extend(file.note);
             files.push(ollama::FILE.into());
             files
         }
@@ -54,7 +52,8 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
         base_digest: base.digest.hex(),
         adapter: source.path.display().to_string(),
         adapter_digest: source.digest.hex(),
-        files,
+        files: files.iter().map(|name| Sealed::of(folder, name)).collect::<Result<_>>()?,
+        notes,
         verified: None,
     })
 }

@@ -209,14 +209,10 @@ fn of_model(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<(String, 
             put("rope.scaling.type", "linear".into());
             put("rope.scaling.factor", Field::F32(*factor));
         }
-        RopeScaling::Yarn {
-            factor, attention_factor, beta_fast, beta_slow, original_max_position_embeddings, ..
-        } => {
+        RopeScaling::Yarn { factor, attention_factor, original_max_position_embeddings, .. } => {
             put("rope.scaling.type", "yarn".into());
             put("rope.scaling.factor", Field::F32(*factor));
             put("rope.scaling.original_context_length", size(*original_max_position_embeddings));
-            put("rope.scaling.yarn_beta_fast", Field::F32(*beta_fast));
-            put("rope.scaling.yarn_beta_slow", Field::F32(*beta_slow));
             if let Some(factor) = shape::yarn_attention(*factor, *attention_factor) {
                 put("rope.scaling.attn_factor", Field::F32(factor));
             }

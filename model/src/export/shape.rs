@@ -15,6 +15,9 @@ use crate::{
 /// Largest relative error of a number that was rounded to one of the half types.
 const HALF: f32 = 1.0 / 256.0;
 
+/// YaRN's ramp in llama.cpp, which reads no other for these families: `beta_fast` and `beta_slow`.
+const RAMP: (f32, f32) = (32.0, 1.0);
+
 /// What differs between two shapes, in words; the order of the end ids does not count.
 pub fn differences(expected: &ModelConfig, got: &ModelConfig) -> Vec<String> {
     let mut found = Vec::new();
@@ -109,8 +112,9 @@ pub(super) fn architecture(config: &ModelConfig) -> Result<&'static str, ModelEr
         return Err(refuse(format!("biases on {}", named.join(", ")), &why));
     }
     match &variant.rope_scaling {
-        RopeScaling::Yarn { truncate: false, .. } => {
-            Err(refuse("rope_scaling yarn with truncate: false".into(), "llama.cpp rounds the ramp"))
+        RopeScaling::Yarn { truncate, beta_fast, beta_slow, .. } if !truncate || (*beta_fast, *beta_slow) != RAMP => {
+            let what = format!("rope_scaling yarn of {beta_fast} to {beta_slow} turns, truncate: {truncate}");
+            Err(refuse(what, "llama.cpp's ramp is that of 32 to 1 turns, truncated, whatever a file says"))
         }
         RopeScaling::Yarn { .. } if known == Architecture::Gemma3 => {
             Err(refuse("rope_scaling yarn in gemma3_text".into(), "llama.cpp has it without"))
