@@ -166,6 +166,33 @@ fn runaway_templates_are_stopped() {
 }
 
 #[test]
+fn templates_that_nest_deeply_do_not_overflow_the_stack() {
+    let chain = |before: &str, unit: &str, after: &str| {
+        format!("{before}{}{after}", unit.repeat((65_536 - before.len() - after.len()) / unit.len()))
+    };
+    let value = |rest: &str| {
+        let deeper = format!("{}ns.x{}", "[".repeat(60), "]".repeat(60));
+        let looped = format!("{{% for i in range(14500) %}}{{% set ns.x = {deeper} %}}{{% endfor %}}");
+        format!("{{% set ns = namespace(x=1) %}}{looped}{rest}")
+    };
+    for (template, taken) in [
+        (chain("{% for ", "(", ""), false),
+        (chain("{{ a", ".a", " }}"), false),
+        (chain("{{ 1", "+1", " }}"), true),
+        (chain("{{ ", "-", "1 }}"), true),
+        (chain("{{ 'a'", "|e", " }}"), true),
+        (chain("{% if a %}", "{%elif a%}", "{% endif %}"), true),
+        (value(""), true),
+        (value("{{ ns.x }}"), false),
+        (value("{{ ns.x | join | length }}"), true),
+        (value("{{ [ns.x, ns.x] | sort | length }}"), true),
+    ] {
+        let rendered = render(&with_template(&template), &[]);
+        assert_eq!(rendered.is_ok(), taken, "{:?} of {}", rendered.err(), &template[..100]);
+    }
+}
+
+#[test]
 fn a_model_without_a_template_says_so() {
     let mut metadata = smollm2_metadata(None);
     metadata.remove("tokenizer.chat_template");

@@ -11,7 +11,7 @@
 mod provenance;
 mod python;
 
-use std::io;
+use std::{io, panic, thread};
 
 use folgore_protocol::Message;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig};
@@ -29,8 +29,12 @@ const SOURCE_LIMIT: usize = 64 << 10;
 const OUTPUT_LIMIT: usize = crate::tokenizer::TEXT_LIMIT;
 /// Instructions that one rendering may take.
 const FUEL: u64 = 1_000_000;
-/// Depth of macros and of nested values.
+/// Depth of macros.
 const RECURSION_LIMIT: usize = 100;
+/// Bytes of stack on which a template is read and rendered. minijinja bounds most of its recursion but not all: long chains of
+/// operators, brackets of a loop's target (a level for each byte), and values nested by a loop (a level for each unit of fuel), for
+/// which printing takes 600 bytes a level. Only what is used is ever taken from the machine.
+const STACK: usize = FUEL as usize * 1024;
 /// Keys that the template's context holds already.
 const RESERVED: [&str; 5] = ["messages", "bos_token", "eos_token", "unk_token", "pad_token"];
 
@@ -55,6 +59,10 @@ impl ChatTemplate {
         if source.len() > SOURCE_LIMIT {
             return Err(fail(format!("{} bytes: expected at most {SOURCE_LIMIT}", source.len())));
         }
+        on_deep_stack(|| Self::read(&source))
+    }
+
+    fn read(source: &str) -> Result<Self, ModelError> {
         let mut environment = Environment::new();
         // as transformers sets its environment up
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
@@ -67,7 +75,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_LIMIT);
-        environment.add_template_owned(NAME, without_generation_tags(&source)).map_err(describe)?;
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(describe)?;
         Ok(Self { environment })
     }
 
@@ -106,6 +114,10 @@ impl ChatTemplate {
 
     /// Renders with `data` (messages and variables) beside the tokenizer's own tokens.
     fn execute(&self, input: &Input, data: &Map<String, Value>) -> Result<String, ModelError> {
+        on_deep_stack(|| self.execute_here(input, data))
+    }
+
+    fn execute_here(&self, input: &Input, data: &Map<String, Value>) -> Result<String, ModelError> {
         let data = data.iter().map(|(key, value)| (key.clone(), python::value(value)));
         let tokens =
             input.tokens.iter().map(|(key, token)| ((*key).to_owned(), minijinja::Value::from(token.as_str())));
@@ -115,6 +127,16 @@ impl ChatTemplate {
         template.render_captured_to(context, &mut out).map_err(describe)?;
         String::from_utf8(out.0).map_err(|e| fail(e.to_string()))
     }
+}
+
+/// Runs `work` on a stack of [`STACK`] bytes: threads that serve others have two megabytes, which a template could overflow, and an
+/// overflow ends the process.
+fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ModelError> + Send) -> Result<T, ModelError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("chat template".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| fail(format!("a thread with {} MB of stack: {e}", STACK >> 20)))?;
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
 }
 
 /// What a rendering is given.
