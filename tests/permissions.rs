@@ -211,6 +211,7 @@ fn publishing(role: Role, me: &str) -> Vec<Attempt> {
     let (jobs, trajectories) = (n.jobs_stream(), n.trajectories_stream());
     let key = |bucket: &str, key: &str| format!("$KV.{bucket}.{key}");
     let (state, lease, adapters) = (n.state_bucket(), n.lease_bucket(), n.adapters_bucket());
+    let bodies = n.bodies_bucket();
     let api = |rest: String| format!("$JS.API.{rest}");
     let consumer = |stream: &str, config: Value| json!({ "stream_name": stream, "config": config, "action": "" });
     let elsewhere = if role == Role::Reward { Role::Console } else { Role::Reward };
@@ -254,6 +255,12 @@ fn publishing(role: Role, me: &str) -> Vec<Attempt> {
             api(format!("DIRECT.GET.OBJ_{adapters}")),
             json!({ "seq": 1 }),
             &[Role::Head, Role::Rollout],
+        ),
+        (
+            "read chunks of a body",
+            api(format!("DIRECT.GET.OBJ_{bodies}")),
+            json!({ "seq": 1 }),
+            &[Role::Head, Role::Rollout, Role::Reward],
         ),
         (
             "consume trajectories by a consumer of one's own",
@@ -389,11 +396,17 @@ async fn what_a_role_needs_works_over_the_links() {
     // requests are answered
     let echo = |request: Search| async move { Ok::<_, String>(request) };
     let _let_in = head.serve_typed(HELLO, 1, echo).await.unwrap();
-    let _scores = r1.links().serve_typed(REWARD, 1, echo).await.unwrap();
+    let length = |request: Search| async move { Ok::<_, String>(search(&request.query.len().to_string())) };
+    let _scores = r1.links().serve_typed(REWARD, 1, length).await.unwrap();
     let _passages = s1.links().serve_typed(SEARCH, 1, echo).await.unwrap();
-    for kind in [HELLO, REWARD, SEARCH] {
+    for kind in [HELLO, SEARCH] {
         let answer: Search = worker.call_when_served(kind, &search(kind), kind, LONG).await.unwrap();
         assert_eq!(answer, search(kind));
+    }
+    for size in [10, 2 << 20] {
+        let asked = search(&"x".repeat(size));
+        let answer: Search = worker.call_when_served(REWARD, &asked, "scores", LONG).await.unwrap();
+        assert_eq!(answer, search(&size.to_string()));
     }
 
     // a job goes out, trajectories of all sizes come in under the name of their sender, and heartbeats are heard

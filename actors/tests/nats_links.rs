@@ -81,6 +81,10 @@ async fn a_large_body_travels_beside_its_message() {
         assert!(pulled.jobs[0].body == large, "the body that was sent");
         pulled.jobs[0].ack().await.unwrap();
     }
+    let length = |asked: Search| async move { Ok::<_, String>(asked.query.len()) };
+    let _served = links.serve_typed("search", 1, length).await.unwrap();
+    let length: usize = links.call("search", &search(&"x".repeat(2 << 20)), "large", LONG).await.unwrap();
+    assert_eq!(length, 2 << 20, "what a request that is stored says");
 
     links.publish_job(JOBS, &search(&"y".repeat(1 << 20)), "gone").await.unwrap();
     let jetstream = async_nats::jetstream::new(stranger(&server).await);
@@ -219,9 +223,9 @@ async fn who_asked_and_left_is_not_answered() {
     let last = links.call::<_, Search>("search", &search("last"), "last", LONG).await.unwrap();
     assert_eq!((last, begun.load(SeqCst)), (search("last"), 2), "those who left were not begun");
 
-    let large = search(&"x".repeat(2 << 20));
+    let large = search(&"x".repeat(17 << 20));
     let refused = links.call::<_, Search>("search", &large, "large", LONG).await.unwrap_err();
-    assert!(!refused.is_transient() && refused.to_string().contains("payload"), "{refused}");
+    assert!(!refused.is_transient() && refused.to_string().contains("at most 16777216 bytes"), "{refused}");
 }
 
 /// A server that says it is `version`, and answers pings.

@@ -114,6 +114,11 @@ impl Config {
         self.reward.iter().filter(|spec| spec.way() != RewardWay::Held).map(needed).fold(60.0, f64::max)
     }
 
+    /// Requests that every reward takes at once.
+    pub fn score_concurrency(&self) -> usize {
+        self.reward.iter().map(|spec| spec.concurrency).min().unwrap_or(1) as usize
+    }
+
     /// Puts the number of steps into `optim.max_steps` where passes over the `questions` of the training side were asked for.
     pub fn settle_steps(&mut self, questions: u64) {
         if let Some(epochs) = self.optim.num_train_epochs {

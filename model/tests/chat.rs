@@ -76,14 +76,11 @@ fn compare(templates: &Value, place: &str) -> usize {
 #[test]
 fn templates_in_the_manner_of_published_models_render_as_in_transformers() {
     assert!(compare(&json("templates.json"), "own") > 90);
-}
-
-/// Published templates, where `make_templates.py --folder` rendered them.
-#[test]
-fn published_templates_render_as_in_transformers() {
-    let Some(path) = std::env::var_os("FOLGORE_TEMPLATES") else { return };
-    let templates = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    println!("{} conversations", compare(&templates, "published"));
+    // more of them: published ones, which `make_templates.py --folder` renders
+    if let Some(path) = std::env::var_os("FOLGORE_TEMPLATES") {
+        let templates = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        println!("{} conversations", compare(&templates, "published"));
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
   VENV/bin/python tests/parity/make_templates.py [--folder FOLDER --out FILE]      (the VENV of make_fixtures.py)
 
-With --folder, the templates are those of FOLDER/*.jinja; the test takes FILE from FOLGORE_TEMPLATES too.
+With --folder, the templates are those of FOLDER/*.jinja; model/tests/chat.rs takes FILE from FOLGORE_TEMPLATES too.
 """
 import argparse
 import glob

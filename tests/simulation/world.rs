@@ -113,6 +113,7 @@ impl Plan {
             sampling: SamplingParams::default(),
             judge_groups: dice.one_in(3),
             judge_deadline: Duration::from_secs(2),
+            judge_concurrency: 4,
         };
         Self {
             settings,

@@ -15,13 +15,16 @@ use tokio::{
 };
 
 use super::{
-    Nats,
+    Nats, bodies,
     connection::{late, refused, taken},
     headers,
     request::Unanswered,
+    streams,
 };
 use crate::{Ask, BoxFuture, Handler, LinkError, Message, Served, compute::panic_text};
 
+/// Largest body of a request that travels in its message.
+const INLINE_MAX: usize = streams::MESSAGE_MAX - bodies::BESIDE;
 /// Requests that may wait for a place at one server; more stay on the connection.
 const WAITING: usize = 1024;
 /// How long a server that leaves still takes what the NATS server had sent it before it knew.
@@ -44,10 +47,11 @@ impl NatsAsk {
     async fn answer(&self, kind: &str, request: Message, deadline: Duration) -> Result<Message, LinkError> {
         let until = Instant::now() + deadline;
         let subject = self.subject(kind)?;
-        let headers = headers::write(&request.envelope, request.body.len()).map_err(|e| refused(kind, e))?;
         self.nats.ready(kind, deadline).await?;
+        let packed = timeout_at(until, bodies::pack(&self.nats, kind, request, INLINE_MAX)).await;
+        let (headers, body) = packed.map_err(|_| late(kind, deadline))??;
         let left = until.saturating_duration_since(Instant::now());
-        let reply = self.nats.request(subject, Some(headers), request.body.to_vec(), left).await;
+        let reply = self.nats.request(subject, Some(headers), body, left).await;
         let reply = reply.map_err(|error| match error {
             Unanswered::Nobody => LinkError::NoResponder { subject: kind.to_owned() },
             Unanswered::Late => late(kind, deadline),
@@ -142,8 +146,12 @@ impl Server {
             tracing::warn!(kind, reply = ?message.reply, "request without an inbox for its reply");
             return;
         };
-        let request = match headers::read(message.headers.as_ref(), message.payload.len()) {
-            Ok(envelope) => Message { envelope, body: message.payload.as_ref().into() },
+        let request = match bodies::unpack(&self.nats, &message).await {
+            Ok(body) => headers::read(message.headers.as_ref(), body.len()).map(|envelope| Message { envelope, body }),
+            Err(error) => Err(error.to_string()),
+        };
+        let request = match request {
+            Ok(request) => request,
             Err(reason) => {
                 tracing::warn!(kind, reason, "unreadable request");
                 let reason = format!("an unreadable request: {reason}");

@@ -88,7 +88,9 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     if resumed.is_none() {
         fs::write(dir.file(run_dir::CONFIG), what.config.resolved_yaml()?)?;
         let command: Vec<String> = std::env::args().collect();
-        fs::write(dir.file("command.txt"), command.join(" ") + "\n")?;
+        // as a shell takes it; no argument holds a zero byte
+        let line = shlex::try_join(command.iter().map(String::as_str)).unwrap_or_else(|_| command.join(" "));
+        fs::write(dir.file("command.txt"), line + "\n")?;
     }
 
     let outcome = runtime.block_on(async {

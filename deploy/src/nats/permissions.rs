@@ -31,7 +31,13 @@ pub fn of(role: Role, name: &str) -> Permissions {
     match role {
         Role::Head => head(&runs, &mut own),
         Role::Rollout => rollout(&runs, name, &mut own),
-        Role::Reward => answers(&runs, subjects::REWARD, &mut own),
+        Role::Reward => {
+            answers(&runs, subjects::REWARD, &mut own);
+            // long requests, and no other object
+            let bodies = runs.names.bodies_bucket();
+            let get = format!("$JS.API.DIRECT.GET.OBJ_{bodies}");
+            own.publish([format!("{get}.$O.{bodies}.M.*"), get]);
+        }
         Role::Retriever => answers(&runs, subjects::SEARCH, &mut own),
         Role::Console => console(&runs, &mut own),
     }

@@ -15,8 +15,6 @@ use super::{
 };
 use crate::record::RecordError;
 
-/// Groups that are asked about at once.
-const ASKED_AT_ONCE: usize = 16;
 /// How often a verdict is asked for where nobody gives one in time.
 const ATTEMPTS: u32 = 4;
 
@@ -85,7 +83,7 @@ async fn judge(desk: Arc<Desk>, (id, task, mut members): Unjudged) -> GroupId {
 impl Desk {
     /// Groups that wait and are not among `asked`, as many as may be asked about beside those.
     async fn unjudged(self: &Arc<Self>, asked: BTreeSet<GroupId>) -> Result<Vec<Unjudged>, String> {
-        let room = ASKED_AT_ONCE.saturating_sub(asked.len());
+        let room = self.setup.settings.judge_concurrency.max(1).saturating_sub(asked.len());
         let read = self.with(move |store| {
             let waiting = store.ledger().unjudged().filter(|(id, _)| !asked.contains(id)).take(room);
             let groups = waiting.map(|(id, task)| Ok((id, task.clone(), store.members(id)?)));

@@ -46,6 +46,8 @@ pub struct ReplaySettings {
     pub judge_groups: bool,
     /// Longest wait for one verdict.
     pub judge_deadline: Duration,
+    /// Groups that are judged at once.
+    pub judge_concurrency: usize,
 }
 
 impl ReplaySettings {
@@ -81,6 +83,7 @@ impl ReplaySettings {
             sampling,
             judge_groups: false,
             judge_deadline: Duration::from_secs_f64(config.score_deadline_s()),
+            judge_concurrency: config.score_concurrency(),
         }
     }
 

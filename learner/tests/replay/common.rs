@@ -45,6 +45,7 @@ pub fn settings() -> ReplaySettings {
         sampling: SamplingParams::default(),
         judge_groups: false,
         judge_deadline: Duration::from_secs(10),
+        judge_concurrency: 4,
     }
 }
 

@@ -42,11 +42,7 @@ impl Taken {
     pub(super) async fn open(self) -> Option<Delivery> {
         let Self { message, held } = self;
         let queue = held.queue.clone();
-        let body = match message.headers.as_ref().and_then(|h| headers::text(h, headers::BLOB)) {
-            None => Ok(message.payload.as_ref().into()),
-            Some(name) => bodies::fetch(&queue.nats, name).await,
-        };
-        let body: Arc<[u8]> = match body {
+        let body = match bodies::unpack(&queue.nats, &message).await {
             Ok(body) => body,
             Err(error @ LinkError::Blob { .. }) => {
                 tracing::warn!(queue = queue.name, %error, "message without its body");

@@ -14,7 +14,7 @@ use folgore_protocol::{
 };
 use serde_json::Value;
 
-use super::super::{Nats, headers, request::ApiError, streams};
+use super::super::{Nats, bodies, request::ApiError, streams};
 use crate::lock;
 
 /// One queue.
@@ -67,8 +67,7 @@ impl Known {
             publish_to,
             stream,
             durable: durable.to_owned(),
-            // As much again for the headers that the server adds.
-            inline_max: max - 2 * headers::MOST_BYTES,
+            inline_max: max - bodies::BESIDE,
             sender_after: (name == subjects::TRAJECTORIES).then(|| run.trajectories_by("")),
             consumer: Mutex::default(),
             ensured: AtomicBool::new(false),

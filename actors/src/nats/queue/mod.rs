@@ -155,24 +155,11 @@ impl Drop for Given {
     }
 }
 
-/// The headers and the body that travel in the message itself.
 async fn pack(queue: &Known, message: Message) -> Result<(HeaderMap, Vec<u8>), LinkError> {
-    let odd = |reason| refused(&queue.name, reason);
-    let len = message.body.len();
-    let mut envelope = message.envelope;
-    let stowed = len > queue.inline_max;
-    if stowed {
-        // The receiver must know a body that is not there from an empty one.
-        envelope.digest.get_or_insert_with(|| folgore_protocol::Digest::of(&message.body));
-    }
-    let mut headers = headers::write(&envelope, len).map_err(odd)?;
-    headers::insert(&mut headers, headers::MESSAGE_ID, &queue.nats.unique_id()).map_err(odd)?;
-    if !stowed {
-        return Ok((headers, message.body.to_vec()));
-    }
-    let name = bodies::stow(&queue.nats, &queue.name, message.body).await?;
-    headers::insert(&mut headers, headers::BLOB, &name).map_err(odd)?;
-    Ok((headers, Vec::new()))
+    let (mut headers, body) = bodies::pack(&queue.nats, &queue.name, message, queue.inline_max).await?;
+    let id = headers::insert(&mut headers, headers::MESSAGE_ID, &queue.nats.unique_id());
+    id.map_err(|reason| refused(&queue.name, reason))?;
+    Ok((headers, body))
 }
 
 async fn send(queue: &Known, headers: HeaderMap, body: Vec<u8>) -> Result<(), ApiError> {
