@@ -377,6 +377,20 @@ fn replies_come_before_the_next_row_is_asked_for() {
     }
 }
 
+#[test]
+fn bench_telemetry_sends_the_spans_of_every_step() {
+    let args = ["bench", "telemetry", "--json", "--steps", "4", "rollout.num_prompts=2", "rollout.num_generations=2"];
+    let output = folgore(&args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = &parsed(&output.stdout)[0];
+    for seconds in ["traced_s", "plain_s", "ratio"] {
+        assert!(said[seconds].as_f64().unwrap() > 0.0, "{said}");
+    }
+    assert_eq!(said["lost"], 0, "{said}");
+    // Four steps to warm up and four that count, all but the second run's first traced once: four samples each.
+    assert!(said["exported"].as_u64().unwrap() >= 7 * 4 * 7, "{said}");
+}
+
 /// The bench of the fleet on two processes for a moment: real workers, steps, policies that arrive.
 #[test]
 fn bench_scale_measures_real_workers() {

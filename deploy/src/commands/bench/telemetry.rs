@@ -170,20 +170,3 @@ fn take(mut stream: &TcpStream) -> Option<()> {
     std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_step_is_traced_once_and_all_spans_arrive() {
-        let small = ["rollout.num_prompts=2", "rollout.num_generations=2"].map(str::to_owned);
-        let config = ConfigArgs { given: small.into(), ..ConfigArgs::default() };
-        let Costs { traced, plain, ratio, report } = measure(&config, 4).unwrap();
-        assert!(traced > 0.0 && plain > 0.0 && ratio > 0.0);
-        assert_eq!(report.lost, 0);
-        // Every step of the two runs but the first, of four samples each.
-        let steps = u64::from(WARM_UP) + 4 - 1;
-        assert!(report.exported >= steps * 4 * 7, "{report:?}");
-    }
-}
