@@ -26,8 +26,11 @@ use targets::Target;
 /// Bytes of memory that a reader may take for each byte of its input, and beside them: what is not of the input's making
 /// (buffers, tables of regular expressions, the small model that stands around the damaged file).
 pub const FACTOR: usize = 256;
-/// See [`FACTOR`].
+/// See [`FACTOR`]; [`PROGRAM`] for what a program may do.
 pub const CONSTANT: usize = 64 << 20;
+/// Bytes of memory that a template may take beside those: it runs for a million instructions at most, whatever its length. What
+/// it writes, at most 4 MiB, counts as input, since it is tokenized.
+pub const PROGRAM: usize = 256 * 1_000_000;
 /// Longest time for one input. Far above what the largest takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest input.
@@ -132,9 +135,9 @@ impl Run {
                 let said = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
                 bail!("{said}: {again}")
             }
-            Ok(taken) => tally.taken += u64::from(taken),
+            Ok(taken) => tally.taken += u64::from(taken.is_some()),
         }
-        let most = FACTOR * input.len() + CONSTANT;
+        let most = FACTOR * (input.len() + result.ok().flatten().unwrap_or(0)) + CONSTANT + self.target.more;
         if bytes > most {
             bail!("{bytes} bytes of memory for an input of {}, at most {most} are right: {again}", input.len());
         }

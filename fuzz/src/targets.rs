@@ -11,13 +11,17 @@ use folgore_protocol::Message;
 use serde_json::{Map, json};
 use tempfile::TempDir;
 
+use crate::PROGRAM;
+
 /// One reader.
 #[derive(Clone, Copy)]
 pub struct Target {
     /// Its name, and that of its folder in the corpus.
     pub name: &'static str,
-    /// Reads the bytes to the end, weights too; true if they were taken.
-    pub(crate) read: fn(&[u8]) -> bool,
+    /// Reads the bytes to the end, weights too; none if they were refused, or how many more were made of them.
+    pub(crate) read: fn(&[u8]) -> Option<usize>,
+    /// Bytes of memory that it may take beside what all may.
+    pub(crate) more: usize,
     /// Words of its language.
     pub(crate) words: &'static [&'static str],
 }
@@ -68,15 +72,15 @@ const TEMPLATE: &[&str] = &[
 
 /// All of them.
 pub static TARGETS: [Target; 9] = [
-    Target { name: "safetensors", read: safetensors_file, words: JSON },
-    Target { name: "safetensors_header", read: safetensors_header, words: JSON },
-    Target { name: "safetensors_index", read: safetensors_index, words: JSON },
-    Target { name: "config", read: config, words: JSON },
-    Target { name: "tokenizer", read: tokenizer, words: TOKENIZER },
-    Target { name: "gguf", read: gguf_file, words: &[] },
-    Target { name: "adapter", read: adapter, words: JSON },
-    Target { name: "adapter_config", read: adapter_config, words: JSON },
-    Target { name: "template", read: template, words: TEMPLATE },
+    Target { name: "safetensors", read: |bytes| taken(safetensors_file(bytes)), more: 0, words: JSON },
+    Target { name: "safetensors_header", read: |bytes| taken(safetensors_header(bytes)), more: 0, words: JSON },
+    Target { name: "safetensors_index", read: |bytes| taken(safetensors_index(bytes)), more: 0, words: JSON },
+    Target { name: "config", read: |bytes| taken(config(bytes)), more: 0, words: JSON },
+    Target { name: "tokenizer", read: |bytes| taken(tokenizer(bytes)), more: 0, words: TOKENIZER },
+    Target { name: "gguf", read: |bytes| taken(gguf_file(bytes)), more: 0, words: &[] },
+    Target { name: "adapter", read: |bytes| taken(adapter(bytes)), more: 0, words: JSON },
+    Target { name: "adapter_config", read: |bytes| taken(adapter_config(bytes)), more: 0, words: JSON },
+    Target { name: "template", read: template, more: PROGRAM, words: TEMPLATE },
 ];
 
 /// The files of a small model, read once.
@@ -109,6 +113,10 @@ fn around() -> std::io::Result<Around> {
         adapter: fs::read(fixtures.join("adapter-tied-rslora/adapter_model.safetensors"))?,
         folder,
     })
+}
+
+fn taken(taken: bool) -> Option<usize> {
+    taken.then_some(0)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -176,11 +184,11 @@ fn adapter_config(bytes: &[u8]) -> bool {
     adapter_folder(bytes, &AROUND.adapter)
 }
 
-fn template(bytes: &[u8]) -> bool {
-    let Ok(tokenizer) = Tokenizer::from_json("fuzz", &AROUND.tokenizer, "{}", Some(&text(bytes))) else { return false };
+fn template(bytes: &[u8]) -> Option<usize> {
+    let tokenizer = Tokenizer::from_json("fuzz", &AROUND.tokenizer, "{}", Some(&text(bytes))).ok()?;
     let mut call = Message::new("assistant", "<think>\nhm\n</think>\n\n ok \n");
     call.extra.insert("tool_calls".into(), json!([{"function": {"name": "f", "arguments": {"a": [1, 2.5, null]}}}]));
     let messages = [Message::new("system", " Be brief. "), Message::new("user", "Hi <|im_end|> é"), call];
     let vars = Map::from_iter([("tools".to_owned(), json!([{"type": "function", "function": {"name": "f"}}]))]);
-    tokenizer.render_chat(&messages, &vars, true).is_ok()
+    tokenizer.render_chat(&messages, &vars, true).ok().map(|rendered| rendered.text.len())
 }
