@@ -44,9 +44,8 @@ pub fn verify(source: &Source, report: &Report, folder: &Path) -> Result<Verifie
     if shape.is_empty() {
         behaviour::compare(&mut found, source, base, reopened)?;
     }
-    found.faults.extend(shape);
+    found.faults.extend(shape.into_iter().chain(lost));
     found.judge(bounds);
-    found.faults.extend(lost);
     found.faults.extend(report.files.iter().filter_map(|file| file.fault(folder)));
     found.passed = found.faults.is_empty();
     Ok(found)
