@@ -12,6 +12,7 @@ pub mod export;
 pub mod files;
 pub mod lora;
 pub mod params;
+pub mod quant;
 mod tensor;
 pub mod tokenizer;
 

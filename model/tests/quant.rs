@@ -1,0 +1,101 @@
+//! Weights in 4 bits against vectors computed apart, and against bitsandbytes (`tests/parity/make_nf4.py`).
+
+mod common;
+
+use std::fs;
+
+use common::fixture;
+use folgore_model::quant::{
+    dynamic,
+    nf4::{BLOCK, CODES, Nf4, Scales},
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("data/nf4_vectors.json")).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+/// Equal but for the ninth digit, with which the vectors end.
+fn close(ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len());
+    for (a, b) in ours.iter().zip(theirs) {
+        assert!((a - b).abs() <= 2e-7 * b.abs().max(1e-3), "{a} {b}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn codes_scales_and_values_are_those_of_the_vectors() {
+    let v = vectors();
+    close(&CODES, &floats(&v["codebook"]));
+    let coded = Nf4::encode(&floats(&v["weights"]), BLOCK, false);
+    assert_eq!(hex(&coded.packed), v["packed_hex_high_nibble_first"].as_str().unwrap());
+    let Scales::Plain(scales) = &coded.scales else { panic!("{coded:?}") };
+    close(scales, &floats(&v["absmax"]));
+    close(&coded.decoded(), &floats(&v["dequantized"]));
+    // from any place
+    let mut some = [0.0; 70];
+    coded.decode(61, &mut some);
+    assert_eq!(some, coded.decoded()[61..131]);
+}
+
+#[test]
+fn scales_are_coded_as_in_the_vectors() {
+    let v = vectors();
+    close(&*dynamic::SIGNED, &floats(&v["dynamic_map_256"]));
+    let v = &v["double_quant"];
+    let nested = Scales::nested(&floats(&v["absmax_in"]));
+    let Scales::Nested { codes, largest, offset, .. } = &nested else { panic!("{nested:?}") };
+    assert_eq!(codes.iter().map(|c| u64::from(*c)).collect::<Vec<_>>(), common_ids(&v["codes_uint8"]));
+    close(largest, &floats(&v["nested_absmax"]));
+    close(&[*offset], &floats(&Value::from(vec![v["offset_mean"].clone()])));
+    let restored: Vec<f32> = (0..nested.len()).map(|i| nested.get(i)).collect();
+    close(&restored, &floats(&v["absmax_restored"]));
+}
+
+fn common_ids(value: &Value) -> Vec<u64> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
+    let bytes = file.tensor(name).unwrap().data();
+    bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
+}
+
+#[test]
+fn bytes_and_values_are_those_of_bitsandbytes() {
+    let read = |name: &str| fs::read(fixture(&format!("nf4/{name}.safetensors"))).unwrap();
+    let bytes = read("weights");
+    let weights = f32s(&SafeTensors::deserialize(&bytes).unwrap(), "weight");
+    for (name, block, nested) in [("plain", 64, false), ("nested", 64, true), ("block-128", 128, true)] {
+        let bytes = read(name);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let coded = Nf4::encode(&weights, block, nested);
+        assert!(coded.packed == file.tensor("layer.weight").unwrap().data(), "{name}: codes");
+        match &coded.scales {
+            Scales::Plain(scales) => assert_eq!(*scales, f32s(&file, "layer.weight.absmax"), "{name}: scales"),
+            Scales::Nested { codes, largest, map, .. } => {
+                assert!(map[..] == f32s(&file, "layer.weight.nested_quant_map"), "{name}: map");
+                assert_eq!(*largest, f32s(&file, "layer.weight.nested_absmax"), "{name}: scales of scales");
+                assert_eq!(codes, file.tensor("layer.weight.absmax").unwrap().data(), "{name}: codes of scales");
+            }
+        }
+        assert!(coded.decoded() == f32s(&file, "decoded"), "{name}: values");
+    }
+}
+
+#[test]
+fn an_odd_number_of_weights_and_a_block_of_zeros() {
+    let coded = Nf4::encode(&[0.0, 0.0, 0.0], 2, true);
+    assert_eq!((coded.packed.clone(), coded.scales.len()), (vec![0x77, 0x77], 2));
+    assert_eq!(coded.decoded(), [0.0; 3]);
+    assert!(Nf4::encode(&[], BLOCK, true).decoded().is_empty());
+}
