@@ -182,6 +182,30 @@ fn numbers_that_are_none() {
 }
 
 #[test]
+fn matrices_in_4_bits_that_lie() {
+    for (from, to, expected) in [
+        ("\"blocksize\": 64", "\"blocksize\": 63", "blocksize 63"),
+        ("\"nested_blocksize\": 256", "\"nested_blocksize\": 255", "nested_blocksize"),
+        ("\"shape\": [48, 112]", "\"shape\": [48, 113]", "shape of model.layers.0.mlp.down_proj.weight"),
+        ("\"shape\": [48, 112]", "\"shape\": [4.8,112]", "the JSON text of bitsandbytes"),
+        ("\"nested_offset\": 0", "\"nested_offsex\": 0", "nested_offset of model.layers.0.mlp.down_proj.weight"),
+        ("down_proj.weight.absmax", "down_proj.weight.absmin", "tensor model.layers.0.mlp.down_proj.weight.absmin"),
+        ("down_proj.weight.quant_map", "down_proj.weight.quant_mad", "down_proj.weight.quant_mad"),
+    ] {
+        let folder = copy("tiny-untied-nf4");
+        let path = folder.path().join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, bytes).unwrap();
+        let opened = files::open(folder.path());
+        let read = opened.and_then(|files| files.tensors.tensor("model.layers.0.mlp.down_proj.weight"));
+        let error = read.expect_err(to).to_string();
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+}
+
+#[test]
 fn gguf_files_that_lie() {
     let small = |fields: &[(String, Field)], plans: &[Plan]| {
         let folder = tempfile::tempdir().unwrap();

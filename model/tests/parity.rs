@@ -127,6 +127,14 @@ fn assert_gradients(model: &Model, folder: &str, mut params: Params<Cpu>) {
 }
 
 #[test]
+fn a_base_in_4_bits_of_bitsandbytes_computes_what_transformers_does() {
+    let model = load("tiny-untied-nf4", None);
+    assert_logits(&model, "tiny-untied-nf4", 1e-4);
+    assert_greedy(&model, "tiny-untied-nf4");
+    assert!(!model.tensors.keys().any(|name| name.contains("absmax") || name.contains("quant")));
+}
+
+#[test]
 fn logits_and_greedy_tokens_equal_transformers() {
     for (folder, tolerance) in [("tiny-untied", 1e-4), ("tiny-tied", 1e-4), ("tiny-tied-bf16-sharded", 1e-4)] {
         let model = load(folder, None);

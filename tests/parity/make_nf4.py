@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/fixtures/nf4: weights in 4 bits as bitsandbytes codes, stores and decodes them.
+"""Makes tests/parity/fixtures/nf4 and tiny-untied-nf4: weights in 4 bits as bitsandbytes codes, stores and decodes them.
 
-  VENV/bin/pip install torch safetensors bitsandbytes
+  VENV/bin/pip install torch transformers accelerate bitsandbytes
   VENV/bin/python tests/parity/make_nf4.py
 
-`weights.safetensors` holds `weight` in f32; each other file the state dict of a bitsandbytes layer made of it, and `decoded`.
+nf4/weights.safetensors holds `weight` in f32; each other file there the state dict of a bitsandbytes layer made of it, and
+`decoded`. tiny-untied-nf4 is the fixture tiny-untied as transformers loads and saves it in 4 bits, and what it computes then.
 """
 import ctypes
+import json
 import os
+import shutil
 
 import torch
 from safetensors.torch import save_file
@@ -21,10 +24,12 @@ def no_library(*_):
 # takes another code than the nearest for a few scales.
 load, ctypes.cdll.LoadLibrary = ctypes.cdll.LoadLibrary, no_library
 import bitsandbytes.functional as F  # noqa: E402
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
 
 ctypes.cdll.LoadLibrary = load
 
-OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "nf4")
+FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures")
+OUT = os.path.join(FIXTURES, "nf4")
 ROWS, COLUMNS = 301, 75  # 353 blocks, the last one short; 75 columns: blocks run across rows
 
 
@@ -49,5 +54,30 @@ def main():
     print("mean of the scales", state.offset.item())
 
 
+def model():
+    source, out = os.path.join(FIXTURES, "tiny-untied"), os.path.join(FIXTURES, "tiny-untied-nf4")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                bnb_4bit_compute_dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, dtype=torch.float32, device_map="cpu")
+    loaded.save_pretrained(out)
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]:
+        shutil.copy(os.path.join(source, name), out)
+    with open(os.path.join(source, "expected.json")) as file:
+        rows = json.load(file)["rows"]
+    logits, greedy = {}, []
+    with torch.no_grad():
+        for i, row in enumerate(rows):
+            logits[f"logits.{i}"] = loaded(torch.tensor([row])).logits[0].contiguous()
+            ids = list(row)
+            for _ in range(32):
+                ids.append(int(loaded(torch.tensor([ids])).logits[0, -1].argmax()))
+            greedy.append(ids[len(row):])
+    save_file(logits, os.path.join(out, "logits.safetensors"))
+    with open(os.path.join(out, "expected.json"), "w") as file:
+        json.dump({"rows": rows, "greedy": greedy}, file)
+        file.write("\n")
+
+
 if __name__ == "__main__":
     main()
+    model()

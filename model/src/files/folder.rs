@@ -1,7 +1,7 @@
 //! A Hugging Face folder: `config.json`, safetensors in one file or in shards, and the tokenizer's files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Component, Path},
     sync::Arc,
 };
@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     ModelFiles,
+    bitsandbytes::{self, States},
     bytes::{read_text, read_text_if_there},
     config_json, family, fault,
     fingerprint::fingerprint,
@@ -46,21 +47,35 @@ pub(crate) fn open(folder: &Path) -> Result<ModelFiles, ModelError> {
 pub(crate) struct Shards {
     files: Vec<SafetensorsFile>,
     index: BTreeMap<String, usize>,
+    /// Matrices in 4 bits.
+    states: States,
     place: String,
 }
 
 impl Shards {
     /// All tensors of one file.
-    pub(crate) fn single(file: SafetensorsFile) -> Self {
+    pub(crate) fn single(file: SafetensorsFile) -> Result<Self, ModelError> {
         let index = file.names().into_iter().map(|name| (name, 0)).collect();
-        Self { place: file.name().to_owned(), files: vec![file], index }
+        Self::new(file.name().to_owned(), vec![file], index)
+    }
+
+    fn new(place: String, files: Vec<SafetensorsFile>, index: BTreeMap<String, usize>) -> Result<Self, ModelError> {
+        let mut shards = Self { files, index, states: States::new(), place };
+        let names: Vec<String> = shards.index.keys().cloned().collect();
+        shards.states = bitsandbytes::states(&shards.place, &names, &|name| shards.bytes(name))?;
+        Ok(shards)
+    }
+
+    /// The bytes of a tensor; none if it is not there.
+    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+        self.index.get(name).map(|number| self.files[*number].raw(name)).transpose()
     }
 
     fn open(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         if single.exists() {
-            return SafetensorsFile::open(&single, Limits::WEIGHTS).map(Self::single);
+            return Self::single(SafetensorsFile::open(&single, Limits::WEIGHTS)?);
         }
         if index.exists() {
             return Self::sharded(folder, &index);
@@ -103,7 +118,7 @@ impl Shards {
             }
             tensors.insert(tensor.clone(), number);
         }
-        Ok(Self { files, index: tensors, place })
+        Self::new(place, files, tensors)
     }
 
     /// Checks the weights against `config` and puts the model together.
@@ -115,11 +130,12 @@ impl Shards {
     ) -> Result<ModelFiles, ModelError> {
         super::check_vocabulary(&origin, &config, &tokenizer)?;
         family::check(&self.place, &config, &self)?;
-        let names = crate::decoder::tensors(&config).into_iter().map(|(name, _)| name);
-        let sorted = names.collect::<std::collections::BTreeSet<_>>();
-        let parts = sorted.into_iter().filter_map(|name| {
-            let part = self.files[*self.index.get(&name)?].part(&name)?;
-            Some((name, part))
+        let names: BTreeSet<String> = crate::decoder::tensors(&config).into_iter().map(|(name, _)| name).collect();
+        // in order of their names
+        let parts = self.index.iter().filter_map(|(name, number)| {
+            let counts = names.contains(name) || bitsandbytes::is_beside(&self.states, name);
+            let part = self.files[*number].part(name).filter(|_| counts)?;
+            Some((name.clone(), part))
         });
         let digest = fingerprint(&config, parts)?;
         super::merge_end_ids(&mut config, &tokenizer);
@@ -135,6 +151,10 @@ fn is_plain(name: &str) -> bool {
 
 impl TensorSource for Shards {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        if let Some(state) = self.states.get(name) {
+            let coded = bitsandbytes::matrix(&self.place, name, state, &|name| self.bytes(name))?;
+            return Ok(HostTensor::f32(state.shape.clone(), coded.decoded()));
+        }
         let number = self.index.get(name).ok_or_else(|| fault::missing(&self.place, format!("tensor {name}")))?;
         let tensor = self.files[*number].tensor(name)?;
         match tensor.first_not_finite() {
@@ -147,11 +167,14 @@ impl TensorSource for Shards {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        if let Some(state) = self.states.get(name) {
+            return Some(state.shape.clone());
+        }
         self.files[*self.index.get(name)?].shape(name)
     }
 
     fn names(&self) -> Vec<String> {
-        self.index.keys().cloned().collect()
+        self.index.keys().filter(|name| !bitsandbytes::is_beside(&self.states, name)).cloned().collect()
     }
 }
 

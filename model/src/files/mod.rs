@@ -6,6 +6,7 @@
 //! pickles are refused.
 
 pub mod atomic;
+pub(crate) mod bitsandbytes;
 mod bytes;
 pub(crate) mod config_json;
 mod family;
@@ -58,7 +59,7 @@ impl ModelFiles {
         let file = safetensors::SafetensorsFile::memory(name, weights.into(), safetensors::Limits::WEIGHTS)?;
         let template = Some(chat_template).filter(|text| !text.is_empty());
         let tokenizer = Arc::new(Tokenizer::from_json(name, tokenizer, tokenizer_config, template)?);
-        folder::Shards::single(file).into_model(config, tokenizer, name.to_owned())
+        folder::Shards::single(file)?.into_model(config, tokenizer, name.to_owned())
     }
 }
 

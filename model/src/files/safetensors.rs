@@ -105,6 +105,13 @@ impl SafetensorsFile {
         self.names().into_iter().map(|name| self.tensor(&name).map(|tensor| (name, tensor))).collect()
     }
 
+    /// The bytes of a tensor, whatever its type.
+    pub(crate) fn raw(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let info = self.header.info(name).ok_or_else(|| fault::missing(self.name(), format!("tensor {name}")))?;
+        let (start, end) = info.data_offsets;
+        self.bytes.read_at(self.data_start + start as u64, end - start)
+    }
+
     /// What identifies the tensor `name`.
     pub(crate) fn part(&self, name: &str) -> Option<Part<'_>> {
         let info = self.header.info(name)?;
@@ -129,8 +136,7 @@ impl TensorSource for SafetensorsFile {
             Dtype::F16 => Some(HostData::F32(le_chunks(&read, |b| f16::from_le_bytes(b).to_f32()))),
             _ => None,
         };
-        let (start, end) = info.data_offsets;
-        let read = self.bytes.read_at(self.data_start + start as u64, end - start)?;
+        let read = self.raw(name)?;
         let refused = || {
             let what = format!("tensor {name} of type {:?}", info.dtype);
             fault::unsupported(self.name(), what, "weights have to be F32, BF16 or F16")

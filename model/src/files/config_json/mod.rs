@@ -105,8 +105,10 @@ pub(crate) fn parse_object(place: &str, text: &str) -> Result<Map<String, Value>
 fn refuse_what_changes_the_result(object: &Object<'_>) -> Result<(), ModelError> {
     if let Some(value) = object.get("quantization_config") {
         let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-        let hint = "use the unquantised folder or a GGUF file";
-        return Err(fault::unsupported(object.place, format!("quantization_config {method:?}"), hint));
+        if method != "bitsandbytes" || value.get("load_in_4bit") != Some(&Value::Bool(true)) {
+            let hint = "served is bitsandbytes in 4 bits; use the unquantised folder or a GGUF file";
+            return Err(fault::unsupported(object.place, format!("quantization_config {method:?}"), hint));
+        }
     }
     object.refuse_unless("partial_rotary_factor", |v| v.as_f64() == Some(1.0), "")
 }

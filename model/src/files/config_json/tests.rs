@@ -177,6 +177,7 @@ fn what_is_not_served_is_refused_by_name() {
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor: 0.5"),
         (json!({"hidden_act": "gelu"}), "gelu"),
         (json!({"quantization_config": {"quant_method": "gptq"}}), "gptq"),
+        (json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}}), "in 4 bits"),
         (json!({"vocab_size": null}), "vocab_size is missing"),
         (json!({"hidden_size": -3}), "hidden_size: expected a whole number of at least 1, got -3"),
         (json!({"num_hidden_layers": 100000}), "num_hidden_layers: expected at most 4096, got 100000"),

@@ -1,0 +1,115 @@
+//! Matrices in 4 bits as bitsandbytes stores them: `X` holds the codes of matrix X, two a byte, and beside it stand the scales
+//! (`X.absmax`), what the codes stand for (`X.quant_map`), with double quantisation the scales of the scales (`X.nested_absmax`,
+//! `X.nested_quant_map`), and a JSON text in `X.quant_state.bitsandbytes__nf4` (or `fp4`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{fault, safetensors::le_chunks};
+use crate::{
+    ModelError,
+    quant::nf4::{Nf4, Scales},
+};
+
+/// Longest JSON text.
+const STATE_LIMIT: usize = 4096;
+/// What follows the name of a matrix in that of its JSON text.
+const STATE: [&str; 2] = [".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"];
+/// The same for what else stands beside it.
+const BESIDE: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
+/// Lengths of blocks that bitsandbytes knows.
+const BLOCKS: [usize; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/// The JSON text of a matrix.
+#[derive(Debug, Deserialize)]
+pub(crate) struct State {
+    blocksize: usize,
+    /// [out, in].
+    pub(crate) shape: Vec<usize>,
+    nested_blocksize: Option<usize>,
+    nested_offset: Option<f32>,
+}
+
+/// Matrices in 4 bits, by name.
+pub(crate) type States = BTreeMap<String, State>;
+
+/// The bytes of a tensor; none if there is no such tensor.
+pub(crate) type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, ModelError>;
+
+/// Reads what `names` say of matrices in 4 bits.
+pub(crate) fn states(place: &str, names: &[String], read: Read<'_>) -> Result<States, ModelError> {
+    let mut states = States::new();
+    for name in names {
+        let Some(matrix) = STATE.iter().find_map(|end| name.strip_suffix(end)) else { continue };
+        let text = read(name)?.unwrap_or_default();
+        let wrong = |got: String| fault::invalid(place, format!("tensor {name}"), "the JSON text of bitsandbytes", got);
+        if text.len() > STATE_LIMIT {
+            return Err(wrong(format!("{} bytes", text.len())));
+        }
+        let state: State = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        let count = state.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
+        if state.shape.len() != 2 || count.is_none() {
+            return Err(wrong(format!("shape {:?}", state.shape)));
+        }
+        if !BLOCKS.contains(&state.blocksize) {
+            return Err(wrong(format!("blocksize {}", state.blocksize)));
+        }
+        if state.nested_blocksize.is_some_and(|block| !BLOCKS.contains(&block)) {
+            return Err(wrong(format!("nested_blocksize {:?}", state.nested_blocksize)));
+        }
+        if states.insert(matrix.to_owned(), state).is_some() {
+            return Err(wrong("two of them".into()));
+        }
+    }
+    Ok(states)
+}
+
+/// True for what stands beside a matrix of `states`.
+pub(crate) fn is_beside(states: &States, name: &str) -> bool {
+    let mut ends = STATE.iter().chain(&BESIDE);
+    ends.any(|end| name.strip_suffix(end).is_some_and(|matrix| states.contains_key(matrix)))
+}
+
+/// Reads the matrix `name`.
+pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> Result<Nf4, ModelError> {
+    let bytes = |end: &str, expected: usize| {
+        let name = format!("{name}{end}");
+        let bytes = read(&name)?.ok_or_else(|| fault::missing(place, format!("tensor {name}")))?;
+        match bytes.len() == expected {
+            true => Ok(bytes),
+            false => Err(fault::invalid(place, format!("bytes of tensor {name}"), expected, bytes.len())),
+        }
+    };
+    let numbers = |end: &str, count: usize| {
+        let numbers = le_chunks(&bytes(end, 4 * count)?, f32::from_le_bytes);
+        match numbers.iter().find(|x| !x.is_finite()) {
+            None => Ok(numbers),
+            Some(x) => Err(fault::invalid(place, format!("tensor {name}{end}"), "finite numbers", x)),
+        }
+    };
+    let len: usize = state.shape.iter().product();
+    let packed = bytes("", len.div_ceil(2))?;
+    let mut codes = [0.0; 16];
+    codes.copy_from_slice(&numbers(".quant_map", 16)?);
+    let scales = len.div_ceil(state.blocksize);
+    let scales = match state.nested_blocksize {
+        None => Scales::Plain(numbers(".absmax", scales)?),
+        Some(block) => {
+            let mut map = Box::new([0.0; 256]);
+            map.copy_from_slice(&numbers(".nested_quant_map", 256)?);
+            let offset = state.nested_offset.filter(|x| x.is_finite());
+            let offset = offset.ok_or_else(|| {
+                fault::invalid(
+                    place,
+                    format!("nested_offset of {name}"),
+                    "a number",
+                    format!("{:?}", state.nested_offset),
+                )
+            })?;
+            let largest = numbers(".nested_absmax", scales.div_ceil(block))?;
+            Scales::Nested { codes: bytes(".absmax", scales)?, largest, offset, block, map }
+        }
+    };
+    Ok(Nf4 { packed, scales, block: state.blocksize, len, codes })
+}
