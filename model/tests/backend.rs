@@ -9,6 +9,7 @@ use folgore_model::{
     backend::{
         AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Head, Heads, Isa, MatrixData, Naive, SampleSpec,
     },
+    quant::nf4::Nf4,
 };
 use folgore_protocol::seed;
 
@@ -76,6 +77,7 @@ const PRODUCTS: &[Product] = &[
     Product { rows: 1, inner: 576, out: 576, part: (0, 1) },
     Product { rows: 2, inner: 33, out: 50, part: (0, 2) },
     Product { rows: 3, inner: 64, out: 31, part: (1, 3) },
+    Product { rows: 20, inner: 640, out: 100, part: (0, 20) },
     Product { rows: 4, inner: 7, out: 129, part: (0, 4) },
     Product { rows: 5, inner: 100, out: 8, part: (2, 5) },
     Product { rows: 13, inner: 8, out: 65, part: (0, 13) },
@@ -108,14 +110,41 @@ fn products<B: Backend>(b: &B, case: Product) -> Results {
     b.linear(&x, &w, &mut y, 0..rows, false);
     results.push((format!("set_matrix {case:?}"), b.download(&y)));
     let bits: Vec<u16> = random(6, out * inner).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
-    let half = b.matrix(MatrixData::Bf16(&bits), out, inner);
-    b.linear(&x, &half, &mut y, 0..rows, false);
-    results.push((format!("bf16 {case:?}"), b.download(&y)));
+    let four = [(32, true), (64, false)].map(|(block, nested)| Nf4::encode(&random(7, out * inner), block, nested));
+    let coded = [
+        ("bf16", MatrixData::Bf16(&bits)),
+        ("nf4", MatrixData::Nf4(&four[0])),
+        ("nf4 plain", MatrixData::Nf4(&four[1])),
+    ];
+    let coded = coded.map(|(name, data)| (name, b.matrix(data, out, inner)));
     let ids: Vec<u32> = (0..rows as u64).map(|i| seed::below(7, i, out as u64) as u32).collect();
-    let mut rows_of_w = b.alloc(rows * inner);
-    b.embed(&w, &ids, &mut rows_of_w);
-    results.push((format!("embed {case:?}"), b.download(&rows_of_w)));
+    for (name, mut w) in [("f32", w)].into_iter().chain(coded) {
+        b.linear(&x, &w, &mut y, 0..rows, true);
+        results.push((format!("{name} {case:?}"), b.download(&y)));
+        let mut dx = b.upload(&random(4, rows * inner));
+        b.linear_dx(&y, &w, &mut dx, part.clone(), true);
+        results.push((format!("{name} back {case:?}"), b.download(&dx)));
+        let mut rows_of_w = b.alloc(rows * inner);
+        b.embed(&w, &ids, &mut rows_of_w);
+        results.push((format!("{name} embed {case:?}"), b.download(&rows_of_w)));
+        // other numbers in the place of codes
+        b.set_matrix(&mut w, &b.upload(&random(5, out * inner)), 1.0);
+        b.linear(&x, &w, &mut y, 0..rows, false);
+        results.push((format!("{name} set {case:?}"), b.download(&y)));
+    }
     results
+}
+
+#[test]
+fn codes_take_the_memory_that_they_say() {
+    let (out, inner) = (320, 512);
+    let coded = Nf4::encode(&random(1, out * inner), 64, true);
+    let b = Cpu::new();
+    let bytes = |data: MatrixData| b.matrix_bytes(&b.matrix(data, out, inner));
+    assert_eq!(bytes(MatrixData::F32(&coded.decoded())), 4 * out * inner);
+    assert_eq!(bytes(MatrixData::Bf16(&vec![0; out * inner])), 2 * out * inner);
+    // a code for each number, a byte for 64, a number for 256 of those, and what the bytes stand for
+    assert_eq!(bytes(MatrixData::Nf4(&coded)), out * inner / 2 + out * inner / 64 + out * inner / 64 / 256 * 4 + 1024);
 }
 
 fn weight_gradients<B: Backend>(b: &B, case: Product) -> Results {

@@ -23,7 +23,7 @@
 
 use std::ops::Range;
 
-use crate::Activation;
+use crate::{Activation, quant::nf4::Nf4};
 
 mod adamw;
 mod choice;
@@ -40,13 +40,32 @@ pub use naive::Naive;
 /// Tokens in one block of the key-value cache.
 pub const BLOCK: usize = 16;
 
-/// Values of a matrix as they come from a file.
+/// Values of a matrix as they come from a file. A backend keeps them in few bytes where it can: products give the same bits as with
+/// the f32 numbers that they stand for.
 #[derive(Clone, Copy, Debug)]
 pub enum MatrixData<'a> {
     /// f32, row-major.
     F32(&'a [f32]),
     /// bfloat16 bits, row-major.
     Bf16(&'a [u16]),
+    /// Codes of four bits, row-major.
+    Nf4(&'a Nf4),
+}
+
+impl MatrixData<'_> {
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(bits) => bits.len(),
+            Self::Nf4(coded) => coded.len,
+        }
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The rows of one sequence in a forward call, and where its keys lie.

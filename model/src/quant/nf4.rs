@@ -96,6 +96,14 @@ impl Scales {
         }
     }
 
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Plain(scales) => size_of_val(&scales[..]),
+            Self::Nested { codes, largest, map, .. } => codes.len() + size_of_val(&largest[..]) + size_of_val(&map[..]),
+        }
+    }
+
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

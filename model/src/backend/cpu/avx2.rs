@@ -86,6 +86,8 @@ unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: us
 // caller's promise.
 impl Simd for Avx2 {
     type F = Pair;
+    /// The first eight numbers, and the others.
+    type Table = Pair;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {
@@ -145,6 +147,36 @@ impl Simd for Avx2 {
             transpose8(from.add(8), from_row, to.add(8 * to_row), to_row);
             transpose8(from.add(8 * from_row), from_row, to.add(8), to_row);
             transpose8(from.add(8 * from_row + 8), from_row, to.add(8 * to_row + 8), to_row);
+        }
+    }
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> Pair {
+        unsafe { self.read(values.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: Pair, codes: *const u8) -> Pair {
+        unsafe {
+            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.cast()));
+            // a permutation looks at three bits of each lane, a blend at the highest: that of the fourth
+            let eight = |codes: __m256i, high: __m256i| {
+                let low_half = _mm256_permutevar8x32_ps(table.0, codes);
+                let high_half = _mm256_permutevar8x32_ps(table.1, codes);
+                _mm256_blendv_ps(low_half, high_half, _mm256_castsi256_ps(high))
+            };
+            Pair(
+                eight(codes, _mm256_slli_epi32::<28>(codes)),
+                eight(_mm256_srli_epi32::<4>(codes), _mm256_slli_epi32::<24>(codes)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn read_bf16(self, from: *const u16) -> Pair {
+        unsafe {
+            let wide = |from: *const u16| {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            };
+            Pair(wide(from), wide(from.add(8)))
         }
     }
     #[inline(always)]

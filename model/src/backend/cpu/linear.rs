@@ -6,7 +6,7 @@ use super::{
     Cpu,
     buffer::CpuBuf,
     gemm::{self, KC, Left, MC, Right, Target},
-    matrix::CpuMatrix,
+    matrix::{CpuMatrix, Store},
     team::Parts,
 };
 use crate::backend::lanes::LANES;
@@ -18,6 +18,8 @@ const GRADIENT_OUTPUTS: usize = 192;
 
 /// Rows up to which a product is a matter of reading the matrix.
 const FEW_ROWS: usize = 12;
+/// Rows up to which several panels are multiplied at once.
+const FEW_PANEL_ROWS: usize = 3;
 
 /// Rows of a buffer: row `r` begins at `r * row`.
 #[derive(Clone, Copy)]
@@ -111,14 +113,60 @@ impl Cpu {
         let k = w.inner;
         let columns = group.start * LANES..(group.end * LANES).min(w.out);
         assert!(x.row >= k && x.values.len() >= (rows.end - 1) * x.row + k, "product: rows {rows:?} of {}", x.row);
-        let from = &w.panels[group.start * LANES * k..group.end * LANES * k];
         let first = columns.start - first_panel * LANES;
         out.at((rows.end - 1) * out_row + first + columns.len());
         let a = Left { at: x.values[rows.start * x.row..].as_ptr(), row: x.row, step: 1 };
-        let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
         let c = Target { at: out.at(rows.start * out_row + first), row: out_row, accumulate };
-        // SAFETY: x, the panels and out were just checked to hold these rows and columns; they are the caller's alone.
+        let Store::F32(panels) = &w.store else {
+            // SAFETY: x and out were just checked to hold these rows and columns; they are the caller's alone.
+            return unsafe { self.multiply_coded(rows.len(), w, group, a, c) };
+        };
+        let from = &panels[group.start * LANES * k..group.end * LANES * k];
+        let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
+        // SAFETY: as above, for the panels too.
         unsafe { self.multiply_blocked(rows.len(), columns.len(), k, a, b, c) }
+    }
+
+    /// The product with the panels `group` of a matrix that is not in f32: blocks of it are decoded, close together, and
+    /// multiplied while they are in a cache.
+    ///
+    /// # Safety
+    /// A has `m` rows of as many numbers as W has inputs, C `m` rows of the panels' columns that nothing else touches meanwhile.
+    unsafe fn multiply_coded(&self, m: usize, w: &CpuMatrix, group: Range<usize>, a: Left, c: Target) {
+        let k = w.inner;
+        // few rows: several panels at once, and as much of them as fits the first-level cache
+        let (wide, most) = if m <= FEW_PANEL_ROWS { (4, KC / 4) } else { (1, KC) };
+        let depth = k.div_ceil(k.div_ceil(most).max(1)).max(1);
+        let mut decoded = self.buffers.alloc(wide * depth * LANES);
+        let mut packed = self.pack_room(m.min(MC), group.len() * LANES, depth);
+        for r in (0..m).step_by(MC) {
+            let rows = MC.min(m - r);
+            let mut i = 0;
+            loop {
+                let deep = depth.min(k - i);
+                // SAFETY: the caller's promise, cut to this block.
+                let a =
+                    unsafe { pack_rows(packed.as_deref_mut(), Left { at: a.at.add(r * a.row + i), ..a }, rows, deep) };
+                for first in group.clone().step_by(wide) {
+                    let panels = first..(first + wide).min(group.end);
+                    for (panel, to) in panels.clone().zip(decoded.chunks_exact_mut(depth * LANES)) {
+                        w.tile(self.isa, panel, i..i + deep, to);
+                    }
+                    let columns = (panels.end * LANES).min(w.out) - first * LANES;
+                    let b = Right { at: decoded.as_ptr(), panel: depth * LANES, step: LANES };
+                    // SAFETY: as above; `decoded` holds these panels.
+                    unsafe {
+                        let at = c.at.add(r * c.row + (first - group.start) * LANES);
+                        let c = Target { at, accumulate: c.accumulate || i > 0, ..c };
+                        gemm::multiply(self.isa, rows, columns, deep, a, b, c);
+                    }
+                }
+                i += depth;
+                if i >= k {
+                    break;
+                }
+            }
+        }
     }
 
     /// [`gemm::multiply`] blocked for the caches, for any `m`, `n` and `k`; the numbers of a row of A are neighbours.
@@ -181,6 +229,7 @@ impl Cpu {
             let rows = piece(m, row_pieces, task / strip_pieces);
             let group = piece(strips, strip_pieces, task % strip_pieces);
             let mut turned = self.buffers.alloc(KC * LANES);
+            let mut decoded = [0.0; LANES * LANES];
             let mut packed = self.pack_room(rows.len(), group.len() * LANES, KC.min(outputs));
             let mut j = 0;
             while !rows.is_empty() && (j < outputs || j == 0) {
@@ -192,8 +241,15 @@ impl Cpu {
                     let columns = strip * LANES..((strip + 1) * LANES).min(inner);
                     for block in 0..depth.div_ceil(LANES) {
                         let panel = panels.start + j / LANES + block;
-                        let from =
-                            &w.panels[(panel * inner + columns.start) * LANES..(panel * inner + columns.end) * LANES];
+                        let from = match &w.store {
+                            Store::F32(panels) => {
+                                &panels[(panel * inner + columns.start) * LANES..(panel * inner + columns.end) * LANES]
+                            }
+                            _ => {
+                                w.tile(self.isa, panel, columns.clone(), &mut decoded);
+                                &decoded[..]
+                            }
+                        };
                         let to = &mut turned[block * LANES * LANES..(block + 1) * LANES * LANES];
                         // SAFETY: `from` holds the block, `to` its turned image.
                         unsafe {

@@ -8,6 +8,7 @@ mod attention_grad;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod buffer;
+mod four;
 mod gemm;
 mod head;
 mod isa;
@@ -168,19 +169,13 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, data: MatrixData<'_>, out: usize, inner: usize) -> CpuMatrix {
-        let len = match data {
-            MatrixData::F32(values) => values.len(),
-            MatrixData::Bf16(bits) => bits.len(),
-        };
-        check_len("matrix", len, out * inner);
-        let mut matrix = CpuMatrix { out, inner, panels: self.alloc(CpuMatrix::packed_len(out, inner)) };
-        matrix.pack(self.isa, &self.team, data, 1.0);
-        matrix
+        check_len("matrix", data.len(), out * inner);
+        CpuMatrix::new(self.isa, &self.team, data, out, inner, |len| self.alloc(len))
     }
 
     fn set_matrix(&self, matrix: &mut CpuMatrix, values: &CpuBuf, scale: f32) {
         check_len("set_matrix values", values.len(), matrix.out * matrix.inner);
-        matrix.pack(self.isa, &self.team, MatrixData::F32(values), scale);
+        matrix.set(self.isa, &self.team, values, scale, |len| self.alloc(len));
     }
 
     fn shape(&self, matrix: &CpuMatrix) -> (usize, usize) {
@@ -188,7 +183,7 @@ impl Backend for Cpu {
     }
 
     fn matrix_bytes(&self, matrix: &CpuMatrix) -> usize {
-        size_of_val(&matrix.panels[..])
+        matrix.bytes()
     }
 
     fn embed(&self, table: &CpuMatrix, ids: &[u32], out: &mut CpuBuf) {
@@ -198,7 +193,7 @@ impl Backend for Cpu {
         self.team.split(ids.len(), 1, ids.len() * width, |rows| {
             for r in rows {
                 // SAFETY: a row belongs to one piece.
-                table.copy_row(ids[r] as usize, unsafe { parts.part(r * width..(r + 1) * width) });
+                table.copy_row(self.isa, ids[r] as usize, unsafe { parts.part(r * width..(r + 1) * width) });
             }
         });
     }

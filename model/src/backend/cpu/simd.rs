@@ -12,6 +12,8 @@ use crate::backend::{
 pub(crate) trait Simd: Copy {
     /// Sixteen lanes.
     type F: Copy;
+    /// What sixteen codes stand for.
+    type Table: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -43,6 +45,19 @@ pub(crate) trait Simd: Copy {
     fn lanes(self, x: Self::F) -> [f32; LANES];
     /// Asks for the cache line at `at`, which need not be valid.
     fn prefetch(self, at: *const f32);
+
+    /// A table for [`Simd::look_up`].
+    fn table(self, values: &[f32; 16]) -> Self::Table;
+    /// Sixteen numbers of a table: lane i by the low half of byte i, lane i + 8 by its high half.
+    ///
+    /// # Safety
+    /// `codes` is valid for reads of 8 bytes.
+    unsafe fn look_up(self, table: Self::Table, codes: *const u8) -> Self::F;
+    /// Reads sixteen bfloat16 numbers.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of 16 u16 (any alignment).
+    unsafe fn read_bf16(self, from: *const u16) -> Self::F;
 
     /// Turns a block of sixteen by sixteen: number (r, j) at `from + r * from_row + j` goes to `to + j * to_row + r`.
     ///
@@ -116,6 +131,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Scalar {
     type F = [f32; LANES];
+    type Table = [f32; 16];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -165,6 +181,22 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _at: *const f32) {}
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> Self::Table {
+        *values
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: Self::Table, codes: *const u8) -> Self::F {
+        // SAFETY: the caller's promise; bytes are always aligned.
+        let codes = unsafe { codes.cast::<[u8; LANES / 2]>().read() };
+        each(|i| table[usize::from(codes[i % 8] >> (i / 8 * 4) & 15)])
+    }
+    #[inline(always)]
+    unsafe fn read_bf16(self, from: *const u16) -> Self::F {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        each(|i| f32::from_bits(u32::from(bits[i]) << 16))
+    }
 }
 
 #[cfg(test)]
@@ -183,6 +215,13 @@ mod tests {
             out.extend(s.lanes(v));
         }
         out.extend([s.sum(x), s.largest(x)]);
+        let table = s.table(a[..16].try_into().unwrap());
+        // SAFETY: each array is long enough.
+        let looked = unsafe { [s.look_up(table, [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe].as_ptr())] };
+        let bits: [u16; LANES] = std::array::from_fn(|i| (b[i].to_bits() >> 16) as u16);
+        // SAFETY: as above.
+        let wide = unsafe { s.read_bf16(bits.as_ptr()) };
+        out.extend(looked.into_iter().chain([wide]).flat_map(|v| s.lanes(v)));
         out.extend(s.lanes(s.load_part(&a[..5], -1.0)));
         let mut part = [0.0; 7];
         s.store_part(&mut part, y);
