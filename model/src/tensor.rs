@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::quant::nf4::Nf4;
+
 /// A tensor in f32 or bf16, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
@@ -57,6 +59,11 @@ pub type Tensors = BTreeMap<String, HostTensor>;
 pub trait TensorSource {
     /// Reads one tensor; the error names the tensor and the file.
     fn tensor(&self, name: &str) -> Result<HostTensor, crate::ModelError>;
+    /// A matrix in codes of four bits, where it is held so; [`TensorSource::tensor`] decodes it.
+    fn coded(&self, name: &str) -> Result<Option<Nf4>, crate::ModelError> {
+        let _ = name;
+        Ok(None)
+    }
     /// Shape of a tensor without reading it; none if it is not there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// All names.

@@ -2,12 +2,20 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use common::fixture;
-use folgore_model::quant::{
-    dynamic,
-    nf4::{BLOCK, CODES, Nf4, Scales},
+use folgore_model::{
+    HostData, ModelConfig, TensorSource, Tensors,
+    backend::Cpu,
+    decoder::{Backprop, Decoder, Linear, Ragged},
+    files::{self, Held, ModelFiles, NestedScales},
+    lora::{Adapter, LoraInit, LoraShape},
+    params::{Params, RandomWeights},
+    quant::{
+        dynamic,
+        nf4::{BLOCK, CODES, Nf4, Scales},
+    },
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -98,4 +106,68 @@ fn an_odd_number_of_weights_and_a_block_of_zeros() {
     assert_eq!((coded.packed.clone(), coded.scales.len()), (vec![0x77, 0x77], 2));
     assert_eq!(coded.decoded(), [0.0; 3]);
     assert!(Nf4::encode(&[], BLOCK, true).decoded().is_empty());
+}
+
+/// Every weight as a source gives it, none of them coded.
+fn decoded(files: &ModelFiles) -> Tensors {
+    files.tensors.names().into_iter().map(|name| (name.clone(), files.tensors.tensor(&name).unwrap())).collect()
+}
+
+/// A model of random weights with rows of whole blocks.
+fn model(how: Held) -> ModelFiles {
+    let files = files::open(&fixture("tiny-tied")).unwrap();
+    let config = ModelConfig {
+        hidden_size: 128,
+        intermediate_size: 192,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 32,
+        ..files.config
+    };
+    let tensors = Box::new(RandomWeights::new(config.clone(), 5));
+    ModelFiles { config, tensors, ..files }.held(how)
+}
+
+#[test]
+fn a_base_in_four_bits_is_trained_on_as_its_decoded_numbers_are() {
+    let how = Held { bf16: true, nf4: Some(NestedScales(true)) };
+    let (plain, held) = (model(Held::default()), model(how));
+    assert_ne!(held.digest, plain.digest);
+    assert_ne!(held.digest, model(Held { bf16: false, ..how }).digest);
+
+    let numbers = decoded(&held);
+    let (linear, head) = ("model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight");
+    let of_file = |name: &str| plain.tensors.tensor(name).unwrap().to_f32();
+    assert_eq!(numbers[linear].to_f32(), Nf4::encode(&of_file(linear), BLOCK, true).decoded());
+    assert!(matches!(numbers[head].data, HostData::Bf16(_)));
+    assert_eq!(numbers["model.norm.weight"].to_f32(), of_file("model.norm.weight"));
+
+    // the same log-probs and gradients, bit for bit, in far less memory
+    let results = |source: &dyn TensorSource| {
+        let decoder = Decoder::load(Arc::new(Cpu::new()), plain.config.clone(), source).unwrap();
+        let backend = decoder.backend().clone();
+        let shape = LoraShape {
+            r: 4,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            targets: Linear::ALL.to_vec(),
+            rules: Default::default(),
+        };
+        let mut params = Params::lora(&*backend, decoder.config(), shape.clone(), LoraInit::Gaussian, 3);
+        let adapter = Adapter::load(&*backend, decoder.config(), &shape, &params.values(&*backend)).unwrap();
+        let rows: [&[u32]; 2] = [&[5, 9, 17, 200, 31, 8], &[40, 41, 42]];
+        let mut input = Ragged::whole(&rows);
+        input.wanted = vec![0, 1, 2, 3, 4, 6, 7];
+        let targets = [9, 17, 200, 31, 8, 41, 42];
+        let tape = decoder.forward_train(input, Some(&adapter), Backprop::default());
+        let out = decoder.logprobs(tape.hidden(), &targets, 1.0);
+        decoder.backward(tape, Some(&adapter), &targets, 1.0, &out.lse, &[-0.1; 7], &mut params);
+        (out.logprobs, params.grads(&*backend), decoder.weights().bytes(&backend))
+    };
+    let (coded, wide) = (results(&*held.tensors), results(&numbers));
+    assert_eq!(coded.0, wide.0);
+    assert_eq!(coded.1, wide.1);
+    assert!(coded.1.values().any(|grad| grad.to_f32().iter().any(|x| *x != 0.0)));
+    assert!(3 * coded.2 < wide.2, "{} bytes and {}", coded.2, wide.2);
 }

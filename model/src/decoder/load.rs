@@ -23,6 +23,10 @@ pub(super) fn load<B: Backend>(
         Ok(backend.upload(&weight))
     };
     let matrix = |name: String, out: usize, inner: usize| -> Result<B::Matrix, ModelError> {
+        if let Some(coded) = source.coded(&name)? {
+            check_shape(&name, &[out, inner], source.shape(&name).as_deref())?;
+            return Ok(backend.matrix(MatrixData::Nf4(&coded), out, inner));
+        }
         let tensor = checked(source, &name, &[out, inner])?;
         let data = match &tensor.data {
             HostData::F32(values) => MatrixData::F32(values),
@@ -70,13 +74,18 @@ pub(super) fn load<B: Backend>(
 
 fn checked(source: &dyn TensorSource, name: &str, shape: &[usize]) -> Result<crate::HostTensor, ModelError> {
     let tensor = source.tensor(name)?;
-    if tensor.shape == shape {
-        return Ok(tensor);
+    check_shape(name, shape, Some(&tensor.shape))?;
+    Ok(tensor)
+}
+
+fn check_shape(name: &str, expected: &[usize], got: Option<&[usize]>) -> Result<(), ModelError> {
+    if got == Some(expected) {
+        return Ok(());
     }
     Err(ModelError::Invalid {
         place: "model weights".into(),
         what: format!("shape of {name}"),
-        expected: format!("{shape:?} (from config.json)"),
-        got: format!("{:?}", tensor.shape),
+        expected: format!("{expected:?} (from config.json)"),
+        got: format!("{:?}", got.unwrap_or_default()),
     })
 }

@@ -16,7 +16,7 @@ use super::{
     fingerprint::fingerprint,
     safetensors::{Limits, SafetensorsFile},
 };
-use crate::{HostTensor, ModelConfig, ModelError, TensorSource, tokenizer::Tokenizer};
+use crate::{HostTensor, ModelConfig, ModelError, TensorSource, quant::nf4::Nf4, tokenizer::Tokenizer};
 
 const CONFIG_LIMIT: u64 = 1 << 20;
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -151,8 +151,7 @@ fn is_plain(name: &str) -> bool {
 
 impl TensorSource for Shards {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
-        if let Some(state) = self.states.get(name) {
-            let coded = bitsandbytes::matrix(&self.place, name, state, &|name| self.bytes(name))?;
+        if let (Some(state), Some(coded)) = (self.states.get(name), self.coded(name)?) {
             return Ok(HostTensor::f32(state.shape.clone(), coded.decoded()));
         }
         let number = self.index.get(name).ok_or_else(|| fault::missing(&self.place, format!("tensor {name}")))?;
@@ -164,6 +163,11 @@ impl TensorSource for Shards {
                 Err(fault::invalid(place, format!("tensor {name}"), "finite numbers", value))
             }
         }
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Nf4>, ModelError> {
+        let Some(state) = self.states.get(name) else { return Ok(None) };
+        bitsandbytes::matrix(&self.place, name, state, &|name| self.bytes(name)).map(Some)
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

@@ -14,6 +14,7 @@ pub(crate) mod fault;
 mod fingerprint;
 mod folder;
 pub mod gguf;
+mod held;
 pub mod peft;
 pub mod safetensors;
 
@@ -23,6 +24,7 @@ use folgore_protocol::Digest;
 
 use crate::{ModelConfig, ModelError, TensorSource, tokenizer::Tokenizer};
 pub(crate) use bytes::{Bytes, read_text, read_text_if_there};
+pub use held::{Held, NestedScales};
 
 /// A model as its files describe it; no weight is read yet.
 pub struct ModelFiles {

@@ -1,0 +1,95 @@
+//! A base in fewer bits than its files have: coded as it is read, so that everybody who reads it, an export too, sees the numbers
+//! that are trained on.
+
+use folgore_protocol::Digest;
+use half::bf16;
+use serde::Serialize;
+
+use super::ModelFiles;
+use crate::{
+    HostData, HostTensor, ModelError, TensorSource,
+    decoder::Linear,
+    quant::nf4::{BLOCK, Nf4},
+};
+
+/// How the matrices of a base are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Rounded to bfloat16, but for those in four bits.
+    pub bf16: bool,
+    /// The linear maps of all layers in NF4; `nested` codes their scales too (double quantisation).
+    pub nf4: Option<NestedScales>,
+}
+
+/// Whether the scales of blocks are coded themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NestedScales(pub bool);
+
+impl ModelFiles {
+    /// The same model held as `how` says: another one, with a digest of its own, unless that changes nothing.
+    pub fn held(self, how: Held) -> Self {
+        if how == Held::default() {
+            return self;
+        }
+        let digest = Digest::of(format!("{} {}", self.digest, serde_json::json!(how)).as_bytes());
+        Self { tensors: Box::new(Source { files: self.tensors, how }), digest, ..self }
+    }
+}
+
+struct Source {
+    files: Box<dyn TensorSource + Send + Sync>,
+    how: Held,
+}
+
+/// True for the weights of a linear map of a layer.
+fn is_linear(name: &str) -> bool {
+    let module = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')?.1.strip_suffix(".weight"));
+    module.is_some_and(|module| Linear::ALL.iter().any(|linear| linear.path() == module))
+}
+
+impl TensorSource for Source {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        if let Some(coded) = self.coded(name)? {
+            let shape = self.shape(name).unwrap_or_default();
+            return Ok(HostTensor::f32(shape, coded.decoded()));
+        }
+        let mut tensor = self.files.tensor(name)?;
+        if let (true, 2, HostData::F32(values)) = (self.how.bf16, tensor.shape.len(), &tensor.data) {
+            tensor.data = HostData::Bf16(values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect());
+        }
+        Ok(tensor)
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Nf4>, ModelError> {
+        match (self.files.coded(name)?, self.how.nf4) {
+            (None, Some(NestedScales(nested))) if is_linear(name) => {
+                Ok(Some(Nf4::encode(&self.files.tensor(name)?.to_f32(), BLOCK, nested)))
+            }
+            (coded, _) => Ok(coded),
+        }
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.files.shape(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.files.names()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_maps_are_told_by_their_names() {
+        assert!(
+            is_linear("model.layers.11.self_attn.q_proj.weight") && is_linear("model.layers.0.mlp.down_proj.weight")
+        );
+        for other in ["lm_head.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.bias"]
+        {
+            assert!(!is_linear(other), "{other}");
+        }
+    }
+}
