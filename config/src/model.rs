@@ -9,19 +9,18 @@ use crate::{HubName, Problems};
 /// Name of the policy that is compiled into the binary.
 pub const EMBEDDED: &str = "embedded";
 
-/// Precision in which the base is held in memory. Sums are always formed in f32.
+/// Precision in which the matrices of the base are held in memory. Sums are always formed in f32, and log-probs of sampler and
+/// learner are equal bit for bit with any of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
-    /// f32, whatever the file holds: the sampler's and the learner's log-probs are then equal bit for bit.
+    /// Every number as it is in the file; those of bf16 files take the memory of bf16.
     #[default]
-    #[serde(alias = "f32", alias = "fp32")]
+    #[serde(alias = "f32", alias = "fp32", alias = "auto")]
     Float32,
-    /// bf16: half the memory.
+    /// Rounded to bf16: half the memory.
     #[serde(alias = "bf16")]
     Bfloat16,
-    /// As in the file.
-    Auto,
 }
 
 /// The section `model`.
@@ -36,6 +35,10 @@ pub struct ModelSection {
     pub adapter: Option<PathBuf>,
     /// Precision of the base.
     pub dtype: Dtype,
+    /// Holds the linear maps of all layers in NF4 (QLoRA): about an eighth of their memory in f32.
+    pub load_in_4bit: bool,
+    /// With `load_in_4bit`, codes the scales of its blocks too (double quantisation): 4.13 bits a weight instead of 4.5.
+    pub use_bnb_nested_quant: bool,
     /// Recomputes activations layer by layer in the backward pass: less memory, about a third more time.
     pub gradient_checkpointing: bool,
     /// Most tokens of one sequence, prompt and completion together; none: the model's own limit.
@@ -49,6 +52,8 @@ impl Default for ModelSection {
             model_revision: None,
             adapter: None,
             dtype: Dtype::Float32,
+            load_in_4bit: false,
+            use_bnb_nested_quant: false,
             gradient_checkpointing: false,
             max_seq_length: None,
         }
@@ -81,6 +86,8 @@ impl ModelSection {
             let got = format!("{:?}", self.model_name_or_path);
             p.expect(free, "model_revision", "a name on the hub without a revision in model_name_or_path", got);
         }
+        let nested = self.load_in_4bit || !self.use_bnb_nested_quant;
+        p.expect(nested, "use_bnb_nested_quant", "false without model.load_in_4bit", self.use_bnb_nested_quant);
         if let Some(n) = self.max_seq_length {
             p.expect(n >= 2, "max_seq_length", "at least 2 tokens", n);
         }

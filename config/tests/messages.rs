@@ -32,7 +32,7 @@ fn a_file_is_refused_with_line_and_column() {
         ("run:\n  name: 12\n", "run.yaml:2:3: run.name: expected a text; for the text 12 write '\"12\"', got 12"),
         (
             "model:\n  dtype: float31\n",
-            "run.yaml:2:3: model.dtype: expected one of `f32`, `float32`, `fp32`, `bf16`, `bfloat16`, `auto`, got `float31`; \
+            "run.yaml:2:3: model.dtype: expected one of `auto`, `f32`, `float32`, `fp32`, `bf16`, `bfloat16`, got `float31`; \
              did you mean `float32`?",
         ),
         (

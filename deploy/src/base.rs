@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use folgore_config::{HubName, ModelSection};
+use folgore_config::{Dtype, HubName, ModelSection};
 use folgore_model::{
-    files::{self, ModelFiles},
+    files::{self, Held, ModelFiles, NestedScales},
     tokenizer::Tokenizer,
 };
 
@@ -31,6 +31,7 @@ pub struct Base {
     place: Option<PathBuf>,
     name: String,
     hub: Option<HubName>,
+    held: Held,
 }
 
 impl Base {
@@ -48,11 +49,25 @@ impl Base {
     /// As [`Base::find`].
     pub fn wanted(name: &str, want: Want) -> Result<Self> {
         if name == embedded::NAME {
-            return Ok(Self { place: None, name: name.to_owned(), hub: None });
+            return Ok(Self { place: None, name: name.to_owned(), hub: None, held: Held::default() });
         }
         let Found { path, hub } = find(name, want)?;
         let name = hub.as_ref().map_or(name.to_owned(), HubName::to_string);
-        Ok(Self { place: Some(path), name, hub })
+        Ok(Self { place: Some(path), name, hub, held: Held::default() })
+    }
+
+    /// Finds the model of a run, held as `section` says.
+    ///
+    /// # Errors
+    /// As [`Base::find`].
+    pub fn of(section: &ModelSection) -> Result<Self> {
+        Ok(Self::find(&section.reference())?.held_by(section))
+    }
+
+    /// The same model, held as `section` says.
+    pub fn held_by(self, section: &ModelSection) -> Self {
+        let nf4 = section.load_in_4bit.then_some(NestedScales(section.use_bnb_nested_quant));
+        Self { held: Held { bf16: section.dtype == Dtype::Bfloat16, nf4 }, ..self }
     }
 
     /// What it is called in records: as the user named it, and on the hub with its commit, which names the same files for ever.
@@ -75,10 +90,11 @@ impl Base {
     /// # Errors
     /// If they are no model.
     pub fn files(&self) -> Result<ModelFiles> {
-        match &self.place {
-            None => embedded::files(),
-            Some(path) => Ok(files::open(path)?),
-        }
+        let files = match &self.place {
+            None => embedded::files()?,
+            Some(path) => files::open(path)?,
+        };
+        Ok(files.held(self.held))
     }
 
     /// Its tokenizer.
@@ -202,7 +218,8 @@ mod tests {
     fn a_base_of_the_hub_is_recorded_with_its_commit() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let hub = HubName::parse(&format!("owner/name@{commit}:x.gguf")).unwrap();
-        let base = Base { place: Some("somewhere".into()), name: hub.to_string(), hub: Some(hub) };
+        let base =
+            Base { place: Some("somewhere".into()), name: hub.to_string(), hub: Some(hub), held: Held::default() };
         let mut section = ModelSection { model_name_or_path: "owner/name:x.gguf".into(), ..ModelSection::default() };
         base.pin(&mut section);
         assert_eq!(section.model_name_or_path, "owner/name:x.gguf");

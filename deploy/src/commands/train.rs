@@ -297,7 +297,7 @@ pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result
         if elsewhere { crate::reward::build(&config.reward) } else { crate::reward::build_here(&config.reward) }?;
     leave_out_evaluations(&mut config, reward.as_ref());
     config.settle_steps(dataset.train.len());
-    let base = Base::find(&config.model.reference())?;
+    let base = Base::of(&config.model)?;
     base.pin(&mut config.model);
     let policy = Policy::on(&base, Arc::new(Cpu::new()))?;
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -10,6 +10,7 @@ use folgore_protocol::{Digest, Hello, PROTOCOL_VERSION, Role, RunCard, RunName, 
 use folgore_rollout::fleet::{JoinError, Pulse, PulseConfig, join};
 
 use crate::{
+    base::Base,
     cli::{WorkerArgs, WorkerRole},
     cluster::{self, BUILD, CONFIGURATION},
     compose::{Hands, House},
@@ -168,8 +169,9 @@ async fn begin(
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
         Role::Rollout => {
-            let named = config.model.reference();
-            let loaded = tokio::task::spawn_blocking(move || Policy::load(&named, Arc::new(Cpu::new()))).await?;
+            let section = config.model.clone();
+            let load = move || Policy::on(&Base::of(&section)?, Arc::new(Cpu::new()));
+            let loaded = tokio::task::spawn_blocking(load).await?;
             let policy = Arc::new(loaded.context("--model names the model where it lies here")?);
             facts.extend(cluster::policy_facts(&policy));
             Some(policy)

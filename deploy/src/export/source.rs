@@ -39,6 +39,11 @@ impl Source {
             None => bail!("{}: its base model is not named: give --model", path.display()),
         };
         let base = Base::find(&base).with_context(|| format!("the base of {}", path.display()))?;
+        // as it was trained on
+        let base = match &config {
+            Some(config) => base.held_by(&config.model),
+            None => base,
+        };
         let agent = match AgentConfig::read(&path)? {
             Some(agent) => agent,
             None => of_config(base.name(), config.as_ref()),
