@@ -345,3 +345,27 @@ fn a_run_is_exported_from_its_newest_checkpoint() {
     let (kept, out) = (kept.display().to_string(), out.display().to_string());
     run(&["export", &kept, "--check", &out]).well();
 }
+
+/// What is exported is the base that was trained on, in four bits, not that of its files.
+#[test]
+fn a_base_in_four_bits_is_exported_as_it_was_trained_on() {
+    let folder = folder();
+    let place = folder.path().display().to_string();
+    let train = ["train", "demo", "--run-name", "q", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
+    let four = ["model.load_in_4bit=true", "model.use_bnb_nested_quant=true", "rollout.num_prompts=2"];
+    run(&[&train[..], &four].concat()).well();
+    let merged = |out: &str, more: &[&str]| {
+        let out = folder.path().join(out).display().to_string();
+        run(&[&["export", "--output-dir", &place, "--to", "merged", "--dtype", "f32", "--out", &out], more].concat())
+            .well();
+        safetensors::read(&Path::new(&out).join("model.safetensors")).unwrap()
+    };
+    let trained = merged("trained", &["q"]);
+    let checkpoint = folder.path().join("q/checkpoints/checkpoint-2");
+    let alone = folder.path().join("alone");
+    fs::rename(checkpoint, &alone).unwrap();
+    let whole = merged("whole", &[&alone.display().to_string(), "--model", "embedded"]);
+    let (linear, head) = ("model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight");
+    assert_ne!(trained[linear], whole[linear]);
+    assert_eq!(trained[head], whole[head]);
+}

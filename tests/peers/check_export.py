@@ -38,6 +38,7 @@ ap.add_argument("--out", required=True, help="folder for the exports; those that
 ap.add_argument("--folgore", default="target/release/folgore")
 ap.add_argument("--tolerance", type=float, default=1e-3)
 ap.add_argument("--threads", type=int, default=int(os.environ.get("PEER_THREADS", "2")))
+ap.add_argument("--show", type=int, default=0, help="print this many questions with the answers of both sides")
 ap.add_argument("--skip", default="", help="peers to leave out: transformers, peft, llama.cpp")
 a = ap.parse_args()
 skipped = a.skip.split(",")
@@ -125,8 +126,11 @@ if "llama.cpp" not in skipped:
     apart = export("ollama", "--quant", "f16", "--apart")
     base, adapter = os.path.join(apart, "base-F16.gguf"), os.path.join(apart, "adapter.gguf")
     of_whole = ours(whole, None, conversations)
+    theirs_of_whole = llama_cpp(whole, None, conversations)
+    for at in range(0, len(QUESTIONS), len(QUESTIONS) // a.show) if a.show else []:
+        print(f"{QUESTIONS[at]}\n  folgore generate: {of_whole[at]}\n  llama.cpp:        {theirs_of_whole[at]}", file=sys.stderr)
     for name, theirs, expected in [
-        ("llama_cpp_merged_f16", llama_cpp(whole, None, conversations), of_whole),
+        ("llama_cpp_merged_f16", theirs_of_whole, of_whole),
         ("llama_cpp_base_and_adapter_f16", llama_cpp(base, adapter, conversations), ours(base, a.source, conversations)),
     ]:
         result[name + "_equal"] = sum(t == e for t, e in zip(theirs, expected, strict=True))
