@@ -43,7 +43,7 @@ pub use hub::HubName;
 pub use load::{Loaded, MAX_FILE_BYTES, load, load_text};
 pub use log::LogSection;
 pub use lora::LoraSection;
-pub use model::{Dtype, ModelSection};
+pub use model::{BaseForm, Dtype, ModelSection};
 pub use optim::OptimSection;
 pub use preset::{PRESETS, preset, preset_names};
 pub use replay::ReplaySection;

@@ -23,6 +23,18 @@ pub enum Dtype {
     Bfloat16,
 }
 
+/// How the matrices of a base are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BaseForm {
+    /// [`ModelSection::dtype`]
+    pub dtype: Dtype,
+    /// [`ModelSection::load_in_4bit`]
+    pub load_in_4bit: bool,
+    /// [`ModelSection::use_bnb_nested_quant`]
+    pub use_bnb_nested_quant: bool,
+}
+
 /// The section `model`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -64,6 +76,12 @@ impl ModelSection {
     /// True if the base is the policy that is compiled into the binary.
     pub fn is_embedded(&self) -> bool {
         self.model_name_or_path == EMBEDDED
+    }
+
+    /// How the base is held.
+    pub fn base_form(&self) -> BaseForm {
+        let Self { dtype, load_in_4bit, use_bnb_nested_quant, .. } = *self;
+        BaseForm { dtype, load_in_4bit, use_bnb_nested_quant }
     }
 
     /// The base in one word: its name, with the revision where one is said.

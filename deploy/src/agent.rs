@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use folgore_config::rollout::RolloutSection;
+use folgore_config::{BaseForm, rollout::RolloutSection};
 use folgore_protocol::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -20,6 +20,8 @@ pub const FILE: &str = "agent_config.yaml";
 pub struct AgentConfig {
     /// The base, as the user named it.
     pub base_model: String,
+    /// How it was held: numbers that are not those of its files are part of the policy.
+    pub base_form: BaseForm,
     /// Put before every conversation without a system message of its own.
     pub system_prompt: Option<String>,
     /// Descriptions of tools, as the chat template was given them.
@@ -81,6 +83,7 @@ impl AgentConfig {
         let tools = variables.remove("tools");
         Self {
             base_model: what.policy.name.clone(),
+            base_form: what.config.model.base_form(),
             system_prompt: what.config.data.system_prompt.clone(),
             tools: tools.and_then(|tools| tools.as_array().cloned()).unwrap_or_default(),
             sampling: (&what.config.rollout).into(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use folgore_config::{Dtype, HubName, ModelSection};
+use folgore_config::{BaseForm, Dtype, HubName, ModelSection};
 use folgore_model::{
     files::{self, Held, ModelFiles, NestedScales},
     tokenizer::Tokenizer,
@@ -61,13 +61,23 @@ impl Base {
     /// # Errors
     /// As [`Base::find`].
     pub fn of(section: &ModelSection) -> Result<Self> {
-        Ok(Self::find(&section.reference())?.held_by(section))
+        Ok(Self::find(&section.reference())?.in_form(section.base_form()))
     }
 
-    /// The same model, held as `section` says.
-    pub fn held_by(self, section: &ModelSection) -> Self {
-        let nf4 = section.load_in_4bit.then_some(NestedScales(section.use_bnb_nested_quant));
-        Self { held: Held { bf16: section.dtype == Dtype::Bfloat16, nf4 }, ..self }
+    /// The same model, held as `form` says.
+    pub fn in_form(self, form: BaseForm) -> Self {
+        let nf4 = form.load_in_4bit.then_some(NestedScales(form.use_bnb_nested_quant));
+        Self { held: Held { bf16: form.dtype == Dtype::Bfloat16, nf4 }, ..self }
+    }
+
+    /// How it is held, for people; none if that is as in its files.
+    pub fn form(&self) -> Option<&'static str> {
+        match self.held {
+            Held { nf4: Some(NestedScales(true)), .. } => Some("NF4 with nested scales"),
+            Held { nf4: Some(NestedScales(false)), .. } => Some("NF4"),
+            Held { bf16: true, nf4: None } => Some("bfloat16"),
+            Held { bf16: false, nf4: None } => None,
+        }
     }
 
     /// What it is called in records: as the user named it, and on the hub with its commit, which names the same files for ever.

@@ -18,7 +18,10 @@ use folgore_model::{
 };
 use folgore_protocol::Digest;
 
-use crate::base::{self, Base, Want};
+use crate::{
+    agent::AgentConfig,
+    base::{self, Base, Want},
+};
 
 /// A model ready to run.
 pub struct Policy {
@@ -45,9 +48,14 @@ pub fn open_tokenizer(name: &str) -> Result<Arc<Tokenizer>> {
 }
 
 impl Policy {
-    /// Loads the base `name`.
-    pub fn load(name: &str, backend: Arc<Cpu>) -> Result<Self> {
-        Self::on(&Base::find(name)?, backend)
+    /// Loads the base `name` in the form in which the adapter `given`, if there is one, was trained on it.
+    pub fn under(name: &str, given: Option<&Path>, backend: Arc<Cpu>) -> Result<Self> {
+        let agent = given.map(AgentConfig::read).transpose()?.flatten();
+        let base = Base::find(name)?.in_form(agent.unwrap_or_default().base_form);
+        if let Some(form) = base.form() {
+            eprintln!("base: in {form}, as the adapter was trained on it");
+        }
+        Self::on(&base, backend)
     }
 
     /// Loads `base`.

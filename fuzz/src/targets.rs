@@ -28,6 +28,18 @@ pub struct Target {
 
 const JSON: &[&str] =
     &["{", "}", "[", "]", ",", ":", "\"", "\\u0000", "\\ud800", "null", "1e999", "-0", "\u{feff}", "😀"];
+const STATE: &[&str] = &[
+    "\"blocksize\": 64",
+    "\"blocksize\": 4096",
+    "\"shape\": [48, 112]",
+    "\"shape\": [0, 9]",
+    "\"nested_blocksize\": 256",
+    "\"nested_offset\": 3e38",
+    ".weight.absmax",
+    ".quant_state.bitsandbytes__nf4",
+    "\"U8\"",
+    "1e39",
+];
 const TOKENIZER: &[&str] = &[
     "\"BPE\"",
     "\"WordPiece\"",
@@ -71,10 +83,11 @@ const TEMPLATE: &[&str] = &[
 ];
 
 /// All of them.
-pub static TARGETS: [Target; 9] = [
+pub static TARGETS: [Target; 10] = [
     Target { name: "safetensors", read: |bytes| taken(safetensors_file(bytes)), more: 0, words: JSON },
     Target { name: "safetensors_header", read: |bytes| taken(safetensors_header(bytes)), more: 0, words: JSON },
     Target { name: "safetensors_index", read: |bytes| taken(safetensors_index(bytes)), more: 0, words: JSON },
+    Target { name: "bitsandbytes", read: |bytes| taken(bitsandbytes(bytes)), more: 0, words: STATE },
     Target { name: "config", read: |bytes| taken(config(bytes)), more: 0, words: JSON },
     Target { name: "tokenizer", read: |bytes| taken(tokenizer(bytes)), more: 0, words: TOKENIZER },
     Target { name: "gguf", read: |bytes| taken(gguf_file(bytes)), more: 0, words: &[] },
@@ -90,6 +103,8 @@ struct Around {
     tokenizer: String,
     adapter_config: String,
     adapter: Vec<u8>,
+    /// `config.json` and `tokenizer.json` of a model in four bits.
+    coded: [String; 2],
     folder: TempDir,
 }
 
@@ -111,6 +126,7 @@ fn around() -> std::io::Result<Around> {
         tokenizer: text("tiny-tied/tokenizer.json")?,
         adapter_config: text("adapter-tied-rslora/adapter_config.json")?,
         adapter: fs::read(fixtures.join("adapter-tied-rslora/adapter_model.safetensors"))?,
+        coded: [text("tiny-untied-nf4/config.json")?, text("tiny-untied-nf4/tokenizer.json")?],
         folder,
     })
 }
@@ -123,9 +139,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Reads every weight too.
+/// Reads every weight too, and its codes.
 fn whole(model: Result<ModelFiles, ModelError>) -> bool {
-    model.is_ok_and(|model| model.tensors.names().iter().all(|name| model.tensors.tensor(name).is_ok()))
+    model.is_ok_and(|model| {
+        model.tensors.names().iter().all(|name| model.tensors.tensor(name).is_ok() && model.tensors.coded(name).is_ok())
+    })
 }
 
 fn safetensors_file(bytes: &[u8]) -> bool {
@@ -147,6 +165,12 @@ fn safetensors_index(bytes: &[u8]) -> bool {
 fn config(bytes: &[u8]) -> bool {
     let around = &*AROUND;
     whole(ModelFiles::from_memory("fuzz", around.weights.as_slice(), &text(bytes), &around.tokenizer, "{}", ""))
+}
+
+/// The bytes are the weights of a model in four bits.
+fn bitsandbytes(bytes: &[u8]) -> bool {
+    let [config, tokenizer] = &AROUND.coded;
+    whole(ModelFiles::from_memory("fuzz", bytes.to_vec(), config, tokenizer, "{}", ""))
 }
 
 fn tokenizer(bytes: &[u8]) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::quant::nf4::Nf4;
+use crate::quant::Coded;
 
 /// A tensor in f32 or bf16, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,14 @@ impl HostTensor {
         }
     }
 
+    /// The values as f32, without a copy where they are.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self { data: HostData::F32(values), .. } => values,
+            other => other.to_f32(),
+        }
+    }
+
     /// The values as f32.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.data {
@@ -60,7 +68,7 @@ pub trait TensorSource {
     /// Reads one tensor; the error names the tensor and the file.
     fn tensor(&self, name: &str) -> Result<HostTensor, crate::ModelError>;
     /// A matrix in codes of four bits, where it is held so; [`TensorSource::tensor`] decodes it.
-    fn coded(&self, name: &str) -> Result<Option<Nf4>, crate::ModelError> {
+    fn coded(&self, name: &str) -> Result<Option<Coded>, crate::ModelError> {
         let _ = name;
         Ok(None)
     }

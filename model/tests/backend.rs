@@ -9,7 +9,7 @@ use folgore_model::{
     backend::{
         AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Head, Heads, Isa, MatrixData, Naive, SampleSpec,
     },
-    quant::nf4::Nf4,
+    quant::{Coded, Codes, Scales, nf4},
 };
 use folgore_protocol::seed;
 
@@ -110,11 +110,20 @@ fn products<B: Backend>(b: &B, case: Product) -> Results {
     b.linear(&x, &w, &mut y, 0..rows, false);
     results.push((format!("set_matrix {case:?}"), b.download(&y)));
     let bits: Vec<u16> = random(6, out * inner).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
-    let four = [(32, true), (64, false)].map(|(block, nested)| Nf4::encode(&random(7, out * inner), block, nested));
+    let four = [(32, true), (64, false)].map(|(block, nested)| nf4::encode(&random(7, out * inner), block, nested));
+    let block = if inner.is_multiple_of(16) { 16 } else { 1 };
+    let eight = Coded {
+        codes: Codes::Eight((0..(out * inner) as u64).map(|i| seed::below(11, i, 256) as u8 as i8).collect()),
+        scales: Scales::Plain(random(12, out * inner / block)),
+        least: Some(random(13, out * inner / block)),
+        block,
+        len: out * inner,
+    };
     let coded = [
+        ("eight bits", MatrixData::Coded(&eight)),
         ("bf16", MatrixData::Bf16(&bits)),
-        ("nf4", MatrixData::Nf4(&four[0])),
-        ("nf4 plain", MatrixData::Nf4(&four[1])),
+        ("nf4", MatrixData::Coded(&four[0])),
+        ("nf4 plain", MatrixData::Coded(&four[1])),
     ];
     let coded = coded.map(|(name, data)| (name, b.matrix(data, out, inner)));
     let ids: Vec<u32> = (0..rows as u64).map(|i| seed::below(7, i, out as u64) as u32).collect();
@@ -138,13 +147,16 @@ fn products<B: Backend>(b: &B, case: Product) -> Results {
 #[test]
 fn codes_take_the_memory_that_they_say() {
     let (out, inner) = (320, 512);
-    let coded = Nf4::encode(&random(1, out * inner), 64, true);
+    let coded = nf4::encode(&random(1, out * inner), 64, true);
     let b = Cpu::new();
     let bytes = |data: MatrixData| b.matrix_bytes(&b.matrix(data, out, inner));
     assert_eq!(bytes(MatrixData::F32(&coded.decoded())), 4 * out * inner);
     assert_eq!(bytes(MatrixData::Bf16(&vec![0; out * inner])), 2 * out * inner);
     // a code for each number, a byte for 64, a number for 256 of those, and what the bytes stand for
-    assert_eq!(bytes(MatrixData::Nf4(&coded)), out * inner / 2 + out * inner / 64 + out * inner / 64 / 256 * 4 + 1024);
+    assert_eq!(
+        bytes(MatrixData::Coded(&coded)),
+        out * inner / 2 + out * inner / 64 + out * inner / 64 / 256 * 4 + 1024
+    );
 }
 
 fn weight_gradients<B: Backend>(b: &B, case: Product) -> Results {

@@ -148,6 +148,7 @@ fn runaway_templates_are_stopped() {
         ("{{ '-' * 1000000000 }}", ""),
         ("{{ strftime_now('%Y') }}", "give the date as a variable"),
         ("{{ messages[9].content }}", "undefined"),
+        ("{{ ''[::-1] }}", "gave up"),
         ("{{ raise_exception('no ' ~ 'way') }}", "no way"),
     ] {
         let error = render(&with_template(template), &[Message::new("user", "x".repeat(1000))]).unwrap_err();

@@ -168,6 +168,11 @@ fn gguf_blocks_names_and_rows_are_those_of_the_checkpoint() {
         // half a step of four bits over the widest block; the norms are not quantised
         let limit = if name.contains("norm") { 0.0 } else { largest / 7.0 };
         assert!(worst <= limit, "{name}: {worst} of {largest}");
+        // the codes, which a backend works on, are of the same numbers, in the order of the checkpoint's rows
+        match gguf.tensors.coded(&name).unwrap() {
+            Some(coded) => assert_eq!(coded.decoded(), got, "{name}"),
+            None => assert!(name.contains("norm"), "{name} is not coded"),
+        }
     }
     let text = "the cat sat 123 <|im_end|>\n é🙂";
     assert_eq!(gguf.tokenizer.encode_untrusted(text).unwrap(), folder.tokenizer.encode_untrusted(text).unwrap());

@@ -146,9 +146,23 @@ impl Server {
             tracing::warn!(kind, reply = ?message.reply, "request without an inbox for its reply");
             return;
         };
-        let request = match bodies::unpack(&self.nats, &message).await {
-            Ok(body) => headers::read(message.headers.as_ref(), body.len()).map(|envelope| Message { envelope, body }),
-            Err(error) => Err(error.to_string()),
+        let budget = headers::budget(message.headers.as_ref()).unwrap_or(Duration::MAX);
+        let begin = Instant::now();
+        let Ok(Ok(place)) = timeout(budget, self.places.clone().acquire_owned()).await else {
+            tracing::debug!(kind, "no place in time: the asker has left");
+            return;
+        };
+        drop(turn);
+        let unpacked = timeout(budget.saturating_sub(begin.elapsed()), bodies::unpack(&self.nats, &message)).await;
+        let request = match unpacked {
+            Ok(Ok(body)) => {
+                let envelope = headers::read(message.headers.as_ref(), body.len());
+                envelope.map(|envelope| Message { envelope, body })
+            }
+            Ok(Err(error @ LinkError::Blob { .. })) => Err(error.to_string()),
+            // It may be there the next time: whoever asks hears nothing, and asks again.
+            Ok(Err(error)) => return tracing::warn!(kind, %error, "the body of a request cannot be had now"),
+            Err(_) => return tracing::debug!(kind, "no body in time: the asker has left"),
         };
         let request = match request {
             Ok(request) => request,
@@ -158,12 +172,6 @@ impl Server {
                 return self.reply(reply, headers::refusal(&reason), Vec::new()).await;
             }
         };
-        let budget = request.envelope.budget_ms.map_or(Duration::MAX, Duration::from_millis);
-        let Ok(Ok(place)) = timeout(budget, self.places.clone().acquire_owned()).await else {
-            tracing::debug!(kind, key = request.envelope.key, "no place in time: the asker has left");
-            return;
-        };
-        drop(turn);
         let answer = self.work(request).await;
         drop(place);
         let answer = answer.and_then(|answer| {

@@ -97,6 +97,11 @@ pub(super) fn read(headers: Option<&HeaderMap>, len: usize) -> Result<Envelope, 
     }
 }
 
+/// The budget in `headers`, if it is one.
+pub(super) fn budget(headers: Option<&HeaderMap>) -> Option<std::time::Duration> {
+    text(headers?, BUDGET)?.parse().ok().map(std::time::Duration::from_millis)
+}
+
 /// What stands in for an envelope that could not be read: no version is its, so that everybody refuses it.
 pub(super) fn unreadable(headers: Option<&HeaderMap>) -> Envelope {
     let key = headers.and_then(|headers| text(headers, ID)).unwrap_or("unknown");

@@ -31,7 +31,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let sampling = sampling(&args);
     sampling.validate().map_err(|why| anyhow::anyhow!("--{}", why.replacen('_', "-", 3)))?;
     ensure!(args.n >= 1, "-n: expected at least 1, got {}", args.n);
-    let policy = Policy::load(&args.plumbing.model, Cpu::new().into())?;
+    let policy = Policy::under(&args.plumbing.model, args.plumbing.adapter.as_deref(), Cpu::new().into())?;
     let adapter = match &args.plumbing.adapter {
         None => None,
         Some(folder) => Some(Arc::new(policy.device_adapter(&policy.read_adapter(folder)?)?)),

@@ -35,7 +35,7 @@ pub fn run(args: ScoreArgs) -> Result<()> {
         "--temperature: expected above 0, got {}",
         args.temperature
     );
-    let policy = Policy::load(&args.plumbing.model, Cpu::new().into())?;
+    let policy = Policy::under(&args.plumbing.model, args.plumbing.adapter.as_deref(), Cpu::new().into())?;
     let file = args.plumbing.adapter.as_deref().map(|folder| policy.read_adapter(folder)).transpose()?;
     let adapter = file.as_ref().map(|file| policy.device_adapter(file)).transpose()?;
     let gradient = match (&args.grad, &file) {

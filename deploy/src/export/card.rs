@@ -29,6 +29,9 @@ pub fn card(source: &Source, report: &Report) -> Result<String> {
     writeln!(text, "{what}. Trained with reinforcement learning by Folgore {}.\n", report.version)?;
     writeln!(text, "| | |\n|---|---|")?;
     writeln!(text, "| base | `{}` (sha256 `{}`) |", source.base.name(), &report.base_digest[..12])?;
+    if let Some(form) = source.base.form() {
+        writeln!(text, "| base held in | {form} |")?;
+    }
     let lora = &source.adapter.config;
     writeln!(text, "| adapter | r {}, alpha {}, {} |", lora.r, lora.lora_alpha, lora.target_modules.join(", "))?;
     if let Some((_, config)) = &source.run {

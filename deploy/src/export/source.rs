@@ -39,11 +39,6 @@ impl Source {
             None => bail!("{}: its base model is not named: give --model", path.display()),
         };
         let base = Base::find(&base).with_context(|| format!("the base of {}", path.display()))?;
-        // as it was trained on
-        let base = match &config {
-            Some(config) => base.held_by(&config.model),
-            None => base,
-        };
         let agent = match AgentConfig::read(&path)? {
             Some(agent) => agent,
             None => of_config(base.name(), config.as_ref()),
@@ -53,6 +48,8 @@ impl Source {
         let place = path.display().to_string();
         file.validate(&place, &files.config)?;
         let adapter = file.on_unchanged_base(&place, &*files.tensors, files.config.num_hidden_layers)?;
+        // from here on as it was trained on
+        let base = base.in_form(agent.base_form);
         let name = name(&path, run.as_deref());
         Ok(Self { name, base, path, adapter, digest, run: run.zip(config.map(Box::new)), agent })
     }
@@ -111,6 +108,7 @@ fn of_config(base: &str, config: Option<&Config>) -> AgentConfig {
     let tools = variables.remove("tools").and_then(|tools| tools.as_array().cloned()).unwrap_or_default();
     AgentConfig {
         base_model: base.to_owned(),
+        base_form: config.model.base_form(),
         system_prompt: config.data.system_prompt.clone(),
         tools,
         sampling: (&config.rollout).into(),

@@ -15,6 +15,9 @@ use crate::agent;
 pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Result<Report> {
     let base = source.files()?;
     let mut notes = Vec::new();
+    if let (Kind::Peft | Kind::GgufAdapter { .. }, Some(form)) = (kind, source.base.form()) {
+        notes.push(format!("trained on the base in {form}: beside the base in other numbers it is another policy"));
+    }
     let mut files = match kind {
         Kind::Peft => peft(source, &base, folder)?,
         Kind::Merged { dtype } => {

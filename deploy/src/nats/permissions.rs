@@ -33,7 +33,7 @@ pub fn of(role: Role, name: &str) -> Permissions {
         Role::Rollout => rollout(&runs, name, &mut own),
         Role::Reward => {
             answers(&runs, subjects::REWARD, &mut own);
-            // long requests, and no other object
+            // long requests, which lie with long jobs and trajectories; no adapters
             let bodies = runs.names.bodies_bucket();
             let get = format!("$JS.API.DIRECT.GET.OBJ_{bodies}");
             own.publish([format!("{get}.$O.{bodies}.M.*"), get]);

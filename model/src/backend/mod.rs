@@ -23,7 +23,7 @@
 
 use std::ops::Range;
 
-use crate::{Activation, quant::nf4::Nf4};
+use crate::{Activation, quant::Coded};
 
 mod adamw;
 mod choice;
@@ -48,8 +48,8 @@ pub enum MatrixData<'a> {
     F32(&'a [f32]),
     /// bfloat16 bits, row-major.
     Bf16(&'a [u16]),
-    /// Codes of four bits, row-major.
-    Nf4(&'a Nf4),
+    /// Codes, row-major.
+    Coded(&'a Coded),
 }
 
 impl MatrixData<'_> {
@@ -58,7 +58,7 @@ impl MatrixData<'_> {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(bits) => bits.len(),
-            Self::Nf4(coded) => coded.len,
+            Self::Coded(coded) => coded.len,
         }
     }
 

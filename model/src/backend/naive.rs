@@ -149,7 +149,7 @@ impl Backend for Naive {
         let values = match data {
             MatrixData::F32(values) => values.to_vec(),
             MatrixData::Bf16(bits) => bits.iter().map(|b| f32::from_bits(u32::from(*b) << 16)).collect(),
-            MatrixData::Nf4(coded) => coded.decoded(),
+            MatrixData::Coded(coded) => coded.decoded(),
         };
         check_len("matrix", values.len(), out * inner);
         NaiveMatrix { out, inner, values }

@@ -11,7 +11,7 @@
 mod provenance;
 mod python;
 
-use std::{io, panic, thread};
+use std::{io, thread};
 
 use folgore_protocol::Message;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig};
@@ -86,6 +86,16 @@ impl ChatTemplate {
         vars: &Map<String, Value>,
         add_generation_prompt: bool,
     ) -> Result<Rendered, ModelError> {
+        on_deep_stack(|| self.render_here(tokenizer, messages, vars, add_generation_prompt))
+    }
+
+    fn render_here(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        vars: &Map<String, Value>,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, ModelError> {
         let input = Input::new(tokenizer, messages, vars, add_generation_prompt)?;
         let mut disguise = Disguise::new(tokenizer, &input.value);
         let quiet = disguise.added_tokens(&input.value)?;
@@ -114,10 +124,6 @@ impl ChatTemplate {
 
     /// Renders with `data` (messages and variables) beside the tokenizer's own tokens.
     fn execute(&self, input: &Input, data: &Map<String, Value>) -> Result<String, ModelError> {
-        on_deep_stack(|| self.execute_here(input, data))
-    }
-
-    fn execute_here(&self, input: &Input, data: &Map<String, Value>) -> Result<String, ModelError> {
         let data = data.iter().map(|(key, value)| (key.clone(), python::value(value)));
         let tokens =
             input.tokens.iter().map(|(key, token)| ((*key).to_owned(), minijinja::Value::from(token.as_str())));
@@ -130,12 +136,12 @@ impl ChatTemplate {
 }
 
 /// Runs `work` on a stack of [`STACK`] bytes: threads that serve others have two megabytes, which a template could overflow, and an
-/// overflow ends the process.
+/// overflow ends the process. A panic of minijinja is an error.
 fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ModelError> + Send) -> Result<T, ModelError> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("chat template".into()).stack_size(STACK).spawn_scoped(scope, work);
         let thread = thread.map_err(|e| fail(format!("a thread with {} MB of stack: {e}", STACK >> 20)))?;
-        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|_| Err(fail("minijinja gave up at something in it".into())))
     })
 }
 

@@ -25,7 +25,7 @@ pub(super) fn load<B: Backend>(
     let matrix = |name: String, out: usize, inner: usize| -> Result<B::Matrix, ModelError> {
         if let Some(coded) = source.coded(&name)? {
             check_shape(&name, &[out, inner], source.shape(&name).as_deref())?;
-            return Ok(backend.matrix(MatrixData::Nf4(&coded), out, inner));
+            return Ok(backend.matrix(MatrixData::Coded(&coded), out, inner));
         }
         let tensor = checked(source, &name, &[out, inner])?;
         let data = match &tensor.data {

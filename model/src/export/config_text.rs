@@ -16,9 +16,11 @@ use crate::{
 /// The text of the base's own `config.json`, which says how its weights are held now.
 pub(super) fn with_precision(place: &str, text: &str, precision: Precision) -> Result<String, ModelError> {
     let mut map = config_json::parse_object(place, text)?;
+    // what is written are numbers, not codes
+    let coded = map.remove("quantization_config").is_some();
     // transformers 4 and 5 spell it differently
     let key = if map.contains_key("torch_dtype") && !map.contains_key("dtype") { "torch_dtype" } else { "dtype" };
-    if map.get(key).and_then(Value::as_str) == Some(precision.name()) {
+    if !coded && map.get(key).and_then(Value::as_str) == Some(precision.name()) {
         return Ok(text.to_owned());
     }
     map.insert(key.into(), json!(precision.name()));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{fault, safetensors::le_chunks};
 use crate::{
     ModelError,
-    quant::nf4::{Nf4, Scales},
+    quant::{Coded, Codes, Scales},
 };
 
 /// Longest JSON text.
@@ -34,19 +34,16 @@ pub(crate) struct State {
 /// Matrices in 4 bits, by name.
 pub(crate) type States = BTreeMap<String, State>;
 
-/// The bytes of a tensor; none if there is no such tensor.
-pub(crate) type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, ModelError>;
+/// The bytes of a tensor, an error if there are more than so many of them; none if there is no such tensor.
+pub(crate) type Read<'a> = &'a dyn Fn(&str, usize) -> Result<Option<Vec<u8>>, ModelError>;
 
 /// Reads what `names` say of matrices in 4 bits.
 pub(crate) fn states(place: &str, names: &[String], read: Read<'_>) -> Result<States, ModelError> {
     let mut states = States::new();
     for name in names {
         let Some(matrix) = STATE.iter().find_map(|end| name.strip_suffix(end)) else { continue };
-        let text = read(name)?.unwrap_or_default();
+        let text = read(name, STATE_LIMIT)?.unwrap_or_default();
         let wrong = |got: String| fault::invalid(place, format!("tensor {name}"), "the JSON text of bitsandbytes", got);
-        if text.len() > STATE_LIMIT {
-            return Err(wrong(format!("{} bytes", text.len())));
-        }
         let state: State = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
         let count = state.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
         if state.shape.len() != 2 || count.is_none() {
@@ -72,10 +69,10 @@ pub(crate) fn is_beside(states: &States, name: &str) -> bool {
 }
 
 /// Reads the matrix `name`.
-pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> Result<Nf4, ModelError> {
+pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> Result<Coded, ModelError> {
     let bytes = |end: &str, expected: usize| {
         let name = format!("{name}{end}");
-        let bytes = read(&name)?.ok_or_else(|| fault::missing(place, format!("tensor {name}")))?;
+        let bytes = read(&name, expected)?.ok_or_else(|| fault::missing(place, format!("tensor {name}")))?;
         match bytes.len() == expected {
             true => Ok(bytes),
             false => Err(fault::invalid(place, format!("bytes of tensor {name}"), expected, bytes.len())),
@@ -90,8 +87,8 @@ pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> 
     };
     let len: usize = state.shape.iter().product();
     let packed = bytes("", len.div_ceil(2))?;
-    let mut codes = [0.0; 16];
-    codes.copy_from_slice(&numbers(".quant_map", 16)?);
+    let mut table = [0.0; 16];
+    table.copy_from_slice(&numbers(".quant_map", 16)?);
     let scales = len.div_ceil(state.blocksize);
     let scales = match state.nested_blocksize {
         None => Scales::Plain(numbers(".absmax", scales)?),
@@ -111,5 +108,33 @@ pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> 
             Scales::Nested { codes: bytes(".absmax", scales)?, largest, offset, block, map }
         }
     };
-    Ok(Nf4 { packed, scales, block: state.blocksize, len, codes })
+    let most = table.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    if let Some(scale) = (0..scales.len()).map(|i| scales.get(i)).find(|scale| !(scale * most).is_finite()) {
+        return Err(fault::invalid(place, format!("scales of {name}"), "finite weights", scale));
+    }
+    Ok(Coded { codes: Codes::Four { packed, table }, scales, least: None, block: state.blocksize, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        TensorSource as _,
+        files::safetensors::{Limits, SafetensorsFile},
+    };
+
+    #[test]
+    fn what_bitsandbytes_stored_decodes_to_what_it_decodes() {
+        for kind in ["nested", "plain", "block-128", "fp4"] {
+            let path =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/parity/fixtures/nf4/{kind}.safetensors"));
+            let file = SafetensorsFile::open(&path, Limits::WEIGHTS).unwrap();
+            let read = |name: &str, _: usize| file.shape(name).map(|_| file.raw(name)).transpose();
+            let states = states(kind, &file.names(), &read).unwrap();
+            let coded = matrix(kind, "layer.weight", &states["layer.weight"], &read).unwrap();
+            assert!(coded.decoded() == file.tensor("decoded").unwrap().to_f32(), "{kind}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::{
     fingerprint::fingerprint,
     safetensors::{Limits, SafetensorsFile},
 };
-use crate::{HostTensor, ModelConfig, ModelError, TensorSource, quant::nf4::Nf4, tokenizer::Tokenizer};
+use crate::{HostTensor, ModelConfig, ModelError, TensorSource, quant::Coded, tokenizer::Tokenizer};
 
 const CONFIG_LIMIT: u64 = 1 << 20;
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -62,13 +62,18 @@ impl Shards {
     fn new(place: String, files: Vec<SafetensorsFile>, index: BTreeMap<String, usize>) -> Result<Self, ModelError> {
         let mut shards = Self { files, index, states: States::new(), place };
         let names: Vec<String> = shards.index.keys().cloned().collect();
-        shards.states = bitsandbytes::states(&shards.place, &names, &|name| shards.bytes(name))?;
+        shards.states = bitsandbytes::states(&shards.place, &names, &|name, most| shards.bytes(name, most))?;
         Ok(shards)
     }
 
-    /// The bytes of a tensor; none if it is not there.
-    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
-        self.index.get(name).map(|number| self.files[*number].raw(name)).transpose()
+    /// The bytes of a tensor, `most` of them at most; none if it is not there.
+    fn bytes(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, ModelError> {
+        let Some(file) = self.index.get(name).map(|number| &self.files[*number]) else { return Ok(None) };
+        let len = file.part(name).map_or(0, |part| part.len);
+        if len > most {
+            return Err(fault::invalid(file.name(), format!("bytes of tensor {name}"), format!("at most {most}"), len));
+        }
+        file.raw(name).map(Some)
     }
 
     fn open(folder: &Path) -> Result<Self, ModelError> {
@@ -165,9 +170,9 @@ impl TensorSource for Shards {
         }
     }
 
-    fn coded(&self, name: &str) -> Result<Option<Nf4>, ModelError> {
+    fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
         let Some(state) = self.states.get(name) else { return Ok(None) };
-        bitsandbytes::matrix(&self.place, name, state, &|name| self.bytes(name)).map(Some)
+        bitsandbytes::matrix(&self.place, name, state, &|name, most| self.bytes(name, most)).map(Some)
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

@@ -5,19 +5,22 @@ use folgore_protocol::Digest;
 use half::bf16;
 use serde::Serialize;
 
-use super::ModelFiles;
+use super::{ModelFiles, fault};
 use crate::{
     HostData, HostTensor, ModelError, TensorSource,
     decoder::Linear,
-    quant::nf4::{BLOCK, Nf4},
+    quant::{Coded, Codes, nf4},
 };
+
+/// Lengths of blocks of NF4: the usual one, and the next that rows may be a multiple of.
+const BLOCKS: [usize; 2] = [nf4::BLOCK, 32];
 
 /// How the matrices of a base are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Held {
     /// Rounded to bfloat16, but for those in four bits.
     pub bf16: bool,
-    /// The linear maps of all layers in NF4; `nested` codes their scales too (double quantisation).
+    /// The linear maps of all layers in NF4, unless the file has them in four bits already; `nested` codes their scales too (double quantisation).
     pub nf4: Option<NestedScales>,
 }
 
@@ -26,7 +29,7 @@ pub struct Held {
 pub struct NestedScales(pub bool);
 
 impl ModelFiles {
-    /// The same model held as `how` says: another one, with a digest of its own, unless that changes nothing.
+    /// The same model held as `how` says: another one, with a digest of its own.
     pub fn held(self, how: Held) -> Self {
         if how == Held::default() {
             return self;
@@ -60,12 +63,21 @@ impl TensorSource for Source {
         Ok(tensor)
     }
 
-    fn coded(&self, name: &str) -> Result<Option<Nf4>, ModelError> {
-        match (self.files.coded(name)?, self.how.nf4) {
-            (None, Some(NestedScales(nested))) if is_linear(name) => {
-                Ok(Some(Nf4::encode(&self.files.tensor(name)?.to_f32(), BLOCK, nested)))
+    fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
+        let coded = self.files.coded(name)?;
+        let four = matches!(&coded, Some(Coded { codes: Codes::Four { .. }, .. }));
+        match self.how.nf4 {
+            Some(NestedScales(nested)) if !four && is_linear(name) => {
+                let tensor = self.files.tensor(name)?;
+                let row = tensor.shape.last().copied().unwrap_or(0);
+                // blocks of which some run across the ends of rows could not be worked on
+                let block = BLOCKS.into_iter().find(|block| row.is_multiple_of(*block)).ok_or_else(|| {
+                    let what = format!("tensor {name} in NF4");
+                    fault::unsupported("the base", what, &format!("rows of {row} are no multiple of 32"))
+                })?;
+                Ok(Some(nf4::encode(&tensor.into_f32(), block, nested)))
             }
-            (coded, _) => Ok(coded),
+            _ => Ok(coded),
         }
     }
 

@@ -52,19 +52,18 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a model of shape `config` with an adapter of `shape`; `weight_bytes` is what the weights take in memory.
+    /// Of a model of shape `config` with an adapter of `shape`; `weight_bytes` is what the weights take in memory that every call
+    /// reads: not an embedding of its own, which is looked up.
     pub fn of(config: &ModelConfig, shape: Option<&LoraShape>, weight_bytes: usize) -> Self {
         let linears: usize = Linear::ALL.into_iter().map(|l| l.shape(config)).map(|(out, inner)| out * inner).sum();
         let table = config.vocab_size * config.hidden_size;
-        // an embedding of its own is looked up, not read
-        let looked_up = if config.tie_word_embeddings { 0 } else { 4 * table };
         let layers = config.num_hidden_layers as f64;
         Self {
             layers: linears as f64 * layers,
             adapter: shape.map_or(0.0, |s| s.parameters(config) as f64),
             head: table as f64,
             attention: layers * (config.num_attention_heads * config.head_dim) as f64,
-            weight_bytes: weight_bytes.saturating_sub(looked_up) as f64,
+            weight_bytes: weight_bytes as f64,
             key_bytes: layers * (2 * 4 * config.num_key_value_heads * config.head_dim) as f64,
         }
     }

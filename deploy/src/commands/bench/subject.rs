@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use folgore_model::{
     ModelConfig,
-    backend::Cpu,
+    backend::{Backend, Cpu},
     decoder::{Decoder, Linear},
     lora::{LoraInit, LoraShape},
     params::{Params, RandomWeights},
@@ -55,7 +55,12 @@ impl Subject {
 
     /// What its calls cost, with or without the adapter of [`Self::params`].
     pub fn costs(&self, adapter: bool) -> Costs {
-        Costs::of(self.config(), adapter.then(shape).as_ref(), self.bytes)
+        // an embedding of its own is looked up, not read
+        let looked_up = match self.config().tie_word_embeddings {
+            true => 0,
+            false => self.backend().matrix_bytes(&self.decoder.weights().embed_tokens),
+        };
+        Costs::of(self.config(), adapter.then(shape).as_ref(), self.bytes - looked_up)
     }
 
     /// A fresh adapter of rank 16 on all seven linear maps.

@@ -180,6 +180,13 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn read_i8(self, from: *const i8) -> Pair {
+        unsafe {
+            let wide = |from: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
+            Pair(wide(from), wide(from.add(8)))
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     buffer::CpuBuf,
-    four::Four,
+    coded::{CodedPanels, each_panel},
     gemm,
     isa::{Checked, kernel},
     simd::Simd,
@@ -27,8 +27,8 @@ pub(crate) enum Store {
     F32(CpuBuf),
     /// bfloat16.
     Bf16(Vec<u16>),
-    /// Codes of four bits.
-    Four(Four),
+    /// Codes.
+    Coded(CodedPanels),
 }
 
 /// Numbers that a matrix takes.
@@ -64,8 +64,8 @@ impl CpuMatrix {
                 Store::F32(panels)
             }
             MatrixData::Bf16(bits) => Store::Bf16(turned(team, bits, out, inner)),
-            MatrixData::Nf4(coded) => match Four::new(team, coded, out, inner) {
-                Some(four) => Store::Four(four),
+            MatrixData::Coded(coded) => match CodedPanels::new(team, coded, out, inner) {
+                Some(panels) => Store::Coded(panels),
                 // blocks that run across the ends of rows have no place in panels
                 None => return Self::new(isa, team, MatrixData::F32(&coded.decoded()), out, inner, room),
             },
@@ -95,7 +95,7 @@ impl CpuMatrix {
         match &self.store {
             Store::F32(panels) => size_of_val(&panels[..]),
             Store::Bf16(panels) => size_of_val(&panels[..]),
-            Store::Four(four) => four.bytes(),
+            Store::Coded(panels) => panels.bytes(),
         }
     }
 
@@ -109,7 +109,7 @@ impl CpuMatrix {
                 // SAFETY: the panel holds these inputs, and `to` has room for them.
                 unsafe { widen(isa, panels[range].as_ptr(), inputs.len(), to.as_mut_ptr()) }
             }
-            Store::Four(four) => four.tile(isa, panel, inputs, to),
+            Store::Coded(panels) => panels.tile(isa, panel, inputs, to),
         }
     }
 
@@ -153,16 +153,9 @@ fn pack(isa: Checked, team: &Team, panels: &mut CpuBuf, values: &[f32], out: usi
 /// bfloat16 numbers in panels.
 fn turned(team: &Team, bits: &[u16], out: usize, inner: usize) -> Vec<u16> {
     let mut panels = vec![0; packed_len(out, inner)];
-    let parts = Parts::new(&mut panels);
-    team.split(out.div_ceil(LANES), 1, out * inner, |range| {
-        for p in range {
-            // SAFETY: every panel belongs to one task.
-            let panel = unsafe { parts.part(p * LANES * inner..(p + 1) * LANES * inner) };
-            for (lane, r) in rows_of_panel(p, out).enumerate() {
-                for i in 0..inner {
-                    panel[i * LANES + lane] = bits[r * inner + i];
-                }
-            }
+    each_panel(team, &mut panels, LANES * inner, out, |panel, lane, row| {
+        for i in 0..inner {
+            panel[i * LANES + lane] = bits[row * inner + i];
         }
     });
     panels

@@ -8,7 +8,7 @@ mod attention_grad;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod buffer;
-mod four;
+mod coded;
 mod gemm;
 mod head;
 mod isa;

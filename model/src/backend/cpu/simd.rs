@@ -59,6 +59,12 @@ pub(crate) trait Simd: Copy {
     /// `from` is valid for reads of 16 u16 (any alignment).
     unsafe fn read_bf16(self, from: *const u16) -> Self::F;
 
+    /// Reads sixteen whole numbers.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of 16 bytes.
+    unsafe fn read_i8(self, from: *const i8) -> Self::F;
+
     /// Turns a block of sixteen by sixteen: number (r, j) at `from + r * from_row + j` goes to `to + j * to_row + r`.
     ///
     /// # Safety
@@ -197,6 +203,12 @@ impl Simd for Scalar {
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         each(|i| f32::from_bits(u32::from(bits[i]) << 16))
     }
+    #[inline(always)]
+    unsafe fn read_i8(self, from: *const i8) -> Self::F {
+        // SAFETY: the caller's promise; bytes are always aligned.
+        let numbers = unsafe { from.cast::<[i8; LANES]>().read() };
+        each(|i| f32::from(numbers[i]))
+    }
 }
 
 #[cfg(test)]
@@ -220,8 +232,10 @@ mod tests {
         let looked = unsafe { [s.look_up(table, [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe].as_ptr())] };
         let bits: [u16; LANES] = std::array::from_fn(|i| (b[i].to_bits() >> 16) as u16);
         // SAFETY: as above.
-        let wide = unsafe { s.read_bf16(bits.as_ptr()) };
-        out.extend(looked.into_iter().chain([wide]).flat_map(|v| s.lanes(v)));
+        let wide = unsafe {
+            [s.read_bf16(bits.as_ptr()), s.read_i8([-128, -1, 0, 1, 127, 5, -7, 9, 1, 2, 3, 4, 5, 6, 7, 8].as_ptr())]
+        };
+        out.extend(looked.into_iter().chain(wide).flat_map(|v| s.lanes(v)));
         out.extend(s.lanes(s.load_part(&a[..5], -1.0)));
         let mut part = [0.0; 7];
         s.store_part(&mut part, y);

@@ -4,7 +4,10 @@
 use half::{bf16, f16};
 
 use super::kquants;
-use crate::files::safetensors::le_chunks;
+use crate::{
+    files::safetensors::le_chunks,
+    quant::{Coded, Codes, Scales},
+};
 
 /// A type of block: how numbers are coded in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,32 +100,73 @@ impl Block {
         if row.is_multiple_of(numbers) { (count / numbers).checked_mul(bytes) } else { None }
     }
 
+    /// True for numbers without a scale.
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
     /// Decodes whole blocks.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => le_chunks(bytes, f32::from_le_bytes),
             Self::F16 => le_chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
             Self::Bf16 => le_chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Self::Q8_0 => each(bytes, q8_0),
-            Self::Q4_0 => each(bytes, q4_0),
-            Self::Q4_1 => each(bytes, q4_1),
-            Self::Q5_0 => each(bytes, q5_0),
-            Self::Q5_1 => each(bytes, q5_1),
-            Self::Q2K => each(bytes, kquants::q2_k),
-            Self::Q3K => each(bytes, kquants::q3_k),
-            Self::Q4K => each(bytes, kquants::q4_k),
-            Self::Q5K => each(bytes, kquants::q5_k),
-            Self::Q6K => each(bytes, kquants::q6_k),
+            _ => self.coded(bytes).map(|coded| coded.decoded()).unwrap_or_default(),
         }
+    }
+
+    /// The codes of whole blocks; none where the numbers are plain.
+    pub fn coded(self, bytes: &[u8]) -> Option<Coded> {
+        Some(match self {
+            Self::F32 | Self::F16 | Self::Bf16 => return None,
+            Self::Q4_0 => apart(bytes, q4_0, Some(-8)),
+            Self::Q4_1 => apart(bytes, q4_1, Some(0)),
+            Self::Q5_0 => apart(bytes, q5_0, None),
+            Self::Q5_1 => apart(bytes, q5_1, None),
+            Self::Q8_0 => apart(bytes, q8_0, None),
+            Self::Q2K => apart(bytes, kquants::q2_k, Some(0)),
+            Self::Q3K => apart(bytes, kquants::q3_k, Some(-4)),
+            Self::Q4K => apart(bytes, kquants::q4_k, Some(0)),
+            Self::Q5K => apart(bytes, kquants::q5_k, None),
+            Self::Q6K => apart(bytes, kquants::q6_k, None),
+        })
     }
 }
 
-/// Decodes block after block of `BYTES` bytes and `NUMBERS` numbers.
-fn each<const BYTES: usize, const NUMBERS: usize>(
+/// A block taken apart: number i is `codes[i]` times the scale of its group, plus the least number of the group.
+pub(super) struct Parts<const NUMBERS: usize, const GROUPS: usize> {
+    pub(super) codes: [i8; NUMBERS],
+    pub(super) scales: [f32; GROUPS],
+    pub(super) least: Option<[f32; GROUPS]>,
+}
+
+/// Takes block after block of `BYTES` bytes apart. Where all codes are within 16 numbers, `lowest` is the first of them.
+fn apart<const BYTES: usize, const NUMBERS: usize, const GROUPS: usize>(
     bytes: &[u8],
-    decode: fn(&[u8; BYTES]) -> [f32; NUMBERS],
-) -> Vec<f32> {
-    bytes.as_chunks::<BYTES>().0.iter().flat_map(decode).collect()
+    part: fn(&[u8; BYTES]) -> Parts<NUMBERS, GROUPS>,
+    lowest: Option<i8>,
+) -> Coded {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    let (mut packed, mut wide) = (Vec::new(), Vec::new());
+    let (mut scales, mut least) = (Vec::with_capacity(blocks.len() * GROUPS), Vec::new());
+    for block in blocks {
+        let parts = part(block);
+        match lowest {
+            Some(lowest) => {
+                let code = |code: i8| (code - lowest) as u8;
+                packed.extend(parts.codes.as_chunks().0.iter().map(|[a, b]| code(*a) << 4 | code(*b)));
+            }
+            None => wide.extend(parts.codes),
+        }
+        scales.extend(parts.scales);
+        least.extend(parts.least.into_iter().flatten());
+    }
+    let codes = match lowest {
+        Some(lowest) => Codes::Four { packed, table: std::array::from_fn(|i| f32::from(lowest) + i as f32) },
+        None => Codes::Eight(wide),
+    };
+    let least = Some(least).filter(|least| !least.is_empty());
+    Coded { codes, scales: Scales::Plain(scales), least, block: NUMBERS / GROUPS, len: blocks.len() * NUMBERS }
 }
 
 pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
@@ -130,33 +174,32 @@ pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
 }
 
 /// x = d q
-fn q8_0(block: &[u8; 34]) -> [f32; QK] {
-    let d = half_at(block, 0);
-    std::array::from_fn(|i| d * f32::from(block[2 + i] as i8))
+fn q8_0(block: &[u8; 34]) -> Parts<QK, 1> {
+    Parts { codes: std::array::from_fn(|i| block[2 + i] as i8), scales: [half_at(block, 0)], least: None }
 }
 
 /// x = d (q - 8); the low halves of the bytes come first, then the high ones.
-fn q4_0(block: &[u8; 18]) -> [f32; QK] {
-    let d = half_at(block, 0);
-    std::array::from_fn(|i| d * (f32::from(nibble(&block[2..], i)) - 8.0))
+fn q4_0(block: &[u8; 18]) -> Parts<QK, 1> {
+    let codes = std::array::from_fn(|i| nibble(&block[2..], i) as i8 - 8);
+    Parts { codes, scales: [half_at(block, 0)], least: None }
 }
 
 /// x = d q + m
-fn q4_1(block: &[u8; 20]) -> [f32; QK] {
-    let (d, m) = (half_at(block, 0), half_at(block, 2));
-    std::array::from_fn(|i| d * f32::from(nibble(&block[4..], i)) + m)
+fn q4_1(block: &[u8; 20]) -> Parts<QK, 1> {
+    let codes = std::array::from_fn(|i| nibble(&block[4..], i) as i8);
+    Parts { codes, scales: [half_at(block, 0)], least: Some([half_at(block, 2)]) }
 }
 
 /// x = d (q - 16); the fifth bits lie apart, one a number.
-fn q5_0(block: &[u8; 22]) -> [f32; QK] {
-    let d = half_at(block, 0);
-    std::array::from_fn(|i| d * (f32::from(nibble(&block[6..], i) | bit(&block[2..], i) << 4) - 16.0))
+fn q5_0(block: &[u8; 22]) -> Parts<QK, 1> {
+    let codes = std::array::from_fn(|i| (nibble(&block[6..], i) | bit(&block[2..], i) << 4) as i8 - 16);
+    Parts { codes, scales: [half_at(block, 0)], least: None }
 }
 
 /// x = d q + m
-fn q5_1(block: &[u8; 24]) -> [f32; QK] {
-    let (d, m) = (half_at(block, 0), half_at(block, 2));
-    std::array::from_fn(|i| d * f32::from(nibble(&block[8..], i) | bit(&block[4..], i) << 4) + m)
+fn q5_1(block: &[u8; 24]) -> Parts<QK, 1> {
+    let codes = std::array::from_fn(|i| (nibble(&block[8..], i) | bit(&block[4..], i) << 4) as i8);
+    Parts { codes, scales: [half_at(block, 0)], least: Some([half_at(block, 2)]) }
 }
 
 fn nibble(packed: &[u8], i: usize) -> u8 {

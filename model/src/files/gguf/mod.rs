@@ -28,7 +28,11 @@ use super::{
     Bytes, ModelFiles, family, fault,
     fingerprint::{Part, fingerprint},
 };
-use crate::{HostTensor, ModelConfig, ModelError, TensorSource, decoder, tokenizer::Tokenizer};
+use crate::{
+    HostTensor, ModelConfig, ModelError, TensorSource, decoder,
+    quant::{Coded, Codes, Scales},
+    tokenizer::Tokenizer,
+};
 
 /// What the frequencies of rotation are divided by (Llama 3): part of the shape rather than of the weights.
 pub(crate) const FACTORS: &str = "rope_freqs.weight";
@@ -146,6 +150,26 @@ impl TensorSource for GgufTensors {
         }
         let values = t.layout.read(values, t.info.shape.first().copied().unwrap_or(0));
         Ok(HostTensor::f32(t.info.shape.clone(), values))
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
+        let Some(t) = self.tensors.get(name).filter(|t| t.info.shape.len() == 2) else { return Ok(None) };
+        if t.block.is_plain() {
+            return Ok(None);
+        }
+        let Some(coded) = t.block.coded(&self.bytes.read_at(t.info.start, t.len)?) else { return Ok(None) };
+        let (Coded { codes, scales, least, block, len }, rows) = (coded, t.info.shape[0]);
+        let Scales::Plain(scales) = scales else { return Ok(None) };
+        if let Some(value) = scales.iter().chain(least.iter().flatten()).find(|value| !value.is_finite()) {
+            return Err(fault::invalid(&self.bytes.name, format!("tensor {name}"), "finite numbers", value));
+        }
+        let codes = match codes {
+            Codes::Four { packed, table } => Codes::Four { packed: t.layout.ordered(packed, rows), table },
+            Codes::Eight(codes) => Codes::Eight(t.layout.ordered(codes, rows)),
+        };
+        let scales = Scales::Plain(t.layout.ordered(scales, rows));
+        let least = least.map(|least| t.layout.ordered(least, rows));
+        Ok(Some(Coded { codes, scales, least, block, len }))
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

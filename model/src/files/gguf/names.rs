@@ -83,8 +83,15 @@ impl Layout {
     /// The checkpoint's values from those of the file, `rows` rows of them.
     pub(crate) fn read(self, values: Vec<f32>, rows: usize) -> Vec<f32> {
         match self {
-            Self::AsIs => values,
             Self::OnePlus => values.into_iter().map(|x| x - 1.0).collect(),
+            Self::AsIs | Self::Interleaved { .. } => self.ordered(values, rows),
+        }
+    }
+
+    /// What a file holds of `rows` rows, in the order of the checkpoint's rows.
+    pub(crate) fn ordered<T: Copy>(self, values: Vec<T>, rows: usize) -> Vec<T> {
+        match self {
+            Self::AsIs | Self::OnePlus => values,
             Self::Interleaved { heads } => {
                 reordered(&values, heads, rows, |row, half| 2 * (row % half.max(1)) + row / half.max(1))
             }
@@ -103,7 +110,7 @@ impl Layout {
 
 /// The rows of each head in another order: `from` says of a row, and of half their number, which one goes there. Row `2 j + t` of
 /// a head in a file is row `t * half + j` of the checkpoint (t is 0 or 1).
-fn reordered(values: &[f32], heads: usize, rows: usize, from: impl Fn(usize, usize) -> usize) -> Vec<f32> {
+fn reordered<T: Copy>(values: &[T], heads: usize, rows: usize, from: impl Fn(usize, usize) -> usize) -> Vec<T> {
     let width = values.len() / rows.max(1);
     let head_dim = rows / heads.max(1);
     let mut out = Vec::with_capacity(values.len());
