@@ -128,7 +128,7 @@ if "llama.cpp" not in skipped:
     of_whole = ours(whole, None, conversations)
     theirs_of_whole = llama_cpp(whole, None, conversations)
     for at in range(0, len(QUESTIONS), len(QUESTIONS) // a.show) if a.show else []:
-        print(f"{QUESTIONS[at]}\n  folgore generate: {of_whole[at]}\n  llama.cpp:        {theirs_of_whole[at]}", file=sys.stderr)
+        print(f"{QUESTIONS[at]}\n  Folgore:   {of_whole[at]}\n  llama.cpp: {theirs_of_whole[at]}", file=sys.stderr)
     for name, theirs, expected in [
         ("llama_cpp_merged_f16", theirs_of_whole, of_whole),
         ("llama_cpp_base_and_adapter_f16", llama_cpp(base, adapter, conversations), ours(base, a.source, conversations)),
