@@ -378,6 +378,21 @@ fn replies_come_before_the_next_row_is_asked_for() {
 }
 
 #[test]
+fn quantize_writes_what_a_run_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("nf4").display().to_string();
+    let quantize = ["quantize", "--model", "embedded", "--nested", "--out", &out];
+    let output = folgore(&quantize).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(complaint(&quantize, "").contains("expected a new or an empty folder"));
+    // the same numbers as the base that is coded when it is read
+    let rows = lines(&[json!({"ids": [5, 6, 7, 8, 9]})]);
+    let coded = parsed(&piped(&["score", "--model", &out], &rows).stdout);
+    let plain = parsed(&piped(&["score", "--model", "embedded"], &rows).stdout);
+    assert!(coded[0]["logprobs"].is_array() && coded != plain, "{coded:?}");
+}
+
+#[test]
 fn bench_telemetry_sends_the_spans_of_every_step() {
     let args = ["bench", "telemetry", "--json", "--steps", "4", "rollout.num_prompts=2", "rollout.num_generations=2"];
     let output = folgore(&args).output().unwrap();

@@ -56,6 +56,8 @@ pub enum Command {
     /// Sets up a NATS server for runs on several machines
     #[command(subcommand)]
     Nats(nats::NatsCommand),
+    /// Writes a base in NF4, as bitsandbytes stores it
+    Quantize(export::QuantizeArgs),
     /// Makes the embedded policy again from its recipe
     MakeBase(MakeBaseArgs),
 }

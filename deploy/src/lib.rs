@@ -95,6 +95,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Up(args) => commands::up::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Export(args) => commands::export::run(args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::MakeBase(args) => commands::make_base::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Doctor => commands::doctor::run(),

@@ -9,6 +9,7 @@ use folgore_model::{
     HostData, ModelConfig, TensorSource, Tensors,
     backend::Cpu,
     decoder::{Backprop, Decoder, Linear, Ragged},
+    export::{self, Precision},
     files::{self, Held, ModelFiles, NestedScales},
     lora::{Adapter, LoraInit, LoraShape},
     params::{Params, RandomWeights},
@@ -177,4 +178,26 @@ fn a_base_in_four_bits_is_trained_on_as_its_decoded_numbers_are() {
     assert_eq!(coded.1, wide.1);
     assert!(coded.1.values().any(|grad| grad.to_f32().iter().any(|x| *x != 0.0)));
     assert!(3 * coded.2 < wide.2, "{} bytes and {}", coded.2, wide.2);
+}
+
+#[test]
+fn a_model_is_written_as_bitsandbytes_stores_it() {
+    for (nested, max_shard) in [(true, u64::MAX), (false, 40_000)] {
+        let folder = tempfile::tempdir().unwrap();
+        let written =
+            export::write_nf4(folder.path(), model(Held::default()), None, Precision::Bf16, nested, max_shard).unwrap();
+        assert_eq!(written.iter().any(|name| name.ends_with("index.json")), max_shard < u64::MAX, "{written:?}");
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["quantization_config"]["bnb_4bit_use_double_quant"], nested);
+        let read = files::open(folder.path()).unwrap();
+        let held = model(Held { bf16: true, nf4: Some(NestedScales(nested)) });
+        for name in held.tensors.names() {
+            assert_eq!(read.tensors.coded(&name).unwrap(), held.tensors.coded(&name).unwrap(), "{name}");
+            if name.ends_with("norm.weight") {
+                continue; // one number a feature: f32 where they are held, bfloat16 in the file
+            }
+            assert_eq!(read.tensors.tensor(&name).unwrap(), held.tensors.tensor(&name).unwrap(), "{name}");
+        }
+    }
 }

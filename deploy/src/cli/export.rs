@@ -88,6 +88,26 @@ pub struct ExportArgs {
     pub json: bool,
 }
 
+/// `quantize`
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// Model folder, GGUF file, owner/name on the hub, or `embedded`
+    #[arg(long)]
+    pub model: String,
+    /// Folder to write, which must be new or empty
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Numbers of what stays unquantised: embeddings, head, norms
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub dtype: Dtype,
+    /// Codes the scales of blocks too (double quantisation): 4.13 bits a weight instead of 4.5
+    #[arg(long)]
+    pub nested: bool,
+    /// Largest file of weights: a number with MB or GB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub max_shard_size: u64,
+}
+
 fn size(text: &str) -> Result<u64, String> {
     let upper = text.trim().to_uppercase();
     let units = [("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];

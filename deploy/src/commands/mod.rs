@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod loss;
 pub mod make_base;
 pub mod nats;
+pub mod quantize;
 pub mod reward;
 pub mod score;
 pub mod tokenize;

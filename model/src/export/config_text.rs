@@ -1,5 +1,7 @@
 //! The texts of `config.json` and `generation_config.json`.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,9 +11,11 @@ use super::{
 use crate::{
     Activation, ModelConfig, ModelError, NormForm, RopeScaling, Variant,
     decoder::Linear,
-    files::{config_json, fault},
+    files::{config_json, fault, read_text},
     tokenizer::Tokenizer,
 };
+
+const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// The text of the base's own `config.json`, which says how its weights are held now.
 pub(super) fn with_precision(place: &str, text: &str, precision: Precision) -> Result<String, ModelError> {
@@ -34,6 +38,28 @@ pub(super) fn with_precision(place: &str, text: &str, precision: Precision) -> R
             Err(fault::unsupported(place, what, "export the type that the base has"))
         }
     }
+}
+
+/// The text of `config.json` for weights in `precision`: that of the folder `base`, or a new one.
+pub(super) fn of_base(
+    base: Option<&Path>,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    precision: Precision,
+) -> Result<String, ModelError> {
+    let Some(path) = base.map(|base| base.join("config.json")) else { return of(config, tokenizer, precision) };
+    with_precision(&path.display().to_string(), &read_text(&path, CONFIG_LIMIT)?, precision)
+}
+
+/// The text of a `config.json` for linear maps in NF4, as transformers writes it.
+pub(super) fn in_nf4(text: &str, precision: Precision, nested: bool) -> Result<String, ModelError> {
+    let mut map = config_json::parse_object("config.json", text)?;
+    let how = json!({
+        "quant_method": "bitsandbytes", "load_in_4bit": true, "load_in_8bit": false, "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": nested, "bnb_4bit_compute_dtype": precision.name(), "bnb_4bit_quant_storage": "uint8",
+    });
+    map.insert("quantization_config".into(), how);
+    Ok(pretty(map))
 }
 
 /// A `config.json` for a model whose files had none. It is read back: a shape that it cannot tell is an error.

@@ -13,7 +13,13 @@ use super::config_text;
 use crate::{
     ModelConfig, ModelError, TensorSource,
     decoder::tensors,
-    files::{atomic::write_atomic, fault, read_text, safetensors},
+    files::{
+        Held, ModelFiles, NestedScales,
+        atomic::write_atomic,
+        bitsandbytes, fault, is_linear,
+        safetensors::{self, Entry},
+    },
+    quant::{Coded, nf4},
     tokenizer::Tokenizer,
 };
 
@@ -30,7 +36,6 @@ const TOKENIZER_FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
-const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Writes the weights of `source`, a model of shape `config`, into `folder`, in files of at most `max_shard` bytes (a larger
 /// tensor has a file of its own); gives the names of the files. `base` is the folder that the model came from, if it did.
@@ -44,14 +49,64 @@ pub fn write(
     max_shard: u64,
 ) -> Result<Vec<String>, ModelError> {
     fs::create_dir_all(folder).map_err(|e| fault::io(folder, e))?;
-    let mut files = weights(folder, source, config, precision, max_shard)?;
-    let text = match base.map(|base| base.join("config.json")) {
-        Some(path) => {
-            let text = read_text(&path, CONFIG_LIMIT)?;
-            config_text::with_precision(&path.display().to_string(), &text, precision)?
-        }
-        None => config_text::of(config, tokenizer, precision)?,
+    let files = weights(folder, source, config, precision, max_shard)?;
+    beside(folder, config, tokenizer, base, config_text::of_base(base, config, tokenizer, precision)?, files)
+}
+
+/// Writes the weights of `model`, the linear maps of its layers in NF4 as bitsandbytes stores them (`nested`: with double
+/// quantisation), the others in `precision`, and all else as [`write`] does.
+pub fn write_nf4(
+    folder: &Path,
+    model: ModelFiles,
+    base: Option<&Path>,
+    precision: Precision,
+    nested: bool,
+    max_shard: u64,
+) -> Result<Vec<String>, ModelError> {
+    fs::create_dir_all(folder).map_err(|e| fault::io(folder, e))?;
+    let model = model.held(Held { bf16: false, nf4: Some(NestedScales(nested)) });
+    let in_nf4 = |name: &str, shape: &[usize]| {
+        let row = shape.last().copied().filter(|_| is_linear(name))?;
+        // other rows are refused where they are coded
+        Some(bitsandbytes::entries(name, shape, nf4::block_of(row).unwrap_or(nf4::BLOCK), nested))
     };
+    let plan: Vec<Vec<Entry>> = tensors(&model.config)
+        .into_iter()
+        .map(|(name, shape)| in_nf4(&name, &shape).unwrap_or_else(|| vec![precision.entry(name, shape)]))
+        .collect();
+    // the parts of a matrix come one after another
+    let mut now: Option<(String, Coded)> = None;
+    let source = &*model.tensors;
+    let files = write_shards(folder, &plan, max_shard, |path, entry| {
+        if let Some(coded) =
+            source.shape(&entry.name).filter(|_| is_linear(&entry.name)).map(|_| source.coded(&entry.name))
+        {
+            now = coded?.map(|coded| (entry.name.clone(), coded));
+        }
+        let part =
+            now.as_ref().and_then(|(matrix, coded)| Some((matrix, coded, entry.name.strip_prefix(matrix.as_str())?)));
+        match part {
+            Some((matrix, coded, end)) => {
+                let shape = source.shape(matrix).unwrap_or_default();
+                Ok(bitsandbytes::contents(coded, &shape, precision.name(), end))
+            }
+            None => precision.contents(path, entry, &source.tensor(&entry.name)?.into_f32()),
+        }
+    })?;
+    let text = config_text::of_base(base, &model.config, &model.tokenizer, precision)?;
+    let text = config_text::in_nf4(&text, precision, nested)?;
+    beside(folder, &model.config, &model.tokenizer, base, text, files)
+}
+
+/// Writes what stands beside the weights in `files`, `text` being that of `config.json`.
+fn beside(
+    folder: &Path,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    base: Option<&Path>,
+    text: String,
+    mut files: Vec<String>,
+) -> Result<Vec<String>, ModelError> {
     write_atomic(&folder.join("config.json"), text.as_bytes())?;
     files.push("config.json".into());
     if base.is_none_or(|base| !base.join("generation_config.json").exists()) {
@@ -88,11 +143,25 @@ fn weights(
     precision: Precision,
     max_shard: u64,
 ) -> Result<Vec<String>, ModelError> {
-    let mut shards: Vec<Vec<(String, Vec<usize>)>> = vec![Vec::new()];
+    let plan: Vec<Vec<Entry>> =
+        tensors(config).into_iter().map(|(name, shape)| vec![precision.entry(name, shape)]).collect();
+    write_shards(folder, &plan, max_shard, |path, entry| {
+        precision.contents(path, entry, &source.tensor(&entry.name)?.into_f32())
+    })
+}
+
+/// Writes `plan` into `folder`, in files of at most `max_shard` bytes; what belongs together is in one of them. Gives their names.
+pub(super) fn write_shards(
+    folder: &Path,
+    plan: &[Vec<Entry>],
+    max_shard: u64,
+    mut contents: impl FnMut(&Path, &Entry) -> Result<Vec<u8>, ModelError>,
+) -> Result<Vec<String>, ModelError> {
+    let mut shards: Vec<Vec<Entry>> = vec![Vec::new()];
     let mut filled = 0;
     let mut total = 0;
-    for (name, shape) in tensors(config) {
-        let bytes = (shape.iter().product::<usize>() * precision.bytes()) as u64;
+    for together in plan {
+        let bytes = together.iter().map(|entry| entry.bytes as u64).sum::<u64>();
         if filled > 0 && filled + bytes > max_shard {
             shards.push(Vec::new());
             filled = 0;
@@ -100,7 +169,7 @@ fn weights(
         filled += bytes;
         total += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push((name, shape));
+            shard.extend(together.iter().cloned());
         }
     }
     let count = shards.len();
@@ -111,8 +180,9 @@ fn weights(
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
-        safetensors::write_each(&folder.join(&file), shard, precision, |name| Ok(source.tensor(name)?.to_f32()))?;
-        places.extend(shard.iter().map(|(name, _)| (name.clone(), file.clone())));
+        let path = folder.join(&file);
+        safetensors::write_raw(&path, shard, |entry| contents(&path, entry))?;
+        places.extend(shard.iter().map(|entry| (entry.name.clone(), file.clone())));
         files.push(file);
     }
     if count > 1 {

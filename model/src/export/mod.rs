@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 pub use adapter_gguf::{read as read_adapter_gguf, write as write_adapter_gguf};
-pub use folder::{Precision, write as write_folder, write_tokenizer};
+pub use folder::{Precision, write as write_folder, write_nf4, write_tokenizer};
 pub use gguf::{Quant, write as write_gguf};
 pub use shape::{as_gguf, differences};
 

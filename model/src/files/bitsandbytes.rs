@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::json;
 
-use super::{fault, safetensors::le_chunks};
+use super::{
+    fault,
+    safetensors::{Entry, le_chunks},
+};
 use crate::{
     ModelError,
-    quant::{Coded, Codes, Scales},
+    quant::{Coded, Codes, Scales, dynamic::NESTED_BLOCK},
 };
 
 /// Longest JSON text.
@@ -113,6 +117,57 @@ pub(crate) fn matrix(place: &str, name: &str, state: &State, read: Read<'_>) -> 
         return Err(fault::invalid(place, format!("scales of {name}"), "finite weights", scale));
     }
     Ok(Coded { codes: Codes::Four { packed, table }, scales, least: None, block: state.blocksize, len })
+}
+
+/// Bytes of the JSON text that is written: blanks fill it up.
+const STATE_BYTES: usize = 256;
+
+/// What is stored of a matrix [out, in] in NF4 with blocks of `block`.
+pub(crate) fn entries(matrix: &str, shape: &[usize], block: usize, nested: bool) -> Vec<Entry> {
+    let len: usize = shape.iter().product();
+    let scales = len.div_ceil(block);
+    let entry = |end: &str, dtype: &'static str, shape: Vec<usize>| {
+        let bytes = shape.iter().product::<usize>() * if dtype == "F32" { 4 } else { 1 };
+        Entry { name: format!("{matrix}{end}"), dtype, shape, bytes }
+    };
+    let mut list = vec![
+        entry("", "U8", vec![len.div_ceil(2), 1]),
+        entry(".absmax", if nested { "U8" } else { "F32" }, vec![scales]),
+        entry(".quant_map", "F32", vec![16]),
+        entry(STATE[0], "U8", vec![STATE_BYTES]),
+    ];
+    if nested {
+        list.push(entry(".nested_absmax", "F32", vec![scales.div_ceil(NESTED_BLOCK)]));
+        list.push(entry(".nested_quant_map", "F32", vec![256]));
+    }
+    list
+}
+
+/// The bytes of what [`entries`] names, by what follows the name of the matrix. `dtype` is the type of the numbers that it was
+/// made of.
+pub(crate) fn contents(coded: &Coded, shape: &[usize], dtype: &str, end: &str) -> Vec<u8> {
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    match (end, &coded.codes, &coded.scales) {
+        ("", Codes::Four { packed, .. }, _) => packed.clone(),
+        (".quant_map", Codes::Four { table, .. }, _) => bytes(table),
+        (".absmax", _, Scales::Plain(scales)) => bytes(scales),
+        (".absmax", _, Scales::Nested { codes, .. }) => codes.clone(),
+        (".nested_absmax", _, Scales::Nested { largest, .. }) => bytes(largest),
+        (".nested_quant_map", _, Scales::Nested { map, .. }) => bytes(&map[..]),
+        (end, _, scales) if end == STATE[0] => {
+            let mut state = json!({"quant_type": "nf4", "blocksize": coded.block, "dtype": dtype, "shape": shape});
+            if let (Scales::Nested { offset, block, .. }, Some(state)) = (scales, state.as_object_mut()) {
+                state.insert("nested_blocksize".into(), json!(block));
+                state.insert("nested_dtype".into(), json!("float32"));
+                state.insert("nested_offset".into(), json!(offset));
+            }
+            let mut text = state.to_string().into_bytes();
+            text.resize(STATE_BYTES, b' ');
+            text
+        }
+        // of another form: whoever writes sees that the length is wrong
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]

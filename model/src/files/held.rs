@@ -12,9 +12,6 @@ use crate::{
     quant::{Coded, Codes, nf4},
 };
 
-/// Lengths of blocks of NF4: the usual one, and the next that rows may be a multiple of.
-const BLOCKS: [usize; 2] = [nf4::BLOCK, 32];
-
 /// How the matrices of a base are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Held {
@@ -45,7 +42,7 @@ struct Source {
 }
 
 /// True for the weights of a linear map of a layer.
-fn is_linear(name: &str) -> bool {
+pub(crate) fn is_linear(name: &str) -> bool {
     let module = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')?.1.strip_suffix(".weight"));
     module.is_some_and(|module| Linear::ALL.iter().any(|linear| linear.path() == module))
 }
@@ -70,8 +67,7 @@ impl TensorSource for Source {
             Some(NestedScales(nested)) if !four && is_linear(name) => {
                 let tensor = self.files.tensor(name)?;
                 let row = tensor.shape.last().copied().unwrap_or(0);
-                // blocks of which some run across the ends of rows could not be worked on
-                let block = BLOCKS.into_iter().find(|block| row.is_multiple_of(*block)).ok_or_else(|| {
+                let block = nf4::block_of(row).ok_or_else(|| {
                     let what = format!("tensor {name} in NF4");
                     fault::unsupported("the base", what, &format!("rows of {row} are no multiple of 32"))
                 })?;

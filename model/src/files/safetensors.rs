@@ -258,6 +258,33 @@ impl Precision {
         if self == Self::F32 { 4 } else { 2 }
     }
 
+    /// A tensor of such numbers.
+    pub(crate) fn entry(self, name: String, shape: Vec<usize>) -> Entry {
+        let dtype = match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        };
+        let bytes = shape.iter().product::<usize>() * self.bytes();
+        Entry { name, dtype, shape, bytes }
+    }
+
+    /// The bytes of `entry`, which goes to `path`.
+    pub(crate) fn contents(self, path: &Path, entry: &Entry, values: &[f32]) -> Result<Vec<u8>, ModelError> {
+        let wrong = |expected: String, got: String| {
+            Err(fault::invalid(path.display(), format!("values of {}", entry.name), expected, got))
+        };
+        let count = entry.shape.iter().product::<usize>();
+        if values.len() != count {
+            return wrong(count.to_string(), values.len().to_string());
+        }
+        let most = || values.iter().fold(0.0f32, |most, v| if v.is_finite() { most.max(v.abs()) } else { *v });
+        match self.encode(values) {
+            Some(bytes) => Ok(bytes),
+            None => wrong(format!("what {} can hold", entry.dtype), most().to_string()),
+        }
+    }
+
     /// The numbers as bytes; none if one is not finite, or is beyond the range.
     fn encode(self, values: &[f32]) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(values.len() * self.bytes());
@@ -286,27 +313,32 @@ impl Precision {
     }
 }
 
-/// Writes tensors of these names and shapes to `path`, whole or not at all. `values` is asked for the numbers of each in turn,
-/// so that one of them at a time is in memory. Errors name the tensor: another number of values than its shape says, or values
-/// that `precision` cannot hold.
-pub fn write_each(
+/// A tensor that is to be written.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// The format's name of its type.
+    pub dtype: &'static str,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// Bytes that it takes.
+    pub bytes: usize,
+}
+
+/// Writes `entries` to `path`, whole or not at all. `contents` is asked for the bytes of each in turn, so that one of them at a
+/// time is in memory; another number of them than was said is an error with the name.
+pub fn write_raw(
     path: &Path,
-    tensors: &[(String, Vec<usize>)],
-    precision: Precision,
-    mut values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
+    entries: &[Entry],
+    mut contents: impl FnMut(&Entry) -> Result<Vec<u8>, ModelError>,
 ) -> Result<(), ModelError> {
-    let place = path.display();
-    let dtype = match precision {
-        Precision::F32 => "F32",
-        Precision::F16 => "F16",
-        Precision::Bf16 => "BF16",
-    };
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut end = 0;
-    for (name, shape) in tensors {
+    for Entry { name, dtype, shape, bytes } in entries {
         let start = end;
-        end += shape.iter().product::<usize>() * precision.bytes();
+        end += bytes;
         header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
     }
     let mut text = Value::Object(header).to_string().into_bytes();
@@ -314,15 +346,13 @@ pub fn write_each(
     write_atomic_with(path, |file| {
         let io = |e| fault::io(path, e);
         file.write_all(&(text.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&text)).map_err(io)?;
-        for (name, shape) in tensors {
-            let (values, count) = (values(name)?, shape.iter().product::<usize>());
-            if values.len() != count {
-                return Err(fault::invalid(&place, format!("values of {name}"), count, values.len()));
+        for entry in entries {
+            let bytes = contents(entry)?;
+            if bytes.len() != entry.bytes {
+                let what = format!("bytes of {}", entry.name);
+                return Err(fault::invalid(path.display(), what, entry.bytes, bytes.len()));
             }
-            let most = || values.iter().fold(0.0f32, |most, v| if v.is_finite() { most.max(v.abs()) } else { *v });
-            let beyond =
-                || fault::invalid(&place, format!("values of {name}"), format!("what {dtype} can hold"), most());
-            file.write_all(&precision.encode(&values).ok_or_else(beyond)?).map_err(io)?;
+            file.write_all(&bytes).map_err(io)?;
         }
         Ok(())
     })
@@ -343,6 +373,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Writes tensors of these names and shapes.
+    fn write_each(
+        path: &Path,
+        tensors: &[(String, Vec<usize>)],
+        precision: Precision,
+        mut values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
+    ) -> Result<(), ModelError> {
+        let entry = |(name, shape): &(String, Vec<usize>)| precision.entry(name.clone(), shape.clone());
+        let entries: Vec<Entry> = tensors.iter().map(entry).collect();
+        write_raw(path, &entries, |entry| precision.contents(path, entry, &values(&entry.name)?))
+    }
 
     fn sample() -> Tensors {
         let bf16 = HostTensor { shape: vec![3], data: HostData::Bf16(vec![0x3f80, 0x4000, 0xbf80]) };

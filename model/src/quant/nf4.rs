@@ -26,6 +26,12 @@ pub const CODES: [f32; 16] = [
     1.0,
 ];
 
+/// The length of blocks for rows of `row` weights: the usual one, or 32; none if whole blocks do not fill a row, which products
+/// could not work on.
+pub fn block_of(row: usize) -> Option<usize> {
+    [BLOCK, 32].into_iter().find(|block| row.is_multiple_of(*block))
+}
+
 /// Codes `values` in blocks of `block` (at least 1), which may run across the ends of rows; with `nested`, their scales too (double
 /// quantisation: 4.127 bits a weight, and 4.5 without).
 pub fn encode(values: &[f32], block: usize, nested: bool) -> Coded {
