@@ -41,9 +41,15 @@ fn hub() -> Hub {
 /// The executable, of a user who lives in `at` and looks at `hub`.
 fn at(hub: &Hub, at: &Path, args: &[&str]) -> Command {
     let mut command = folgore(args);
-    for name in
-        ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
-    {
+    for name in [
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_TOKEN",
+        "HF_TOKEN_PATH",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+    ] {
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", &hub.url).env("HF_HOME", at.join("hf")).env("FOLGORE_CACHE", at).current_dir(at);

@@ -11,6 +11,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
@@ -32,7 +33,7 @@ const LOCK_LOOK: Duration = Duration::from_millis(100);
 /// Largest index of shards that is read.
 const INDEX_LIMIT: u64 = 64 << 20;
 
-/// Tells apart what the threads of this process write.
+/// Tells apart what the threads of this process write; processes of two containers may have one number.
 static TURN: AtomicU32 = AtomicU32::new(0);
 
 /// One repository in the cache.
@@ -90,7 +91,7 @@ impl RepoCache {
         if need.weights() && !self.has(commit, SINGLE) {
             match self.has(commit, INDEX).then(|| self.shards(commit)) {
                 None => missing.required.push(SINGLE.into()),
-                Some(Err(_)) => missing.required.push(INDEX.into()),
+                Some(Err(error)) => missing.required.push(format!("usable {INDEX} ({error})")),
                 Some(Ok(names)) => missing.required.extend(names.into_iter().filter(|name| lacks(&name.as_str()))),
             }
         }
@@ -122,16 +123,18 @@ impl RepoCache {
     pub(crate) fn hold(&self, etag: &str, say: &dyn Fn(&str)) -> Result<File, HubError> {
         make(&self.locks)?;
         let path = self.locks.join(format!("{etag}.lock"));
-        let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
+        let mut file = lock_file(&path)?;
         let begin = Instant::now();
         let mut told = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) if is_at(&file, &path) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(io(&path)(error)),
-                Err(TryLockError::WouldBlock) if begin.elapsed() > LOCK_WAIT => {
+                _ if begin.elapsed() > LOCK_WAIT => {
                     return Err(io(&path)(std::io::Error::other("another process has held it for six hours")));
                 }
+                // Python removes the file when it lets go: others lock the one that is there now
+                Ok(()) => file = lock_file(&path)?,
                 Err(TryLockError::WouldBlock) if !told => {
                     say(&format!("{}: another process is downloading it: waiting", self.name));
                     told = true;
@@ -146,34 +149,73 @@ impl RepoCache {
     pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file);
         make(path.parent().unwrap_or(&self.folder))?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(error)),
-            _ => {}
-        }
         // out of the file's folders, COMMIT and `snapshots`
         let up = "../".repeat(file.split('/').count() + 1);
-        show(&self.blob(etag), &format!("{up}blobs/{etag}"), &path).map_err(io(&path))
+        replace(&path, |beside| show(&self.blob(etag), &format!("{up}blobs/{etag}"), beside))
     }
 
-    /// Notes that the commit has no such file.
-    pub(crate) fn note_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    /// Notes that the commit has no such file, unless that is noted.
+    pub(crate) fn note_absent(&self, commit: &str, file: &str, say: &dyn Fn(&str)) {
         let path = self.folder.join(".no_exist").join(commit).join(file);
-        make(path.parent().unwrap_or(&self.folder))?;
-        File::create(&path).map(drop).map_err(io(&path))
+        if !path.is_file() {
+            self.note(&path, "", say);
+        }
     }
 
-    /// Notes the commit that the name's revision is.
-    pub(crate) fn note_revision(&self, commit: &str) -> Result<(), HubError> {
-        if self.name.revision() == commit || self.commit().as_deref() == Some(commit) {
-            return Ok(());
+    /// Notes the commit that the name's revision is, unless that is noted.
+    pub(crate) fn note_revision(&self, commit: &str, say: &dyn Fn(&str)) {
+        if self.commit().as_deref() != Some(commit) {
+            self.note(&self.folder.join("refs").join(self.name.revision()), commit, say);
         }
-        let path = self.folder.join("refs").join(self.name.revision());
-        make(path.parent().unwrap_or(&self.folder))?;
+    }
+
+    /// Makes a note, or says that it cannot: a cache for reading only is as good.
+    fn note(&self, path: &Path, text: &str, say: &dyn Fn(&str)) {
+        let write = |beside: &Path| File::create_new(beside)?.write_all(text.as_bytes());
+        let noted = make(path.parent().unwrap_or(&self.folder)).and_then(|()| replace(path, write));
+        if let Err(error) = noted {
+            say(&format!("warning: {}: the cache takes no note of what it has: {error}", self.name));
+        }
+    }
+}
+
+/// Puts what `make` makes, at a name of its own, in the place of `path`: nobody sees half of it, or finds nothing in between.
+fn replace(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
+    loop {
         let (process, turn) = (std::process::id(), TURN.fetch_add(1, Ordering::Relaxed));
         let beside = path.with_file_name(format!(".{process}-{turn}"));
-        fs::write(&beside, commit).map_err(io(&beside))?;
-        fs::rename(&beside, &path).map_err(io(&path))
+        let put = match make(&beside) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            made => made.and_then(|()| fs::rename(&beside, path)),
+        };
+        return put.map_err(|error| {
+            let _ = fs::remove_file(&beside); // there may be none
+            io(path)(error)
+        });
     }
+}
+
+/// Opens the file of a lock, for everybody whom Python would let in.
+fn lock_file(path: &Path) -> Result<File, HubError> {
+    let mut options = File::options();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o664);
+    options.open(path).map_err(io(path))
+}
+
+/// Whether `file` is the one that lies at `path` now.
+#[cfg(unix)]
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let number = |found: fs::Metadata| (found.dev(), found.ino());
+    matches!((file.metadata().map(number), fs::metadata(path).map(number)), (Ok(open), Ok(there)) if open == there)
+}
+
+/// Windows removes no file that is open.
+#[cfg(not(unix))]
+pub(crate) fn is_at(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 /// Makes a folder with those above it.
@@ -189,5 +231,5 @@ fn show(_blob: &Path, relative: &str, path: &Path) -> std::io::Result<()> {
 /// Links need a privilege on Windows, where Python falls back to files as well.
 #[cfg(not(unix))]
 fn show(blob: &Path, _relative: &str, path: &Path) -> std::io::Result<()> {
-    fs::copy(blob, path).map(drop)
+    std::io::copy(&mut File::open(blob)?, &mut File::create_new(path)?).map(drop)
 }

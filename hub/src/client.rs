@@ -1,6 +1,6 @@
 //! Asks the hub, within bounds: every wait has an end, and the token goes to the hub alone.
 
-use std::{future::Future, sync::OnceLock};
+use std::{future::Future, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use folgore_config::hub::HubName;
@@ -21,6 +21,10 @@ use crate::{
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 8;
+/// Between two attempts, even where the server wants more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Characters of what a server says.
+const WORDS: usize = 200;
 
 /// A client of one hub.
 pub(crate) struct Client {
@@ -50,7 +54,7 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Incoming,
-    silence: std::time::Duration,
+    silence: Duration,
 }
 
 impl Reply {
@@ -133,7 +137,7 @@ impl Client {
                 return if reply.status.is_success() || reply.status == StatusCode::RANGE_NOT_SATISFIABLE {
                     Ok(reply)
                 } else {
-                    Err(self.refusal(name, file, &reply))
+                    Err(self.refusal(name, file, &uri, &reply))
                 };
             }
             let place = reply.header("location").unwrap_or_default().to_owned();
@@ -190,24 +194,39 @@ impl Client {
         Ok(self.tls.get_or_init(|| Pool::builder(TokioExecutor::new()).build(connector)))
     }
 
-    /// What an answer with an error's status means, about the whole repository or a file of it.
-    fn refusal(&self, name: &HubName, file: Option<&str>, reply: &Reply) -> Trouble {
-        let (code, said) = (reply.header("x-error-code").unwrap_or_default(), reply.header("x-error-message"));
-        let said = said.map(|said| format!(": {}", said.chars().take(200).collect::<String>())).unwrap_or_default();
-        let (status, repo) = (reply.status.as_u16(), name.repo().to_owned());
+    /// What an answer from `uri` with an error's status means, about the whole repository or a file of it.
+    fn refusal(&self, name: &HubName, file: Option<&str>, uri: &Uri, reply: &Reply) -> Trouble {
+        let words = |said: &str| format!("; the server says: {}", said.chars().take(WORDS).collect::<String>());
+        let said = reply.header("x-error-message").map(words).unwrap_or_default();
+        let status = reply.status.as_u16();
+        let is_own = origin(uri) == self.origin;
         if reply.status.is_server_error() || matches!(status, 408 | 429) {
-            return Trouble::Passing(format!("status {status}{said}"));
+            let who = if is_own { String::new() } else { format!("{}: ", host(uri)) };
+            let why = format!("{who}status {status}{said}");
+            return match asked_later(&reply.headers) {
+                Some(after) => Trouble::Busy { why, after },
+                None => Trouble::Passing(why),
+            };
         }
-        let endpoint = self.endpoint.clone();
+        let code = reply.header("x-error-code").unwrap_or_default();
+        // other servers know neither terms nor tokens
+        let own = is_own.then(|| self.own_refusal(name, file, status, code, &said)).flatten();
+        let plain = || HubError::Refused { what: name.to_string(), host: host(uri), status, said };
+        Trouble::Lasting(own.unwrap_or_else(plain))
+    }
+
+    /// What the hub itself means; none if that is not known.
+    fn own_refusal(&self, name: &HubName, file: Option<&str>, status: u16, code: &str, said: &str) -> Option<HubError> {
+        let (repo, endpoint) = (name.repo().to_owned(), self.endpoint.clone());
         let with_token = self.token.is_some();
-        Trouble::Lasting(match (code, status) {
+        Some(match (code, status) {
             ("RevisionNotFound", _) => HubError::NoRevision { repo, revision: name.revision().to_owned() },
             ("EntryNotFound", _) => self.no_file(name, file),
+            ("GatedRepo", _) => self.gated(repo, with_token, said),
             // a page is shown to everybody and its files are not
-            ("GatedRepo", _) | ("", 403) => self.gated(repo, with_token),
-            ("", 401) if file.is_some() && !with_token => self.gated(repo, with_token),
-            (_, 401 | 403) if with_token && code != "RepoNotFound" => {
-                HubError::Token { repo, status, page: format!("{endpoint}/settings/tokens") }
+            ("", 401) if file.is_some() && !with_token => self.gated(repo, with_token, said),
+            (_, 401) if with_token && code != "RepoNotFound" => {
+                HubError::Token { repo, status, page: format!("{endpoint}/settings/tokens"), said: said.to_owned() }
             }
             ("", 404) if file.is_some() => self.no_file(name, file),
             ("RepoNotFound", _) | (_, 401 | 404) => {
@@ -217,11 +236,11 @@ impl Client {
                 };
                 HubError::NoRepository { repo, endpoint, way }
             }
-            _ => HubError::Refused { what: name.to_string(), status, said },
+            _ => return None,
         })
     }
 
-    fn gated(&self, repo: String, with_token: bool) -> HubError {
+    fn gated(&self, repo: String, with_token: bool, said: &str) -> HubError {
         let page = format!("{}/{repo}", self.endpoint);
         let way = match with_token {
             true => {
@@ -229,14 +248,14 @@ impl Client {
             }
             false => "set HF_TOKEN to a token of the account that did so",
         };
-        HubError::Gated { repo, page, way }
+        HubError::Gated { repo, page, way, said: said.to_owned() }
     }
 
     fn no_file(&self, name: &HubName, file: Option<&str>) -> HubError {
         HubError::NoFile { name: name.to_string(), file: file.unwrap_or("such file").to_owned(), hint: String::new() }
     }
 
-    /// Asks again after what may pass, up to `attempts` times; `say` is told.
+    /// Asks again after what may pass, up to `attempts` times, which count anew whenever something was done; `say` is told.
     pub(crate) async fn patiently<T, F: Future<Output = Result<T, Trouble>>>(
         &self,
         what: &str,
@@ -244,20 +263,27 @@ impl Client {
         say: &dyn Fn(&str),
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, HubError> {
-        let mut pause = self.patience.pause;
-        for left in (0..attempts.max(1)).rev() {
-            match attempt().await {
+        let (mut made, mut pause) = (0, self.patience.pause);
+        loop {
+            let (why, least) = match attempt().await {
                 Ok(got) => return Ok(got),
                 Err(Trouble::Lasting(error)) => return Err(error),
-                Err(Trouble::Passing(why)) if left == 0 => {
-                    return Err(HubError::Unreachable { what: what.to_owned(), why });
+                Err(Trouble::Passing(why)) => (why, Duration::ZERO),
+                Err(Trouble::Busy { why, after }) => (why, after),
+                Err(Trouble::Stopped(why)) => {
+                    (made, pause) = (0, self.patience.pause);
+                    (why, Duration::ZERO)
                 }
-                Err(Trouble::Passing(why)) => say(&format!("{what}: {why}: trying again")),
+            };
+            made += 1;
+            if made >= attempts {
+                return Err(HubError::Unreachable { what: what.to_owned(), why });
             }
-            sleep(pause).await;
-            pause *= 2;
+            let wait = pause.max(least).min(LONGEST_PAUSE);
+            say(&format!("{what}: {why}: trying again in {wait:?}"));
+            sleep(wait).await;
+            pause = pause.saturating_mul(2);
         }
-        Err(HubError::Unreachable { what: what.to_owned(), why: "not asked".into() })
     }
 
     /// How often one thing is asked for.
@@ -277,6 +303,18 @@ fn connector(patience: &Patience) -> HttpConnector {
 fn origin(uri: &Uri) -> Option<(String, String)> {
     let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
     Some((scheme.to_owned(), uri.authority()?.as_str().to_lowercase()))
+}
+
+/// Name and port of the server, for people.
+fn host(uri: &Uri) -> String {
+    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default().to_owned()
+}
+
+/// How long the server wants to be left alone, if it says so in seconds.
+fn asked_later(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// Where a redirect from `uri` leads; none if nowhere, or out of https.
@@ -309,6 +347,21 @@ mod tests {
         for bad in ["http://cdn/x", "//cdn/x", "file:///etc/passwd", "", "ftp://x/y"] {
             assert_eq!(to("https://hub/a", bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_server_that_wants_time_gets_some() {
+        let later = |text: &'static str| {
+            asked_later(&HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(text))]))
+        };
+        assert_eq!(later("7"), Some(Duration::from_secs(7)));
+        assert_eq!((later("-1"), later("Wed, 21 Oct 2026 07:28:00 GMT"), later("")), (None, None, None));
+        assert_eq!(asked_later(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn servers_are_named_without_passwords() {
+        assert_eq!(host(&"https://me:secret@cdn.lan:8443/x".parse().unwrap()), "cdn.lan:8443");
     }
 
     #[test]

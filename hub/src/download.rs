@@ -1,6 +1,7 @@
-//! One file, whole and proven, or not at all.
+//! One file, whole or not at all: of the size that the hub announced and, where it announced one, with that SHA-256.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     HubError,
-    cache::{RepoCache, make},
+    cache::{RepoCache, is_at, make},
     client::{Ask, Client, Reply},
     error::{Trouble, io},
 };
@@ -39,7 +40,14 @@ pub(crate) struct Downloads<'a> {
 struct Remote {
     /// Its name in the cache; of large files the SHA-256 of the contents.
     etag: String,
-    size: Option<u64>,
+    size: u64,
+}
+
+impl Remote {
+    /// Whether the name tells what the contents are.
+    fn names_contents(&self) -> bool {
+        self.etag.len() == 64 && self.etag.bytes().all(|b| b.is_ascii_hexdigit())
+    }
 }
 
 impl Downloads<'_> {
@@ -57,9 +65,14 @@ impl Downloads<'_> {
         let blob = self.cache.blob(&remote.etag);
         make(blob.parent().unwrap_or(&blob))?;
         let _held = self.cache.hold(&remote.etag, self.say)?;
+        // whoever had it may have brought the file
+        if self.cache.has(self.commit, file) {
+            return Ok(());
+        }
         if !is_whole(&blob, &remote) {
             let part = PathBuf::from(format!("{}.incomplete", blob.display()));
-            let fetch = || self.fetch(file, &place, &uri, &remote, &part);
+            let furthest = Cell::new(0);
+            let fetch = || self.fetch(file, &place, &uri, &remote, &part, &furthest);
             client.patiently(&place, attempts, self.say, fetch).await?;
             fs::rename(&part, &blob).map_err(io(&blob))?;
         }
@@ -84,31 +97,58 @@ impl Downloads<'_> {
             return Err(untrusted("etag:", "letters and digits", etag).into());
         }
         let own = reply.header("content-length").filter(|_| !reply.status.is_redirection());
-        let size = reply.header("x-linked-size").or(own).and_then(|size| size.parse().ok());
-        Ok(Remote { etag: etag.to_owned(), size })
+        let size = reply.header("x-linked-size").or(own).unwrap_or_default();
+        let bytes = size.parse().map_err(|_| untrusted("size:", "a number of bytes", size))?;
+        Ok(Remote { etag: etag.to_owned(), size: bytes })
     }
 
-    /// One attempt to complete the file `part`.
-    async fn fetch(&self, file: &str, place: &str, uri: &Uri, remote: &Remote, part: &Path) -> Result<(), Trouble> {
-        let mut part = Part::open(part)?;
-        if remote.size.is_some_and(|size| part.len > size) {
+    /// One attempt to complete the file `path`; `furthest` is what the attempts so far came to.
+    async fn fetch(
+        &self,
+        file: &str,
+        place: &str,
+        uri: &Uri,
+        remote: &Remote,
+        path: &Path,
+        furthest: &Cell<u64>,
+    ) -> Result<(), Trouble> {
+        let mut part = Part::open(path)?;
+        let had = part.len.max(furthest.get());
+        let ended = self.complete(file, place, uri, remote, &mut part).await;
+        furthest.set(had.max(part.len));
+        match ended {
+            Err(Trouble::Passing(why)) if part.len > had => Err(Trouble::Stopped(why)),
+            ended => ended,
+        }
+    }
+
+    async fn complete(
+        &self,
+        file: &str,
+        place: &str,
+        uri: &Uri,
+        remote: &Remote,
+        part: &mut Part,
+    ) -> Result<(), Trouble> {
+        // nothing would show that the rest belongs to another beginning, unless the contents are named
+        if part.len > remote.size || !remote.names_contents() {
             part.restart()?;
         }
         let from = part.len;
-        if from == 0 || remote.size != Some(from) {
+        if from == 0 || from != remote.size {
             let mut reply = self.client.ask(self.name, Some(file), uri, Ask::Get { from }).await?;
             if from > 0 && !goes_on(&reply, from) {
                 part.restart()?;
-                if reply.status != StatusCode::OK {
-                    return Err(Trouble::Passing(format!("status {} to a request for the rest", reply.status)));
-                }
             }
-            self.take(place, &mut reply, remote, &mut part).await?;
+            if part.len == 0 && reply.status != StatusCode::OK {
+                return Err(Trouble::Passing(format!("status {} to a request from byte {from} on", reply.status)));
+            }
+            self.take(place, &mut reply, remote, part).await?;
         }
-        if let Some(size) = remote.size.filter(|size| part.len < *size) {
-            return Err(Trouble::Passing(format!("it ended after {} of {size} bytes", part.len)));
+        if part.len < remote.size {
+            return Err(Trouble::Passing(format!("it ended after {} of {} bytes", part.len, remote.size)));
         }
-        match part.end(&remote.etag)? {
+        match part.end(remote)? {
             None => Ok(()),
             // what was there from before may be to blame
             Some(_) if from > 0 => Err(Trouble::Passing("another sha256 than announced".into())),
@@ -121,21 +161,21 @@ impl Downloads<'_> {
 
     async fn take(&self, place: &str, reply: &mut Reply, remote: &Remote, part: &mut Part) -> Result<(), Trouble> {
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
-        let whole = remote.size.map(|size| format!(" of {} MB", megabytes(size))).unwrap_or_default();
-        if remote.size.is_none_or(|size| size > WORTH_TELLING) {
-            (self.say)(&format!("{place}: {}{whole}", megabytes(part.len)));
+        let tell = |len: u64| (self.say)(&format!("{place}: {} of {} MB", megabytes(len), megabytes(remote.size)));
+        if remote.size > WORTH_TELLING {
+            tell(part.len);
         }
         let mut told = Instant::now();
         while let Some(piece) = reply.piece().await? {
             part.add(&piece)?;
-            if let Some(size) = remote.size.filter(|size| part.len > *size) {
+            if part.len > remote.size {
                 part.restart()?;
-                let (expected, got) = (format!("{size} bytes"), "more".to_owned());
+                let (expected, got) = (format!("{} bytes", remote.size), "more".to_owned());
                 return Err(HubError::Damaged { file: place.to_owned(), expected, got }.into());
             }
             if told.elapsed() > TELL_EVERY {
                 told = Instant::now();
-                (self.say)(&format!("{place}: {}{whole}", megabytes(part.len)));
+                tell(part.len);
             }
         }
         Ok(())
@@ -151,7 +191,7 @@ fn goes_on(reply: &Reply, from: u64) -> bool {
 
 /// Whether the blob is there; one of another size is not it.
 fn is_whole(blob: &Path, remote: &Remote) -> bool {
-    fs::metadata(blob).is_ok_and(|found| found.is_file() && remote.size.is_none_or(|size| size == found.len()))
+    fs::metadata(blob).is_ok_and(|found| found.is_file() && found.len() == remote.size)
 }
 
 /// What there is of a download.
@@ -192,15 +232,49 @@ impl Part {
         Ok(())
     }
 
-    /// Puts it on the disk; if `etag` is a SHA-256 and not that of the contents, they are thrown away and theirs is given.
-    fn end(mut self, etag: &str) -> Result<Option<String>, HubError> {
+    /// Puts it on the disk; if the contents are named and are others, they are thrown away and their SHA-256 is given.
+    fn end(&mut self, remote: &Remote) -> Result<Option<String>, Trouble> {
         let got: String = std::mem::take(&mut self.hash).finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let names_contents = etag.len() == got.len() && etag.bytes().all(|b| b.is_ascii_hexdigit());
-        if names_contents && !etag.eq_ignore_ascii_case(&got) {
+        if remote.names_contents() && !remote.etag.eq_ignore_ascii_case(&got) {
             self.restart()?;
             return Ok(Some(got));
         }
         self.file.sync_all().map_err(io(&self.path))?;
-        Ok(None)
+        // what was counted is what is published, whoever else keeps to no lock
+        let is_there = is_at(&self.file, &self.path);
+        let len = self.file.metadata().map_err(io(&self.path))?.len();
+        if is_there && len == self.len {
+            return Ok(None);
+        }
+        if is_there {
+            self.restart()?;
+        }
+        Err(Trouble::Passing(format!("another program writes to {}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_others_write_to_is_not_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let remote = Remote { etag: "0".repeat(40), size: 3 };
+        let mut part = Part::open(&path).unwrap();
+        part.add(b"abc").unwrap();
+        fs::write(&path, b"abcdef").unwrap();
+        assert!(matches!(part.end(&remote), Err(Trouble::Passing(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"", "it is thrown away");
+
+        part.add(b"abc").unwrap();
+        fs::rename(&path, folder.path().join("published")).unwrap();
+        assert!(matches!(part.end(&remote), Err(Trouble::Passing(_))));
+        assert_eq!(fs::read(folder.path().join("published")).unwrap(), b"abc", "it is not ours");
+
+        let mut part = Part::open(&path).unwrap();
+        part.add(b"abc").unwrap();
+        assert!(matches!(part.end(&remote), Ok(None)));
     }
 }

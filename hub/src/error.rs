@@ -1,6 +1,9 @@
 //! What can go wrong between a name and its files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Why there are no files.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +21,7 @@ pub enum HubError {
         missing: String,
     },
     /// The model's authors want to be asked.
-    #[error("{repo} is gated: accept its terms at {page}, then {way}")]
+    #[error("{repo} is gated: accept its terms at {page}, then {way}{said}")]
     Gated {
         /// `owner/name`.
         repo: String,
@@ -26,9 +29,13 @@ pub enum HubError {
         page: String,
         /// What to do after that.
         way: &'static str,
+        /// The server's words.
+        said: String,
     },
     /// The server does not take the token.
-    #[error("{repo}: the server does not take this token (status {status}): check HF_TOKEN, or make another at {page}")]
+    #[error(
+        "{repo}: the server does not take this token (status {status}): check HF_TOKEN, or make another at {page}{said}"
+    )]
     Token {
         /// `owner/name`.
         repo: String,
@@ -36,6 +43,8 @@ pub enum HubError {
         status: u16,
         /// Where tokens are made.
         page: String,
+        /// The server's words.
+        said: String,
     },
     /// There is no such repository, or it is not shown to strangers.
     #[error("{repo}: there is no such model at {endpoint}, or it is private: {way}")]
@@ -87,14 +96,16 @@ pub enum HubError {
         /// What it was.
         got: String,
     },
-    /// The server answers with a status that nothing here can help.
-    #[error("{what}: status {status}{said}")]
+    /// A server answers with a status that nothing here can help.
+    #[error("{what}: {host} answers with status {status}{said}")]
     Refused {
         /// What was asked for.
         what: String,
+        /// The server, which is not the hub's where that led elsewhere.
+        host: String,
         /// Status of the reply.
         status: u16,
-        /// The server's reason.
+        /// The server's words.
         said: String,
     },
     /// No answer in several attempts.
@@ -128,6 +139,15 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> HubError + '_ {
 pub(crate) enum Trouble {
     /// It may go better another time.
     Passing(String),
+    /// It may go better, and some of it is done that was not done before.
+    Stopped(String),
+    /// The server wants to be asked later.
+    Busy {
+        /// Its answer.
+        why: String,
+        /// How much later.
+        after: Duration,
+    },
     /// It will not.
     Lasting(HubError),
 }

@@ -2,8 +2,9 @@
 //!
 //! [`obtain`] turns a name into a folder or a file of the cache that all programs of Hugging Face share (`cache.rs` has its layout):
 //! what Python downloaded is used, and the other way round. Only what Folgore reads is downloaded, each file under the lock that
-//! Python takes, checked against the size and the SHA-256 that the hub announces, and renamed when it is whole; what was
-//! interrupted goes on where it was. What the hub says is not believed where it could lead out of the cache.
+//! Python takes, checked against the size that the hub announces, and renamed when it is whole. Of large files, which the weights are,
+//! the hub announces the SHA-256 too: it is checked, and what was interrupted goes on where it was; other files begin anew. What the
+//! hub says is not believed where it could lead out of the cache.
 //!
 //! The client is ours: hf-hub 1.0 brings some 250 crates along, a second database and TLS stack among them; hf-hub 0.4 keeps
 //! neither to deadlines nor to an offline mode, and does not look at what it downloaded.
@@ -92,7 +93,7 @@ async fn found(settings: &Settings, name: &HubName, need: Need, say: &dyn Fn(&st
     let cache = &local.cache;
     let downloads = Downloads { client: &client, cache, name, commit: &listing.commit, say };
     bring_all(&downloads, &listing, need).await?;
-    cache.note_revision(&listing.commit)?;
+    cache.note_revision(&listing.commit, say);
     Ok(Obtained { path: place(cache, name, &listing.commit), commit: listing.commit })
 }
 
@@ -161,14 +162,10 @@ fn listing(name: &HubName, text: &[u8]) -> Result<Listing, error::Trouble> {
     if !is_commit(commit) || name.commit().is_some_and(|asked| asked != commit) {
         return Err(untrusted("sha:", "the commit that was asked for", commit.into()));
     }
-    let mut files = Vec::new();
-    for sibling in value["siblings"].as_array().into_iter().flatten() {
-        let file = sibling["rfilename"].as_str().unwrap_or_default();
-        if !stays_inside(file) {
-            return Err(untrusted("siblings:", "files in the repository's folder", file.into()));
-        }
-        files.push(file.to_owned());
-    }
+    let siblings = value["siblings"].as_array().into_iter().flatten();
+    let files = siblings.filter_map(|sibling| sibling["rfilename"].as_str());
+    // a name that would lead elsewhere is of no file that is needed
+    let files = files.filter(|file| stays_inside(file)).map(str::to_owned).collect();
     Ok(Listing { commit: commit.to_owned(), files })
 }
 
@@ -193,7 +190,7 @@ async fn bring_all(downloads: &Downloads<'_>, listing: &Listing, need: Need) -> 
     for file in need.optional() {
         match has(file) {
             true => downloads.bring(file).await?,
-            false => downloads.cache.note_absent(&listing.commit, file)?,
+            false => downloads.cache.note_absent(&listing.commit, file, downloads.say),
         }
     }
     for file in need.required() {
@@ -203,9 +200,10 @@ async fn bring_all(downloads: &Downloads<'_>, listing: &Listing, need: Need) -> 
         downloads.bring(SINGLE).await?;
     } else if need.weights() {
         downloads.bring(INDEX).await?;
-        for shard in downloads.cache.shards(&listing.commit)? {
-            expect(&shard)?;
-            downloads.bring(&shard).await?;
+        let shards = downloads.cache.shards(&listing.commit)?;
+        shards.iter().try_for_each(|shard| expect(shard))?;
+        for shard in &shards {
+            downloads.bring(shard).await?;
         }
     }
     Ok(())

@@ -17,9 +17,9 @@ pub struct Patience {
     pub connect: Duration,
     /// For the beginning of an answer, and from each piece of it to the next.
     pub silence: Duration,
-    /// How often one thing is asked for.
+    /// How often one thing is asked for in a row without getting on.
     pub attempts: u32,
-    /// Before the second attempt; twice as long before each further one.
+    /// Before the second attempt; twice as long before each further one, up to a minute.
     pub pause: Duration,
 }
 
@@ -51,7 +51,7 @@ pub struct Settings {
 
 impl Settings {
     /// From `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH` (or the file `token` in `HF_HOME`),
-    /// `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`.
+    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`.
     ///
     /// # Errors
     /// If no variable says where the cache is and the user has no home.
@@ -75,6 +75,8 @@ impl Settings {
         })?;
         let file = path("HF_TOKEN_PATH").or_else(|| within("token"));
         let token = text("HF_TOKEN").or_else(|| fs::read_to_string(file?).ok());
+        // what is not asked for by a call is implicit, and no call here asks
+        let token = token.filter(|_| !yes("HF_HUB_DISABLE_IMPLICIT_TOKEN"));
         Ok(Self {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into()).trim_end_matches('/').to_owned(),
             cache,
@@ -137,5 +139,8 @@ mod tests {
         assert_eq!(of(&[("HF_HOME", at)]).token.as_deref(), Some("hf_file"));
         assert_eq!(of(&[("HF_HOME", at), ("HF_TOKEN", "hf_set ")]).token.as_deref(), Some("hf_set"));
         assert_eq!(of(&[("HF_HOME", "/nothing")]).token, None);
+        assert_eq!(of(&[("HF_TOKEN", "hf_set"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token, None);
+        assert_eq!(of(&[("HF_HOME", at), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "true")]).token, None);
+        assert!(of(&[("HF_TOKEN", "hf_set"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")]).token.is_some());
     }
 }

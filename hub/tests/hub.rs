@@ -1,111 +1,18 @@
 //! Names turned into files: against a server that speaks as the hub does, and caches as Python leaves them.
 
 mod server;
+mod user;
 
 use std::{
-    collections::BTreeSet,
     fs,
-    path::{Path, PathBuf},
-    sync::Mutex,
+    path::Path,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use folgore_config::HubName;
-use folgore_hub::{HubError, Need, Obtained, Patience, Settings, obtain};
-use server::{Hub, Repo, etag, sha256};
-use tempfile::TempDir;
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba98";
-const NAME: &str = "owner/tiny";
-const MODEL: [&str; 6] = [
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/fixtures").join(name)
-}
-
-/// A fixture with what Folgore does not read beside it.
-fn repo(name: &str) -> Repo {
-    let mut repo = Repo::of(&fixture(name), COMMIT);
-    for extra in ["pytorch_model.bin", "README.md", "onnx/model.onnx"] {
-        repo.files.insert(extra.into(), extra.into());
-    }
-    repo
-}
-
-/// A cache of its own, and a user who looks at `hub`.
-struct User {
-    cache: TempDir,
-    settings: Settings,
-    said: Mutex<Vec<String>>,
-}
-
-impl User {
-    fn of(hub: &Hub) -> Self {
-        let cache = tempfile::tempdir().unwrap();
-        let patience = Patience {
-            connect: Duration::from_secs(20),
-            silence: Duration::from_secs(60),
-            attempts: 3,
-            pause: Duration::from_millis(1),
-        };
-        let (endpoint, path) = (hub.url.clone(), cache.path().join("hub"));
-        let settings = Settings { endpoint, cache: path, token: None, offline: false, patience };
-        Self { cache, settings, said: Mutex::default() }
-    }
-
-    fn obtain(&self, name: &str, need: Need) -> Result<Obtained, HubError> {
-        let say = |line: &str| self.said.lock().unwrap().push(line.to_owned());
-        obtain(&self.settings, &HubName::parse(name).unwrap(), need, &say)
-    }
-
-    #[track_caller]
-    fn gets(&self, name: &str, need: Need) -> Obtained {
-        self.obtain(name, need).unwrap_or_else(|e| panic!("{e}"))
-    }
-
-    /// The error, which holds all of `words`.
-    #[track_caller]
-    fn is_refused(&self, name: &str, words: &[&str]) {
-        let told = self.obtain(name, Need::Model).expect_err("it was given").to_string();
-        words.iter().for_each(|word| assert!(told.contains(word), "{word:?} is not in {told:?}"));
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.settings.cache.join("models--owner--tiny")
-    }
-
-    /// All that is in the cache, links not followed.
-    fn tree(&self) -> BTreeSet<String> {
-        fn walk(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                match entry.file_type().unwrap().is_dir() {
-                    true => walk(&entry.path(), root, found),
-                    false => drop(found.insert(entry.path().strip_prefix(root).unwrap().display().to_string())),
-                }
-            }
-        }
-        let mut found = BTreeSet::new();
-        walk(self.cache.path(), self.cache.path(), &mut found);
-        found
-    }
-}
-
-fn names(folder: &Path) -> BTreeSet<String> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-fn set(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
+use folgore_hub::Need;
+use server::{Hub, Repo, etag};
+use user::{COMMIT, MODEL, NAME, OTHER, User, as_python, fixture, names, repo, set};
 
 #[test]
 fn only_what_is_needed_comes_into_the_layout_of_the_cache() {
@@ -207,11 +114,17 @@ fn offline_and_cut_off_the_cache_counts() {
     user.is_refused(NAME, &["no model.safetensors", "HF_HUB_OFFLINE"]);
     assert_eq!(hub.asked(), [], "offline means that nothing is asked");
 
-    // a server that is not there
+    // an index that is none
+    fs::write(got.path.join("model.safetensors.index.json"), "{}").unwrap();
+    user.is_refused(NAME, &["no usable model.safetensors.index.json", "weight_map"]);
+    fs::remove_file(got.path.join("model.safetensors.index.json")).unwrap();
+
+    // a server that does not answer
     user.settings.offline = false;
     user.gets(NAME, Need::Model);
-    user.settings.endpoint =
-        format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    user.settings.endpoint = format!("http://{}", deaf.local_addr().unwrap());
+    thread::spawn(move || deaf.incoming().for_each(drop));
     user.said.lock().unwrap().clear();
     assert_eq!(user.gets(NAME, Need::Model), got);
     let said = user.said.lock().unwrap().join("\n");
@@ -252,64 +165,17 @@ fn who_may_not_read_is_told_what_to_do() {
 }
 
 #[test]
-fn bytes_that_were_not_announced_are_thrown_away() {
-    let hub = Hub::with(NAME, repo("tiny-tied"));
-    let user = User::of(&hub);
-    let weights = repo("tiny-tied").files["model.safetensors"].clone();
-    let blob = user.folder().join("blobs").join(sha256(&weights));
-    hub.state().faults.damage = true;
-    user.is_refused(NAME, &["model.safetensors", "expected sha256", &sha256(&weights), "thrown away"]);
-    assert!(!blob.exists() && !user.folder().join("refs/main").exists(), "{:?}", user.tree());
-    hub.state().faults.damage = false;
-    hub.state().faults.header = Some(("X-Linked-Size", "100".into()));
-    user.is_refused(NAME, &["model.safetensors", "100 bytes", "more"]);
-    assert!(!blob.exists());
-    hub.state().faults.header = None;
-    let got = user.gets(NAME, Need::Model);
-    assert_eq!(fs::read(got.path.join("model.safetensors")).unwrap(), weights);
-}
-
-#[test]
-fn what_was_interrupted_goes_on_where_it_was() {
-    let hub = Hub::with(NAME, repo("tiny-tied"));
-    let user = User::of(&hub);
-    let weights = repo("tiny-tied").files["model.safetensors"].clone();
-    (hub.state().faults.busy, hub.state().faults.cut) = (2, Some((2, 50_000)));
-    let got = user.gets(NAME, Need::Model);
-    assert_eq!(fs::read(got.path.join("model.safetensors")).unwrap(), weights);
-    let from: Vec<u64> = hub.asked().into_iter().filter(|a| a.elsewhere).map(|a| a.from).collect();
-    assert_eq!(from, [0, 50_000, 100_000]);
-    assert!(user.said.lock().unwrap().iter().any(|line| line.contains("trying again")));
-
-    // another process stopped in the middle: its part is used if it is right, and only then
-    let blob = user.folder().join("blobs").join(sha256(&weights));
-    let part = PathBuf::from(format!("{}.incomplete", blob.display()));
-    let again = |start: &[u8]| -> Vec<u64> {
-        fs::remove_file(&blob).unwrap();
-        fs::write(&part, start).unwrap();
-        user.gets(NAME, Need::Model);
-        assert_eq!((fs::read(&blob).unwrap() == weights, part.exists()), (true, false));
-        hub.asked().into_iter().filter(|a| a.elsewhere).map(|a| a.from).collect()
-    };
-    assert_eq!(again(&weights[..1000]), [1000]);
-    assert_eq!(again(&weights), [] as [u64; 0]);
-    assert_eq!(again(&[7; 1000]), [1000, 0]);
-    assert_eq!(again(&vec![7; weights.len() + 1]), [0]);
-
-    // it never ends well
-    fs::remove_file(&blob).unwrap();
-    hub.state().faults.cut = Some((99, 10));
-    user.is_refused(NAME, &["model.safetensors", "HF_HUB_OFFLINE"]);
-    assert!(!blob.exists());
-}
-
-#[test]
 fn answers_that_lead_elsewhere_are_refused() {
     let hub = Hub::with(NAME, repo("tiny-tied"));
     let user = User::of(&hub);
-    for bad in ["../../../evil", "/etc/passwd", "a/../../b", "c\\d", "x\u{7}"] {
+    for bad in ["../../../evil", "/etc/passwd", "a/../../b", "c\\d", "x\u{7}", "a:b.json"] {
         hub.state().faults.sibling = Some(bad.into());
-        user.is_refused(NAME, &["owner/tiny", "siblings"]);
+        let other = User::of(&hub);
+        assert_eq!(names(&other.gets(NAME, Need::Model).path), set(&MODEL), "{bad:?}");
+        let written = other.tree();
+        let last = bad.rsplit('/').next().unwrap();
+        assert!(!written.iter().any(|path| path.ends_with(&format!("/{last}"))), "{bad:?}: {written:?}");
+        assert!(!hub.asked().iter().any(|asked| asked.what.ends_with(&format!("/{last}"))), "{bad:?} was asked for");
     }
     hub.state().faults.sibling = None;
     for bad in ["../..", "main", "", &"A".repeat(40)] {
@@ -353,25 +219,14 @@ fn a_repository_that_lacks_something_is_refused_before_its_weights_come() {
     user.is_refused(NAME, &["no tokenizer.json", "tokenizer.model", "save the tokenizer anew"]);
     without("model.safetensors", "training_args.bin");
     user.is_refused(NAME, &["no model.safetensors", "pytorch_model.bin, a pickle"]);
+    let mut sharded = repo("tiny-tied-bf16-sharded");
+    sharded.files.remove("model-00004-of-00004.safetensors");
+    hub.state().repos.insert(NAME.into(), vec![sharded]);
+    user.is_refused(NAME, &["no model-00004-of-00004.safetensors"]);
     without("config.json", "tiny.Q4_0.gguf");
     user.is_refused(NAME, &["no config.json", "owner/tiny:tiny.Q4_0.gguf"]);
     user.is_refused("owner/tiny:other.gguf", &["no other.gguf", "owner/tiny:tiny.Q4_0.gguf"]);
     assert!(hub.asked().iter().all(|asked| !asked.elsewhere));
-}
-
-/// Writes `files` as `huggingface_hub` does.
-fn as_python(user: &User, files: &[&str]) {
-    let (folder, repo) = (user.folder(), repo("tiny-tied"));
-    for part in ["refs", "blobs", &format!("snapshots/{COMMIT}")] {
-        fs::create_dir_all(folder.join(part)).unwrap();
-    }
-    fs::write(folder.join("refs/main"), COMMIT).unwrap();
-    for file in files {
-        let etag = etag(file, &repo.files[*file]);
-        fs::write(folder.join("blobs").join(&etag), &repo.files[*file]).unwrap();
-        std::os::unix::fs::symlink(format!("../../blobs/{etag}"), folder.join("snapshots").join(COMMIT).join(file))
-            .unwrap();
-    }
 }
 
 #[test]
@@ -397,14 +252,37 @@ fn what_python_downloaded_is_used() {
 }
 
 #[test]
-fn who_comes_second_waits_for_the_first() {
+fn a_cache_for_reading_only_will_do() {
     let hub = Hub::with(NAME, repo("tiny-tied"));
     let user = User::of(&hub);
-    thread::scope(|scope| {
-        (0..4).for_each(|_| drop(scope.spawn(|| user.gets(NAME, Need::Model))));
-    });
-    assert_eq!(hub.asked().into_iter().filter(|asked| asked.elsewhere).count(), 1);
-    assert_eq!(names(&user.folder().join("blobs")).len(), MODEL.len());
+    let got = user.gets(NAME, Need::Model);
+    user.said.lock().unwrap().clear();
+    let notes = [format!(".no_exist/{COMMIT}/special_tokens_map.json"), "refs/main".into()];
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for note in &notes {
+        fs::File::options().append(true).open(user.folder().join(note)).unwrap().set_modified(old).unwrap();
+    }
+    assert_eq!(user.gets(NAME, Need::Model), got);
+    for note in &notes {
+        assert_eq!(
+            fs::metadata(user.folder().join(note)).unwrap().modified().unwrap(),
+            old,
+            "{note} was written again"
+        );
+    }
+    assert!(user.said.lock().unwrap().is_empty());
+
+    // nothing can be noted in what is no folder, whoever the user is
+    let other = User::of(&hub);
+    as_python(&other, &MODEL);
+    for folder in ["refs", ".no_exist"] {
+        drop(fs::remove_dir_all(other.folder().join(folder)));
+        fs::write(other.folder().join(folder), "").unwrap();
+    }
+    other.gets(NAME, Need::Model);
+    let said = other.said.lock().unwrap().clone();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said.iter().all(|line| line.starts_with("warning: owner/tiny: the cache takes no note")), "{said:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod check;
 use std::{fmt::Write as _, fs, fs::File, path::Path, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use folgore_config::Config;
+use folgore_config::{Config, ModelSection};
 use folgore_learner::{
     checkpoint::lock,
     record::{Record, RecordError, rows::Counters},
@@ -117,8 +117,8 @@ impl Found {
         let mut out = String::new();
         let c = &self.config;
         writeln!(out, "run          {} ({})", self.path.display(), self.live.as_deref().unwrap_or(self.state()))?;
-        let revision = c["model"]["model_revision"].as_str().map(|revision| format!("@{revision}")).unwrap_or_default();
-        writeln!(out, "model        {}{revision}", plain(&c["model"]["model_name_or_path"]))?;
+        let model: ModelSection = serde_json::from_value(c["model"].clone())?;
+        writeln!(out, "model        {}", model.reference())?;
         writeln!(out, "steps        {} of {}", self.steps_done(), plain(&c["optim"]["max_steps"]))?;
         if let Some(summary) = &self.summary {
             let speed = summary.tokens_per_s.map(|s| format!(", {s:.0} tokens/s")).unwrap_or_default();
@@ -311,7 +311,10 @@ mod tests {
             names.sort();
             names
         };
-        fs::write(run.path().join("config.yaml"), Config::default().resolved_yaml().unwrap()).unwrap();
+        let mut config = Config::default();
+        config.model.model_name_or_path = "owner/name:x.gguf".into();
+        config.model.model_revision = Some("v1".into());
+        fs::write(run.path().join("config.yaml"), config.resolved_yaml().unwrap()).unwrap();
         fs::write(run.path().join("metrics.jsonl"), "{\"step\":1,\"reward\":0.25}\n{\"step\":2,\"reward\":0.5}\n")
             .unwrap();
         fs::create_dir_all(run.path().join("checkpoints/checkpoint-2")).unwrap();
@@ -322,6 +325,7 @@ mod tests {
         assert!(found.record.is_ok(), "{:?}", found.record);
         let text = found.text().unwrap();
         assert!(text.contains("reward") && text.contains("0.2500 -> 0.5000"), "{text}");
+        assert!(text.contains("owner/name@v1:x.gguf\n"), "{text}");
         assert_eq!(found.json().unwrap()["reward"], json!([0.25, 0.5]));
         assert_eq!((files(), fs::read(run.path().join("record.redb")).unwrap()), (before, bytes));
 

@@ -171,8 +171,11 @@ async fn begin(
         Role::Rollout => {
             let section = config.model.clone();
             let load = move || Policy::on(&Base::of(&section)?, Arc::new(Cpu::new()));
-            let loaded = tokio::task::spawn_blocking(load).await?;
-            let policy = Arc::new(loaded.context("--model names the model where it lies here")?);
+            // a download takes as long as it takes: whoever wants to leave does not wait for it
+            let Some(loaded) = shutdown.unless_stopping(tokio::task::spawn_blocking(load)).await else {
+                return Ok(None);
+            };
+            let policy = Arc::new(loaded?.context("--model names the model where it lies here")?);
             facts.extend(cluster::policy_facts(&policy));
             Some(policy)
         }

@@ -51,6 +51,10 @@ pub struct Faults {
     pub sha: Option<String>,
     /// A header of answers about files.
     pub header: Option<(&'static str, String)>,
+    /// Status of answers about a part of a download: "200" gives all of it, "416" nothing; "206" gives a part unasked.
+    pub range: Option<&'static str>,
+    /// Refusals that come first: whether the server of large files gives it, the status and the headers.
+    pub refusals: Vec<(bool, &'static str, Vec<(&'static str, &'static str)>)>,
 }
 
 /// What was asked.
@@ -168,7 +172,17 @@ fn answer(stream: &TcpStream, state: &Mutex<State>, elsewhere: Option<&str>) -> 
     state.asked.push(Asked { what: what.clone(), token: token.clone(), from, elsewhere: elsewhere.is_none() });
     let (method, path) = what.split_once(' ')?;
     let path = path.replace("%2F", "/");
+    let first = state.faults.refusals.iter().position(|(by_store, ..)| *by_store == elsewhere.is_none());
+    let first = first.map(|index| state.faults.refusals.remove(index));
     let (status, headers, body) = match elsewhere {
+        _ if first.is_some() => {
+            let (_, status, headers) = first.unwrap_or_default();
+            (
+                status,
+                headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                Vec::new(),
+            )
+        }
         Some(elsewhere) => of_hub(&mut state, &path, token.as_deref(), elsewhere),
         None => of_store(&mut state, path.trim_start_matches("/blob/"), from),
     };
@@ -265,7 +279,12 @@ fn of_store(state: &mut State, sha: &str, from: u64) -> Answer {
         bytes[0] ^= 1;
     }
     let (whole, from) = (bytes.len(), from as usize);
-    if from >= whole {
+    let from = match (state.faults.range, from) {
+        (Some("200"), _) => 0,
+        (Some("206"), 0) => 1,
+        _ => from,
+    };
+    if from >= whole || (from > 0 && state.faults.range == Some("416")) {
         return ("416 Range Not Satisfiable", Vec::new(), Vec::new());
     }
     match from {
