@@ -149,6 +149,10 @@ fn runaway_templates_are_stopped() {
         ("{{ strftime_now('%Y') }}", "give the date as a variable"),
         ("{{ messages[9].content }}", "undefined"),
         ("{{ ''[::-1] }}", "gave up"),
+        (
+            "{% set n = namespace() %}{% set n.a = [n] %}{{ n.a | string }}",
+            "n is used otherwise than by its attributes",
+        ),
         ("{{ raise_exception('no ' ~ 'way') }}", "no way"),
     ] {
         let error = render(&with_template(template), &[Message::new("user", "x".repeat(1000))]).unwrap_err();

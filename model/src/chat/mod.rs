@@ -8,6 +8,7 @@
 //! **An added token counts only where the template wrote it** (see `provenance.rs`): what a message says cannot end its turn.
 //! Wherever the content holds no added token, the ids are those of Hugging Face.
 
+mod namespaces;
 mod provenance;
 mod python;
 
@@ -59,6 +60,7 @@ impl ChatTemplate {
         if source.len() > SOURCE_LIMIT {
             return Err(fail(format!("{} bytes: expected at most {SOURCE_LIMIT}", source.len())));
         }
+        namespaces::check(&source).map_err(fail)?;
         on_deep_stack(|| Self::read(&source))
     }
 
