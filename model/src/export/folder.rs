@@ -54,7 +54,7 @@ pub fn write(
 }
 
 /// Writes the weights of `model`, the linear maps of its layers in NF4 as bitsandbytes stores them (`nested`: with double
-/// quantisation), the others in `precision`, and all else as [`write`] does.
+/// quantisation), the others in `precision`, and all else as [`write()`] does.
 pub fn write_nf4(
     folder: &Path,
     model: ModelFiles,
