@@ -23,9 +23,18 @@ pub(crate) struct CodedPanels {
     codes: Codes,
     /// Inputs that share a scale.
     block: usize,
-    /// As the file has them, by rows: what a panel needs of them is looked up once for `block` inputs.
-    scales: Scales,
+    scales: PanelScales,
+    /// Sixteen for each block of a panel.
     least: Option<Vec<f32>>,
+}
+
+/// The scales of a matrix.
+#[derive(Debug)]
+enum PanelScales {
+    /// Sixteen for each block of a panel.
+    Plain(Vec<f32>),
+    /// As the file has them, by rows.
+    Nested(Scales),
 }
 
 /// For each input the codes of sixteen outputs.
@@ -99,7 +108,22 @@ impl CodedPanels {
                 Codes::Eight(panels)
             }
         };
-        Some(Self { inner, codes, block: coded.block, scales: coded.scales.clone(), least: coded.least.clone() })
+        let blocks = inner / coded.block;
+        let by_panels = |rows: &[f32]| {
+            let mut panels = vec![0.0; packed_len(out, blocks)];
+            each_panel(team, &mut panels, LANES * blocks, out, |panel, lane, row| {
+                for block in 0..blocks {
+                    panel[block * LANES + lane] = rows[row * blocks + block];
+                }
+            });
+            panels
+        };
+        let scales = match &coded.scales {
+            Scales::Plain(scales) => PanelScales::Plain(by_panels(scales)),
+            nested => PanelScales::Nested(nested.clone()),
+        };
+        let least = coded.least.as_ref().map(|least| by_panels(least));
+        Some(Self { inner, codes, block: coded.block, scales, least })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -107,16 +131,28 @@ impl CodedPanels {
             Codes::Four { packed, .. } => packed.len(),
             Codes::Eight(codes) => codes.len(),
         };
-        codes + self.scales.bytes() + self.least.as_ref().map_or(0, |least| size_of_val(&least[..]))
+        let scales = match &self.scales {
+            PanelScales::Plain(scales) => size_of_val(&scales[..]),
+            PanelScales::Nested(scales) => scales.bytes(),
+        };
+        codes + scales + self.least.as_ref().map_or(0, |least| size_of_val(&least[..]))
     }
 
     /// What the outputs of `panel` share for the inputs of `block`; nothing but zeros for outputs beyond the last.
     fn shared(&self, panel: usize, block: usize) -> Block {
         let blocks = self.inner / self.block;
-        let at = |lane: usize| Some((panel * LANES + lane) * blocks + block).filter(|at| *at < self.scales.len());
-        let scales = std::array::from_fn(|lane| at(lane).map_or(0.0, |at| self.scales.get(at)));
-        let least = |least: &Vec<f32>| std::array::from_fn(|lane| at(lane).map_or(0.0, |at| least[at]));
-        Block { scales, least: self.least.as_ref().map(least) }
+        let sixteen = |numbers: &[f32]| {
+            let at = (panel * blocks + block) * LANES;
+            std::array::from_fn(|lane| numbers[at + lane])
+        };
+        let scales = match &self.scales {
+            PanelScales::Plain(scales) => sixteen(scales),
+            PanelScales::Nested(scales) => std::array::from_fn(|lane| {
+                let at = (panel * LANES + lane) * blocks + block;
+                if at < scales.len() { scales.get(at) } else { 0.0 }
+            }),
+        };
+        Block { scales, least: self.least.as_deref().map(sixteen) }
     }
 
     /// See [`super::CpuMatrix::tile`].
