@@ -14,11 +14,11 @@ pub const EMBEDDED: &str = "embedded";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
-    /// Every number as it is in the file; those of bf16 files take the memory of bf16.
+    /// Every number as it is in the file, in the memory that it takes there: of bf16 files two bytes, of GGUF blocks their codes.
     #[default]
     #[serde(alias = "f32", alias = "fp32", alias = "auto")]
     Float32,
-    /// Rounded to bf16: half the memory.
+    /// Rounded to bf16, half the memory of f32; codes stay.
     #[serde(alias = "bf16")]
     Bfloat16,
 }

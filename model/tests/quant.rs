@@ -6,11 +6,11 @@ use std::{fs, sync::Arc};
 
 use common::fixture;
 use folgore_model::{
-    HostData, ModelConfig, TensorSource, Tensors,
+    HostData, HostTensor, ModelConfig, ModelError, TensorSource, Tensors,
     backend::Cpu,
     decoder::{Backprop, Decoder, Linear, Ragged},
     export::{self, Precision},
-    files::{self, Held, ModelFiles, NestedScales},
+    files::{self, Held, ModelFiles, NestedScales, gguf::Block},
     lora::{Adapter, LoraInit, LoraShape},
     params::{Params, RandomWeights},
     quant::{
@@ -185,7 +185,8 @@ fn a_model_is_written_as_bitsandbytes_stores_it() {
     for (nested, max_shard) in [(true, u64::MAX), (false, 40_000)] {
         let folder = tempfile::tempdir().unwrap();
         let written =
-            export::write_nf4(folder.path(), model(Held::default()), None, Precision::Bf16, nested, max_shard).unwrap();
+            export::write_nf4(folder.path(), &model(Held::default()), None, Precision::Bf16, nested, max_shard)
+                .unwrap();
         assert_eq!(written.iter().any(|name| name.ends_with("index.json")), max_shard < u64::MAX, "{written:?}");
         let config: Value =
             serde_json::from_str(&fs::read_to_string(folder.path().join("config.json")).unwrap()).unwrap();
@@ -200,4 +201,47 @@ fn a_model_is_written_as_bitsandbytes_stores_it() {
             assert_eq!(read.tensors.tensor(&name).unwrap(), held.tensors.tensor(&name).unwrap(), "{name}");
         }
     }
+}
+
+/// A source whose matrices are in blocks of GGUF with four bits.
+struct InBlocks(RandomWeights);
+
+impl TensorSource for InBlocks {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        let tensor = self.0.tensor(name)?;
+        Ok(match self.coded(name)? {
+            Some(coded) => HostTensor::f32(tensor.shape, coded.decoded()),
+            None => tensor,
+        })
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
+        let tensor = self.0.tensor(name)?;
+        let blocks = (tensor.shape.len() == 2).then(|| Block::Q4_0.encode(&tensor.to_f32()).unwrap());
+        Ok(blocks.and_then(|blocks| Block::Q4_0.coded(&blocks)))
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.shape(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+}
+
+#[test]
+fn four_bits_of_another_kind_become_nf4_where_that_is_asked_for() {
+    let how = Held { bf16: false, nf4: Some(NestedScales(false)) };
+    let plain = model(Held::default());
+    let config = plain.config.clone();
+    let blocks =
+        || ModelFiles { tensors: Box::new(InBlocks(RandomWeights::new(config.clone(), 5))), ..model(Held::default()) };
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let numbers = blocks().tensors.tensor(name).unwrap().to_f32();
+    let expected = Some(nf4::encode(&numbers, BLOCK, false));
+    assert_eq!(blocks().held(how).tensors.coded(name).unwrap(), expected);
+    let folder = tempfile::tempdir().unwrap();
+    export::write_nf4(folder.path(), &blocks(), None, Precision::F32, false, u64::MAX).unwrap();
+    assert_eq!(files::open(folder.path()).unwrap().tensors.coded(name).unwrap(), expected);
 }

@@ -22,8 +22,8 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
     };
     let place = Place::new(&args.out)?;
     let at = place.folder();
-    let files = export::write_nf4(&at, base.files()?, folder, precision, args.nested, args.max_shard_size)?;
-    // what was written is what is read, or nothing is
+    let files = export::write_nf4(&at, &base.files()?, folder, precision, args.nested, args.max_shard_size)?;
+    // a folder of which a weight cannot be read is not left
     let read = Base::find(&at.display().to_string())?.files()?;
     read.tensors.names().iter().try_for_each(|name| read.tensors.tensor(name).map(drop))?;
     let bytes =

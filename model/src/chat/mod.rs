@@ -1,7 +1,7 @@
 //! Chat templates: a conversation to text and ids, as transformers' `apply_chat_template` makes them, with two differences.
 //!
-//! **A template is a program that came with a model.** It runs in minijinja with fuel, a recursion limit and caps on its source
-//! and output. It has no clock: `strftime_now` is not defined, since a prompt that changes with the day cannot be trained on
+//! **A template is a program that came with a model.** It runs in minijinja with fuel, a recursion limit, a stack that none
+//! can overflow (see `namespaces.rs` for values that would never end), and caps on its source and output. It has no clock: `strftime_now` is not defined, since a prompt that changes with the day cannot be trained on
 //! twice (templates that ask whether it is defined fall back to a date of their own). What is not bounded is the memory of
 //! one value: a template that doubles a text 30 times inside its fuel takes a gigabyte. Templates are as trusted as weights.
 //!

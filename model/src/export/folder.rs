@@ -14,9 +14,9 @@ use crate::{
     ModelConfig, ModelError, TensorSource,
     decoder::tensors,
     files::{
-        Held, ModelFiles, NestedScales,
+        ModelFiles,
         atomic::write_atomic,
-        bitsandbytes, fault, is_linear,
+        bitsandbytes, fault, is_linear, nf4_block,
         safetensors::{self, Entry},
     },
     quant::{Coded, nf4},
@@ -57,40 +57,36 @@ pub fn write(
 /// quantisation), the others in `precision`, and all else as [`write()`] does.
 pub fn write_nf4(
     folder: &Path,
-    model: ModelFiles,
+    model: &ModelFiles,
     base: Option<&Path>,
     precision: Precision,
     nested: bool,
     max_shard: u64,
 ) -> Result<Vec<String>, ModelError> {
     fs::create_dir_all(folder).map_err(|e| fault::io(folder, e))?;
-    let model = model.held(Held { bf16: false, nf4: Some(NestedScales(nested)) });
-    let in_nf4 = |name: &str, shape: &[usize]| {
-        let row = shape.last().copied().filter(|_| is_linear(name))?;
-        // other rows are refused where they are coded
-        Some(bitsandbytes::entries(name, shape, nf4::block_of(row).unwrap_or(nf4::BLOCK), nested))
-    };
     let plan: Vec<Vec<Entry>> = tensors(&model.config)
         .into_iter()
-        .map(|(name, shape)| in_nf4(&name, &shape).unwrap_or_else(|| vec![precision.entry(name, shape)]))
-        .collect();
+        .map(|(name, shape)| match shape.last().filter(|_| is_linear(&name)) {
+            Some(row) => Ok(bitsandbytes::entries(&name, &shape, nf4_block(&name, *row)?, nested)),
+            None => Ok(vec![precision.entry(name, shape)]),
+        })
+        .collect::<Result<_, ModelError>>()?;
     // the parts of a matrix come one after another
-    let mut now: Option<(String, Coded)> = None;
-    let source = &*model.tensors;
+    let mut now: Option<(Vec<usize>, String, Coded)> = None;
     let files = write_shards(folder, &plan, max_shard, |path, entry| {
-        if let Some(coded) =
-            source.shape(&entry.name).filter(|_| is_linear(&entry.name)).map(|_| source.coded(&entry.name))
+        if let (true, Some(row)) =
+            (is_linear(&entry.name), model.tensors.shape(&entry.name).and_then(|s| s.last().copied()))
         {
-            now = coded?.map(|coded| (entry.name.clone(), coded));
+            let tensor = model.tensors.tensor(&entry.name)?;
+            let (shape, block) = (tensor.shape.clone(), nf4_block(&entry.name, row)?);
+            now = Some((shape, entry.name.clone(), nf4::encode(&tensor.into_f32(), block, nested)));
         }
-        let part =
-            now.as_ref().and_then(|(matrix, coded)| Some((matrix, coded, entry.name.strip_prefix(matrix.as_str())?)));
+        let part = now
+            .as_ref()
+            .and_then(|(shape, matrix, coded)| Some((shape, coded, entry.name.strip_prefix(matrix.as_str())?)));
         match part {
-            Some((matrix, coded, end)) => {
-                let shape = source.shape(matrix).unwrap_or_default();
-                Ok(bitsandbytes::contents(coded, &shape, precision.name(), end))
-            }
-            None => precision.contents(path, entry, &source.tensor(&entry.name)?.into_f32()),
+            Some((shape, coded, end)) => Ok(bitsandbytes::contents(coded, shape, precision.name(), end)),
+            None => precision.contents(path, entry, &model.tensors.tensor(&entry.name)?.into_f32()),
         }
     })?;
     let text = config_text::of_base(base, &model.config, &model.tokenizer, precision)?;

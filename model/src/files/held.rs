@@ -15,9 +15,9 @@ use crate::{
 /// How the matrices of a base are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Held {
-    /// Rounded to bfloat16, but for those in four bits.
+    /// Rounded to bfloat16, but for those in codes.
     pub bf16: bool,
-    /// The linear maps of all layers in NF4, unless the file has them in four bits already; `nested` codes their scales too (double quantisation).
+    /// The linear maps of all layers in NF4, unless the file has them so already.
     pub nf4: Option<NestedScales>,
 }
 
@@ -41,6 +41,14 @@ struct Source {
     how: Held,
 }
 
+/// The length of NF4's blocks for the matrix `name` with rows of `row` weights.
+pub(crate) fn nf4_block(name: &str, row: usize) -> Result<usize, ModelError> {
+    nf4::block_of(row).ok_or_else(|| {
+        let what = format!("tensor {name} in NF4");
+        fault::unsupported("the base", what, &format!("rows of {row} are no multiple of 32"))
+    })
+}
+
 /// True for the weights of a linear map of a layer.
 pub(crate) fn is_linear(name: &str) -> bool {
     let module = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')?.1.strip_suffix(".weight"));
@@ -62,15 +70,12 @@ impl TensorSource for Source {
 
     fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
         let coded = self.files.coded(name)?;
-        let four = matches!(&coded, Some(Coded { codes: Codes::Four { .. }, .. }));
+        let in_nf4 = |coded: &Coded| matches!(&coded.codes, Codes::Four { table, .. } if *table == nf4::CODES);
+        let there = coded.as_ref().is_some_and(in_nf4);
         match self.how.nf4 {
-            Some(NestedScales(nested)) if !four && is_linear(name) => {
+            Some(NestedScales(nested)) if !there && is_linear(name) => {
                 let tensor = self.files.tensor(name)?;
-                let row = tensor.shape.last().copied().unwrap_or(0);
-                let block = nf4::block_of(row).ok_or_else(|| {
-                    let what = format!("tensor {name} in NF4");
-                    fault::unsupported("the base", what, &format!("rows of {row} are no multiple of 32"))
-                })?;
+                let block = nf4_block(name, tensor.shape.last().copied().unwrap_or(0))?;
                 Ok(Some(nf4::encode(&tensor.into_f32(), block, nested)))
             }
             _ => Ok(coded),

@@ -24,8 +24,8 @@ use folgore_protocol::Digest;
 
 use crate::{ModelConfig, ModelError, TensorSource, tokenizer::Tokenizer};
 pub(crate) use bytes::{Bytes, read_text, read_text_if_there};
-pub(crate) use held::is_linear;
 pub use held::{Held, NestedScales};
+pub(crate) use held::{is_linear, nf4_block};
 
 /// A model as its files describe it; no weight is read yet.
 pub struct ModelFiles {

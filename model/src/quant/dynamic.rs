@@ -9,24 +9,18 @@ pub const NESTED_BLOCK: usize = 256;
 
 /// The 256 numbers that codes stand for, ascending: one decade after another from 1e-6, in each twice as many as before, on both
 /// sides of 0, and 1. There is no -1.
-pub static SIGNED: LazyLock<[f32; 256]> = LazyLock::new(|| map(true));
-/// The same for what is never negative: twice as many in each decade.
-pub static UNSIGNED: LazyLock<[f32; 256]> = LazyLock::new(|| map(false));
+pub static SIGNED: LazyLock<[f32; 256]> = LazyLock::new(map);
 
-fn map(signed: bool) -> [f32; 256] {
+fn map() -> [f32; 256] {
     let mut values = vec![0.0, 1.0];
     for decade in 0..7u32 {
-        let count = if signed { 1usize << decade } else { 2 << decade };
-        let bounds: Vec<f32> = linspace(0.1, 1.0, count + 1);
+        let bounds = linspace(0.1, 1.0, (1 << decade) + 1);
         let power = 10f64.powi(decade as i32 - 6);
         for pair in bounds.windows(2) {
             let middle = (pair[0] + pair[1]) / 2.0;
             // torch multiplies by a Python number in f32
             let value = power as f32 * middle;
-            values.push(value);
-            if signed {
-                values.push(-value);
-            }
+            values.extend([value, -value]);
         }
     }
     values.sort_by(f32::total_cmp);

@@ -1,6 +1,5 @@
 //! Weights in few bits: [`Coded`] is what they are, whoever coded them. [`nf4`] codes as bitsandbytes does (QLoRA, Dettmers et al.
-//! 2023), [`dynamic`] codes the scales of its blocks and states of optimisers (Dettmers et al. 2022); `files/gguf/coded.rs` reads the
-//! blocks of GGUF.
+//! 2023), [`dynamic`] the scales of its blocks (Dettmers et al. 2022); `files/gguf/blocks.rs` takes the blocks of GGUF apart.
 
 pub mod dynamic;
 pub mod nf4;

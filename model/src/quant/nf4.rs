@@ -1,5 +1,5 @@
 //! NF4: codes for the quantiles of a normal distribution, over the largest magnitude of each block of consecutive weights. Byte for
-//! byte bitsandbytes'.
+//! byte those of bitsandbytes' GPU kernels.
 
 use super::{Coded, Codes, Scales, scaled};
 
