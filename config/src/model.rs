@@ -1,6 +1,6 @@
 //! `model`: which weights are the frozen base, and how they are held.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +51,12 @@ pub struct ModelSection {
     pub load_in_4bit: bool,
     /// With `load_in_4bit`, codes the scales of its blocks too (double quantisation): 4.13 bits a weight instead of 4.5.
     pub use_bnb_nested_quant: bool,
-    /// Recomputes activations layer by layer in the backward pass: less memory, about a third more time.
+    /// Recomputes activations in the backward pass: less memory, about a quarter more time.
     pub gradient_checkpointing: bool,
+    /// With `gradient_checkpointing`, how many layers are recomputed together. In memory are the input of one layer in so many and the
+    /// activations of so many layers; the last so many are not recomputed. So 1 takes the least memory, up to 30 layers, and more
+    /// of them less time.
+    pub gradient_checkpointing_every: u32,
     /// Most tokens of one sequence, prompt and completion together; none: the model's own limit.
     pub max_seq_length: Option<u32>,
 }
@@ -67,6 +71,7 @@ impl Default for ModelSection {
             load_in_4bit: false,
             use_bnb_nested_quant: false,
             gradient_checkpointing: false,
+            gradient_checkpointing_every: 1,
             max_seq_length: None,
         }
     }
@@ -82,6 +87,11 @@ impl ModelSection {
     pub fn base_form(&self) -> BaseForm {
         let Self { dtype, load_in_4bit, use_bnb_nested_quant, .. } = *self;
         BaseForm { dtype, load_in_4bit, use_bnb_nested_quant }
+    }
+
+    /// Layers that are recomputed together; none: nothing is.
+    pub fn recompute(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.gradient_checkpointing_every as usize).filter(|_| self.gradient_checkpointing)
     }
 
     /// The base in one word: its name, with the revision where one is said.
@@ -106,6 +116,10 @@ impl ModelSection {
         }
         let nested = self.load_in_4bit || !self.use_bnb_nested_quant;
         p.expect(nested, "use_bnb_nested_quant", "false without model.load_in_4bit", self.use_bnb_nested_quant);
+        let every = self.gradient_checkpointing_every;
+        p.range("gradient_checkpointing_every", 1.0, 1024.0, every.into());
+        let set = self.gradient_checkpointing || every <= 1;
+        p.expect(set, "gradient_checkpointing_every", "1 without model.gradient_checkpointing", every);
         if let Some(n) = self.max_seq_length {
             p.expect(n >= 2, "max_seq_length", "at least 2 tokens", n);
         }

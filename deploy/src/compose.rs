@@ -96,7 +96,7 @@ impl Ingredients {
             max_completion_length: c.rollout.max_completion_length,
             temperature: c.rollout.temperature as f32,
             max_tokens_per_micro_batch: c.optim.max_tokens_per_micro_batch as usize,
-            gradient_checkpointing: c.model.gradient_checkpointing,
+            recompute: c.model.recompute(),
             lora_dropout: c.lora.lora_dropout as f32,
             seed: c.run.seed,
         }

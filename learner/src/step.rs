@@ -3,6 +3,8 @@
 //! Advantages, packing, forward, objective, backward, AdamW: the parts are elsewhere, their order is here. With one update
 //! per batch the policy that the batch began with is the one being trained, and its log-probs need no pass of their own.
 
+use std::num::NonZeroUsize;
+
 use folgore_config::{algo::AlgoSection, optim::OptimSection};
 use folgore_model::{
     backend::Backend,
@@ -32,8 +34,8 @@ pub struct StepSettings {
     pub temperature: f32,
     /// Most tokens in one call of the model.
     pub max_tokens_per_micro_batch: usize,
-    /// Computes activations again in the backward.
-    pub gradient_checkpointing: bool,
+    /// Layers whose activations are computed again together in the backward; none: all are kept.
+    pub recompute: Option<NonZeroUsize>,
     /// Adapter dropout.
     pub lora_dropout: f32,
     /// The run's seed.
@@ -226,7 +228,7 @@ impl Step<'_> {
         let p = self.settings.lora_dropout;
         let dropout =
             (p > 0.0).then(|| Dropout { p, seed: seed::mix(&[self.settings.seed, self.batch_step, self.calls]) });
-        Backprop { recompute: self.settings.gradient_checkpointing, dropout }
+        Backprop { recompute: self.settings.recompute, dropout }
     }
 }
 

@@ -127,7 +127,7 @@ fn settings(loss_type: LossType, tokens: usize) -> StepSettings {
         max_completion_length: 32,
         temperature: 1.0,
         max_tokens_per_micro_batch: tokens,
-        gradient_checkpointing: false,
+        recompute: None,
         lora_dropout: 0.0,
         seed: 7,
     }

@@ -88,11 +88,7 @@ fn gradients_follow_the_rules_of_ranks_and_layers() {
         let (rows, mut loss) = (rows(), 0.0);
         let count = rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
         for row in rows.iter().filter(|row| row.len() > 1) {
-            let tape = decoder.forward_train(
-                Ragged::whole(&[row]),
-                Some(&device),
-                Backprop { recompute: false, dropout: None },
-            );
+            let tape = decoder.forward_train(Ragged::whole(&[row]), Some(&device), Backprop::default());
             let targets: Vec<u32> = row[1..].iter().copied().chain([0]).collect();
             let head = decoder.logprobs(tape.hidden(), &targets, 1.0);
             let mut d = vec![-1.0 / count; row.len()];

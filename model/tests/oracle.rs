@@ -1,13 +1,13 @@
 //! The decoder against candle's autograd on composed operations (its fused ones have no backward), and against finite
 //! differences: loss and every gradient, for an adapter and for all weights, with shared prompts and without.
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use folgore_model::{
     Activation, HostTensor, Local, ModelConfig, NormForm, RopeScaling, Tensors, Variant,
     backend::{Backend, Cpu, Naive},
-    decoder::{Backprop, Decoder, Linear, Ragged, Span},
+    decoder::{Backprop, Decoder, Dropout, Linear, Ragged, Span},
     lora::{Adapter, LoraShape},
     params::{Params, random_weights},
 };
@@ -317,7 +317,8 @@ fn adapter_gradients_match<B: Backend>(backend: Arc<B>, tied: bool) {
         assert!(values.iter().any(|g| *g != 0.0), "{name} has no gradient");
         assert_close(name, &values, &grads[name], 2e-4);
     }
-    let again = ours(&decoder, Some(&adapter), &mut params, Backprop { recompute: true, dropout: None }, &group());
+    let how = Backprop { recompute: NonZeroUsize::new(1), dropout: None };
+    let again = ours(&decoder, Some(&adapter), &mut params, how, &group());
     assert_eq!(plain, again, "recomputing changes the result");
 }
 
@@ -466,7 +467,7 @@ fn shared_prompts_and_recomputing_change_nothing() {
         let adapter = Adapter::load(&*backend, &config, &shape(), &low).unwrap();
         let mut params = Params::lora_from(&*backend, &config, shape(), &low).unwrap();
         let once = ours(&decoder, Some(&adapter), &mut params, Backprop::default(), &group());
-        let how = Backprop { recompute: true, dropout: None };
+        let how = Backprop { recompute: NonZeroUsize::new(1), dropout: None };
         assert_eq!(once, ours(&decoder, Some(&adapter), &mut params, how, &group()), "recomputing");
         let (sequences, prompt) = group();
         let (logprobs, grads) =
@@ -478,6 +479,47 @@ fn shared_prompts_and_recomputing_change_nothing() {
             assert_close(name, &once.1[name].to_f32(), &want, 1e-5);
         }
     }
+}
+
+/// However many layers are recomputed together, and whether that number divides the layers or is more than there are: dropout
+/// draws again what it drew, and every gradient has the bits that it has with all activations kept.
+#[test]
+fn recomputing_any_number_of_layers_changes_no_bit() {
+    let backend = Arc::new(Cpu::new());
+    let five = |config| ModelConfig { num_hidden_layers: 5, ..config };
+    let mut normed = five(variants().remove(1));
+    normed.variant.local = None;
+    for config in [five(config(true)), normed] {
+        let low = adapter_tensors(&config);
+        let decoder = Decoder::load(backend.clone(), config.clone(), &weights(&config)).unwrap();
+        let adapter = Adapter::load(&*backend, &config, &shape(), &low).unwrap();
+        let mut params = Params::lora_from(&*backend, &config, shape(), &low).unwrap();
+        for dropout in [None, Some(Dropout { p: 0.3, seed: 9 })] {
+            let mut run = |every: usize| {
+                let how = Backprop { recompute: NonZeroUsize::new(every), dropout };
+                ours(&decoder, Some(&adapter), &mut params, how, &group())
+            };
+            let kept = run(0);
+            for every in [1, 2, 3, 4, 5, 7] {
+                assert_eq!(run(every), kept, "{every} layers together, dropout {dropout:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_weights_recompute_too() {
+    let config = ModelConfig { num_hidden_layers: 3, ..config(false) };
+    let backend = Arc::new(Cpu::new());
+    let decoder = Decoder::load(backend.clone(), config.clone(), &weights(&config)).unwrap();
+    let mut params = Params::full(&*backend, &config, &weights(&config)).unwrap();
+    let mut run = |every: usize| {
+        let how = Backprop { recompute: NonZeroUsize::new(every), dropout: None };
+        ours(&decoder, None, &mut params, how, &group())
+    };
+    let kept = run(0);
+    assert_eq!(run(1), kept);
+    assert_eq!(run(2), kept);
 }
 
 #[test]

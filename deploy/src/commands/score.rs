@@ -3,7 +3,7 @@
 //! Rows are computed together up to a budget of tokens; what a row gives does not depend on that. Logits are computed and
 //! written a few positions at a time, so that memory stays bounded whatever the vocabulary.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use folgore_model::{
@@ -162,7 +162,7 @@ impl Scorer<'_> {
         let hidden = match &self.gradient {
             None => Hidden::Plain(decoder.forward_only(&input, adapter)),
             Some(_) => {
-                let recompute = input.len() > TOKENS_PER_CALL;
+                let recompute = (input.len() > TOKENS_PER_CALL).then_some(NonZeroUsize::MIN);
                 Hidden::Taped(Box::new(decoder.forward_train(input, adapter, Backprop { recompute, dropout: None })))
             }
         };

@@ -24,6 +24,16 @@ impl<B: Backend> KvCache<B> {
 /// Rows that run under one adapter; none: the base.
 pub(super) type AdapterRows<'a, B> = (Range<usize>, Option<&'a Adapter<B>>);
 
+/// What all layers of one call have in common.
+pub(super) struct Call<'a, B: Backend> {
+    pub(super) input: &'a Ragged,
+    pub(super) rows: Vec<AdapterRows<'a, B>>,
+    /// Where the keys and values of rows go, as in [`Backend::kv_write`].
+    pub(super) writes: &'a [(u32, u32)],
+    pub(super) spans: &'a [AttnSpan],
+    pub(super) dropout: Option<super::Dropout>,
+}
+
 /// What a layer computed on its way, kept where a backward will need it.
 pub(super) struct LayerState<B: Backend> {
     pub(super) x: B::Buf,
@@ -85,9 +95,10 @@ impl<B: Backend> Decoder<B> {
             spans.push(AttnSpan { rows: span.rows.clone(), start: span.start, table: span.table.clone() });
         }
         let rows = adapter_rows(input, adapters);
+        let call = Call { input, rows, writes: &writes, spans: &spans, dropout: None };
         let mut x = self.embed(input);
         for layer in 0..self.config().num_hidden_layers {
-            x = self.layer(layer, x, input, &rows, &writes, &spans, &mut cache.layers[layer], None, &mut |_| {});
+            (x, _) = self.layer(layer, x, &call, &mut cache.layers[layer]);
         }
         self.last_norm(&self.wanted_rows(&x, &input.wanted))
     }
@@ -149,23 +160,18 @@ impl<B: Backend> Decoder<B> {
         normed
     }
 
-    /// One layer: from the residual stream `x` to the next. `keep` is given what a backward needs.
-    pub(super) fn layer(
-        &self,
-        index: usize,
-        x: B::Buf,
-        input: &Ragged,
-        rows: &[AdapterRows<'_, B>],
-        writes: &[(u32, u32)],
-        spans: &[AttnSpan],
-        kv: &mut B::Kv,
-        dropout: Option<super::Dropout>,
-        keep: &mut dyn FnMut(LayerState<B>),
-    ) -> B::Buf {
+    /// One layer: from the residual stream `x` to the next, and what a backward needs.
+    pub(super) fn layer(&self, index: usize, x: B::Buf, call: &Call<'_, B>, kv: &mut B::Kv) -> (B::Buf, LayerState<B>) {
+        let mut state = self.layer_state(index, x, call, kv);
+        (self.layer_output(index, &mut state, call), state)
+    }
+
+    /// All of a layer but the last map of its feed-forward part.
+    pub(super) fn layer_state(&self, index: usize, x: B::Buf, call: &Call<'_, B>, kv: &mut B::Kv) -> LayerState<B> {
         let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
-        let n = input.len();
+        let n = call.input.len();
         let heads = self.heads();
-        let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, n, rows, dropout);
+        let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, call);
 
         let mut normed = b.alloc(n * c.hidden_size);
         b.rms_norm(&x, &w.attention_norm, c.rms_norm_eps, &mut normed);
@@ -174,11 +180,11 @@ impl<B: Backend> Decoder<B> {
         let v = linear(Linear::VProj, &normed);
         let before_q = self.normalise(&mut q, w.q_norm.as_ref());
         let before_k = self.normalise(&mut k, w.k_norm.as_ref());
-        self.turn(index, &mut q, input, heads.heads, false);
-        self.turn(index, &mut k, input, heads.kv_heads, false);
-        b.kv_write(kv, &k, &v, writes);
+        self.turn(index, &mut q, call.input, heads.heads, false);
+        self.turn(index, &mut k, call.input, heads.kv_heads, false);
+        b.kv_write(kv, &k, &v, call.writes);
         let mut attended = b.alloc(n * heads.heads * heads.head_dim);
-        b.attention(&q, kv, spans, self.attention_shape(index), &mut attended);
+        b.attention(&q, kv, call.spans, self.attention_shape(index), &mut attended);
         let mut middle = linear(Linear::OProj, &attended);
         let before_attention = self.normalise(&mut middle, w.attention_output_norm.as_ref());
         b.add(&mut middle, &x);
@@ -187,14 +193,18 @@ impl<B: Backend> Decoder<B> {
         b.rms_norm(&middle, &w.feed_forward_norm, c.rms_norm_eps, &mut normed_middle);
         let gate = linear(Linear::GateProj, &normed_middle);
         let up = linear(Linear::UpProj, &normed_middle);
-        let mut activated = b.alloc(n * c.intermediate_size);
-        b.glu(c.variant.activation, &gate, &up, &mut activated);
-        let mut out = linear(Linear::DownProj, &activated);
-        let before_feed_forward = self.normalise(&mut out, w.feed_forward_output_norm.as_ref());
-        b.add(&mut out, &middle);
-        let before =
-            BeforeNorm { q: before_q, k: before_k, attention: before_attention, feed_forward: before_feed_forward };
-        keep(LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up, before });
+        let before = BeforeNorm { q: before_q, k: before_k, attention: before_attention, feed_forward: None };
+        LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up, before }
+    }
+
+    /// The last map of a layer's feed-forward part: the residual stream after the layer.
+    pub(super) fn layer_output(&self, index: usize, state: &mut LayerState<B>, call: &Call<'_, B>) -> B::Buf {
+        let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
+        let mut activated = b.alloc(call.input.len() * c.intermediate_size);
+        b.glu(c.variant.activation, &state.gate, &state.up, &mut activated);
+        let mut out = self.linear(index, Linear::DownProj, &activated, call);
+        state.before.feed_forward = self.normalise(&mut out, w.feed_forward_output_norm.as_ref());
+        b.add(&mut out, &state.middle);
         out
     }
 
@@ -208,16 +218,8 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// `x · Wᵀ`, plus the bias, plus each adapter's share on its own rows.
-    fn linear(
-        &self,
-        layer: usize,
-        linear: Linear,
-        x: &B::Buf,
-        n: usize,
-        rows: &[AdapterRows<'_, B>],
-        dropout: Option<super::Dropout>,
-    ) -> B::Buf {
-        let b = &**self.backend();
+    fn linear(&self, layer: usize, linear: Linear, x: &B::Buf, call: &Call<'_, B>) -> B::Buf {
+        let (b, n) = (&**self.backend(), call.input.len());
         let (out, _) = linear.shape(self.config());
         let mut y = b.alloc(n * out);
         let weights = &self.weights().layers[layer];
@@ -225,9 +227,9 @@ impl<B: Backend> Decoder<B> {
             b.fill_rows(bias, &mut y);
         }
         b.linear(x, weights.linear(linear), &mut y, 0..n, weights.bias(linear).is_some());
-        for (range, adapter) in rows {
+        for (range, adapter) in &call.rows {
             let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
-            let dropped = dropout.map(|d| d.apply(b, layer, linear, x));
+            let dropped = call.dropout.map(|d| d.apply(b, layer, linear, x));
             let mut inner = b.alloc(n * pair.r);
             b.linear(dropped.as_ref().unwrap_or(x), &pair.a, &mut inner, range.clone(), false);
             b.linear(&inner, &pair.b, &mut y, range.clone(), true);

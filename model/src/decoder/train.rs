@@ -1,11 +1,15 @@
 //! The learning form of the forward, and the backward.
 //!
-//! A learning call keeps, per layer, either everything the backward needs or only the layer's input, from which the rest is
-//! computed again (`recompute`). The cache holds one layer at a time. No gradient is computed for a frozen matrix.
+//! A learning call keeps what the backward needs of every layer, or with [`Backprop::recompute`] of the last `k` layers alone: of
+//! the others it keeps the input of every `k`-th, from which the backward computes `k` layers at a time again, with the same
+//! bits. So there live the inputs of one layer in `k` and the states of `k` layers. The cache holds one layer at a time. No
+//! gradient is computed for a frozen matrix.
+
+use std::{num::NonZeroUsize, ops::Range};
 
 use super::{
     Decoder, Linear, Ragged,
-    forward::{AdapterRows, LayerState},
+    forward::{Call, LayerState},
     layout::Layout,
 };
 use crate::{backend::Backend, lora::Adapter, params::Params};
@@ -31,22 +35,20 @@ impl Dropout {
 /// How a learning call is to be run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Backprop {
-    /// Keeps only layer inputs and computes the rest again in the backward.
-    pub recompute: bool,
+    /// Keeps the input of one layer in so many and computes the rest again in the backward; none: keeps everything.
+    pub recompute: Option<NonZeroUsize>,
     /// Adapter dropout; none: off.
     pub dropout: Option<Dropout>,
-}
-
-enum Kept<B: Backend> {
-    All(Box<LayerState<B>>),
-    Input(B::Buf),
 }
 
 /// What a learning call left for its backward.
 pub struct Tape<B: Backend> {
     input: Ragged,
     layout: Layout,
-    layers: Vec<Kept<B>>,
+    /// What went into the first layer of each run of layers that is computed again.
+    inputs: Vec<B::Buf>,
+    /// States of the layers after those.
+    states: Vec<LayerState<B>>,
     wanted: B::Buf,
     hidden: B::Buf,
     how: Backprop,
@@ -65,30 +67,37 @@ impl<B: Backend> Decoder<B> {
     pub fn forward_train(&self, input: Ragged, adapter: Option<&Adapter<B>>, how: Backprop) -> Tape<B> {
         input.check(self.config(), 1);
         let layout = Layout::of(&input);
-        let rows: [AdapterRows<'_, B>; 1] = [(0..input.len(), adapter)];
+        let call = learning(&input, &layout, adapter, how.dropout);
         let mut kv = self.backend().kv(layout.blocks, self.heads());
-        let mut layers = Vec::with_capacity(self.config().num_hidden_layers);
+        let layers = self.config().num_hidden_layers;
+        let every = how.recompute.map_or(layers, NonZeroUsize::get);
+        // the backward begins with the last run of layers: what it would recompute first is here already
+        let last_run = layers.saturating_sub(1) / every * every;
+        let (mut inputs, mut states) = (Vec::new(), Vec::new());
         let mut x = self.embed(&input);
-        for index in 0..self.config().num_hidden_layers {
-            let mut keep = |state: LayerState<B>| {
-                layers.push(if how.recompute { Kept::Input(state.x) } else { Kept::All(Box::new(state)) });
-            };
-            x = self.layer(index, x, &input, &rows, &layout.writes, &layout.attention, &mut kv, how.dropout, &mut keep);
+        for index in 0..layers {
+            let state;
+            (x, state) = self.layer(index, x, &call, &mut kv);
+            if index >= last_run {
+                states.push(state);
+            } else if index % every == 0 {
+                inputs.push(state.x);
+            }
         }
         let wanted = self.wanted_rows(&x, &input.wanted);
         let hidden = self.last_norm(&wanted);
-        Tape { input, layout, layers, wanted, hidden, how }
+        Tape { input, layout, inputs, states, wanted, hidden, how }
     }
 
     /// Hidden states of the wanted rows without keeping anything: reference log-probs, evaluation.
     pub fn forward_only(&self, input: &Ragged, adapter: Option<&Adapter<B>>) -> B::Buf {
         input.check(self.config(), 1);
         let layout = Layout::of(input);
-        let rows: [AdapterRows<'_, B>; 1] = [(0..input.len(), adapter)];
+        let call = learning(input, &layout, adapter, None);
         let mut kv = self.backend().kv(layout.blocks, self.heads());
         let mut x = self.embed(input);
         for index in 0..self.config().num_hidden_layers {
-            x = self.layer(index, x, input, &rows, &layout.writes, &layout.attention, &mut kv, None, &mut |_| {});
+            (x, _) = self.layer(index, x, &call, &mut kv);
         }
         self.last_norm(&self.wanted_rows(&x, &input.wanted))
     }
@@ -119,25 +128,45 @@ impl<B: Backend> Decoder<B> {
         let mut dx = b.zeros(tape.input.len() * c.hidden_size);
         b.scatter_add_rows(&dwanted, &tape.input.wanted, c.hidden_size, &mut dx);
 
-        let rows: [AdapterRows<'_, B>; 1] = [(0..tape.input.len(), adapter)];
-        let mut kv = tape.how.recompute.then(|| b.kv(tape.layout.blocks, self.heads()));
-        for (index, kept) in tape.layers.into_iter().enumerate().rev() {
-            let state = match (kept, &mut kv) {
-                (Kept::All(state), _) => *state,
-                (Kept::Input(x), Some(kv)) => {
-                    let mut again = None;
-                    let (writes, spans) = (&tape.layout.writes, &tape.layout.attention);
-                    let mut keep = |state| again = Some(state);
-                    self.layer(index, x, &tape.input, &rows, writes, spans, kv, tape.how.dropout, &mut keep);
-                    again.expect("a layer keeps its state")
-                }
-                (Kept::Input(_), None) => unreachable!("inputs alone are kept only when recomputing"),
-            };
-            dx = self.layer_backward(index, state, dx, &tape.input, &tape.layout, adapter, tape.how.dropout, params);
+        let Tape { input, layout, mut inputs, mut states, how, .. } = tape;
+        let call = learning(&input, &layout, adapter, how.dropout);
+        let mut index = c.num_hidden_layers;
+        loop {
+            while let Some(state) = states.pop() {
+                index -= 1;
+                dx = self.layer_backward(index, state, dx, &input, &layout, adapter, how.dropout, params);
+            }
+            let Some(x) = inputs.pop() else { break };
+            let every = how.recompute.map_or(index, NonZeroUsize::get);
+            states = self.states_again(index - every..index, x, &call, &layout);
         }
         if let Some(slots) = full {
-            b.embed_backward(&dx, &tape.input.tokens, c.hidden_size, &mut params.list[slots.embed].grad);
+            b.embed_backward(&dx, &input.tokens, c.hidden_size, &mut params.list[slots.embed].grad);
         }
+    }
+
+    /// States of `layers`, computed again from the input of the first.
+    fn states_again(
+        &self,
+        layers: Range<usize>,
+        mut x: B::Buf,
+        call: &Call<'_, B>,
+        layout: &Layout,
+    ) -> Vec<LayerState<B>> {
+        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut states = Vec::with_capacity(layers.len());
+        for index in layers.clone() {
+            let mut state = self.layer_state(index, x, call, &mut kv);
+            let last = index + 1 == layers.end;
+            // what comes out of the last one nobody needs, unless its norm does
+            if last && self.weights().layers[index].feed_forward_output_norm.is_none() {
+                states.push(state);
+                break;
+            }
+            x = self.layer_output(index, &mut state, call);
+            states.push(state);
+        }
+        states
     }
 
     fn layer_backward(
@@ -264,4 +293,14 @@ impl<B: Backend> Decoder<B> {
             }
         }
     }
+}
+
+/// A call whose rows all run under `adapter`, with its keys where `layout` puts them.
+fn learning<'a, B: Backend>(
+    input: &'a Ragged,
+    layout: &'a Layout,
+    adapter: Option<&'a Adapter<B>>,
+    dropout: Option<Dropout>,
+) -> Call<'a, B> {
+    Call { input, rows: vec![(0..input.len(), adapter)], writes: &layout.writes, spans: &layout.attention, dropout }
 }

@@ -126,7 +126,7 @@ impl Run {
             max_completion_length: NEW as u32,
             temperature: 1.0,
             max_tokens_per_micro_batch: optim.max_tokens_per_micro_batch as usize,
-            gradient_checkpointing: false,
+            recompute: None,
             lora_dropout: 0.0,
             seed: 0,
             optim,
