@@ -300,6 +300,32 @@ fn what_changed_is_shown_and_must_be_forced() {
 }
 
 #[test]
+fn moments_in_eight_bits_go_on_too_and_in_no_other_form() {
+    // of this rank the matrices of the embedded model are large enough to be coded
+    let coded = ["optim.optim=adamw_8bit", "lora.lora_r=48"];
+    let calm = folder();
+    let begin = |at: &Path| {
+        let mut command = begin(at);
+        command.args(coded);
+        command
+    };
+    run(begin(calm.path())).well();
+    let at = folder();
+    let run_dir = at.path().join("r");
+    let mut running = Running::start(begin(at.path()));
+    assert!(running.until(|| raw_metrics(&run_dir).len() >= 5));
+    running.kill();
+    refused(go_on(at.path(), &["optim.optim=adamw_torch"]), &["moments of adamw_8bit", "optim.optim=adamw_8bit"]);
+    run(go_on(at.path(), &[])).well();
+    let (found, want) = (outcome(&run_dir), outcome(&calm.path().join("r")));
+    assert!(found.metrics == want.metrics, "metrics.jsonl");
+    for ((name, a), (_, b)) in want.files.iter().zip(&found.files) {
+        assert!(a == b, "checkpoint-{STEPS}/{name} differs");
+        assert!(*name != "state/optimizer.safetensors" || String::from_utf8_lossy(a).contains("lora_A.m.absmax"));
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over_and_said_so() {
     let at = folder();
     let run_dir = at.path().join("r");

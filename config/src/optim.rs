@@ -18,6 +18,28 @@ pub enum LrSchedulerType {
     Cosine,
 }
 
+/// How the optimiser keeps its two moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerName {
+    /// In f32: eight bytes for each trained weight.
+    #[default]
+    #[serde(rename = "adamw_torch", alias = "adamw", alias = "adamw_hf", alias = "adamw_torch_fused")]
+    AdamwTorch,
+    /// In codes of eight bits, those of tensors of 4096 weights and more: about two bytes for each. A first moment is off by at most
+    /// 0.7 % of the largest of its 256 neighbours after each update, a second one by at most 0.35 %.
+    #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit", alias = "paged_adamw_8bit")]
+    Adamw8bit,
+}
+
+impl std::fmt::Display for OptimizerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AdamwTorch => "adamw_torch",
+            Self::Adamw8bit => "adamw_8bit",
+        })
+    }
+}
+
 /// The section `optim`: AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +50,8 @@ pub struct OptimSection {
     pub num_train_epochs: Option<f64>,
     /// Tokens that one forward and backward pass holds at most, or one row where a row is longer: bounds memory.
     pub max_tokens_per_micro_batch: u32,
+    /// The optimiser. A run goes on with the one that it began with.
+    pub optim: OptimizerName,
     /// Learning rate after the warm-up. The default suits an adapter; for all weights a tenth is usual.
     pub learning_rate: f64,
     /// Decay of the mean of gradients.
@@ -54,6 +78,7 @@ impl Default for OptimSection {
             max_steps: 40,
             num_train_epochs: None,
             max_tokens_per_micro_batch: 8192,
+            optim: OptimizerName::AdamwTorch,
             learning_rate: 1e-5,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
@@ -120,5 +145,10 @@ mod tests {
         }
         let cosine: OptimSection = serde_norway::from_str("lr_scheduler_type: cosine").unwrap();
         assert_eq!(cosine.lr_scheduler_type, LrSchedulerType::Cosine);
+        for (written, name) in [("adamw_torch_fused", "adamw_torch"), ("paged_adamw_8bit", "adamw_8bit")] {
+            let section: OptimSection = serde_norway::from_str(&format!("optim: {written}")).unwrap();
+            assert_eq!(section.optim.to_string(), name);
+            assert_eq!(serde_json::to_value(section.optim).unwrap(), name);
+        }
     }
 }

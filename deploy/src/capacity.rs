@@ -1,6 +1,6 @@
 //! The memory that a run will take, by component, before anything is loaded.
 
-use folgore_config::Config;
+use folgore_config::{Config, optim::OptimizerName};
 use folgore_model::{ModelConfig, backend::BLOCK, lora::LoraShape};
 use folgore_rollout::{EngineConfig, cache_blocks};
 
@@ -28,8 +28,13 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     let blocks = cache_blocks(&c.rollout, model.max_position_embeddings) as u64;
     let kv = blocks * BLOCK as u64 * kv_width * layers * F32;
     let policies = EngineConfig::from(&c.rollout).max_policies_in_flight as u64;
-    // values, gradients, two moments; then the device form of the learner's adapter and of those that samplers hold
-    let training = shape.parameters(model) as u64 * F32 * (4 + 1 + policies);
+    // two moments of each weight, in codes with a scale for each block; small tensors, which keep numbers, weigh nothing
+    let moments = match c.optim.optim {
+        OptimizerName::AdamwTorch => 2 * F32,
+        OptimizerName::Adamw8bit => 2 + 1,
+    };
+    // values, gradients, moments; then the device form of the learner's adapter and of those that samplers hold
+    let training = shape.parameters(model) as u64 * (F32 * (2 + 1 + policies) + moments);
     let per_step =
         c.rollout.samples_per_step() * u64::from(c.rollout.max_prompt_length + c.rollout.max_completion_length);
     let tokens = per_step.min(u64::from(c.optim.max_tokens_per_micro_batch));
@@ -54,7 +59,7 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     Memory {
         parts: vec![
             ("base weights", base, "model.model_name_or_path (a smaller model)"),
-            ("adapter and optimiser", training, "lora.lora_r"),
+            ("adapter and optimiser", training, "lora.lora_r, optim.optim"),
             ("key-value cache", kv, "rollout.max_concurrent_sequences"),
             ("activations", activations, "optim.max_tokens_per_micro_batch, model.gradient_checkpointing"),
         ],

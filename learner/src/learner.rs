@@ -310,6 +310,7 @@ impl Run {
             step: standing.step,
             epoch: self.epoch,
             schedule: json!({ "updates": parts.trainee.updates() }),
+            optim: self.plan.step.optim.optim,
             counters: standing.counters.clone(),
             cursors: [(FIRST_FREE_GROUP.to_owned(), standing.first_free_group)].into(),
         };

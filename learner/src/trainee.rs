@@ -1,6 +1,6 @@
 //! What trains: a decoder with its trained tensors, and the few things that a step does with them.
 
-use folgore_config::optim::OptimSection;
+use folgore_config::optim::{OptimSection, OptimizerName};
 use folgore_model::{
     ModelError, Tensors,
     backend::{AdamW, Backend, HeadOut},
@@ -34,6 +34,14 @@ impl<B: Backend> Trainee<B> {
     pub fn new(decoder: Decoder<B>, params: Params<B>) -> Result<Self, ModelError> {
         let adapter = device_adapter(&decoder, &params)?;
         Ok(Self { decoder, params, adapter, reference: None, updates: 0 })
+    }
+
+    /// Keeps the optimiser's moments as `optimizer` does, from the first update on.
+    pub fn optimize_with(&mut self, optimizer: OptimizerName) {
+        match optimizer {
+            OptimizerName::AdamwTorch => {}
+            OptimizerName::Adamw8bit => self.params.code_moments(self.decoder.backend()),
+        }
     }
 
     /// The decoder.

@@ -11,6 +11,7 @@ mod error;
 pub mod export;
 pub mod files;
 pub mod lora;
+mod moments;
 pub mod params;
 pub mod quant;
 mod tensor;

@@ -8,6 +8,7 @@ use crate::{
     backend::{AdamW, Backend},
     decoder::{Linear, Weights, tensors},
     lora::{Adapter, LoraInit, LoraShape},
+    moments::Moments,
 };
 
 /// One trained tensor.
@@ -20,10 +21,7 @@ pub struct Param<B: Backend> {
     pub value: B::Buf,
     /// Gradient, added to by every backward.
     pub grad: B::Buf,
-    /// First moment.
-    pub m: B::Buf,
-    /// Second moment.
-    pub v: B::Buf,
+    moments: Moments<B>,
 }
 
 /// Which weights train.
@@ -132,7 +130,7 @@ impl<B: Backend> Params<B> {
     pub fn step(&mut self, backend: &B, settings: &AdamW) {
         for p in &mut self.list {
             let weight_decay = if p.shape.len() > 1 { settings.weight_decay } else { 0.0 };
-            backend.adamw(&mut p.value, &p.grad, &mut p.m, &mut p.v, &AdamW { weight_decay, ..*settings });
+            p.moments.step(backend, &mut p.value, &p.grad, &AdamW { weight_decay, ..*settings });
         }
     }
 
@@ -180,34 +178,23 @@ impl<B: Backend> Params<B> {
         self.download(backend, |p| &p.grad)
     }
 
-    /// The optimiser's moments, on the host, named `<tensor>.m` and `<tensor>.v`.
+    /// The optimiser's moments, on the host, named `<tensor>.m` and `<tensor>.v`; where they are codes, their scales are
+    /// `<tensor>.m.absmax` and `<tensor>.v.absmax`.
     pub fn moments(&self, backend: &B) -> Tensors {
-        let rename = |tensors: Tensors, suffix: &str| {
-            tensors.into_iter().map(|(n, t)| (format!("{n}.{suffix}"), t)).collect::<Vec<_>>()
-        };
-        let mut all = rename(self.download(backend, |p| &p.m), "m");
-        all.extend(rename(self.download(backend, |p| &p.v), "v"));
-        all.into_iter().collect()
+        self.list.iter().flat_map(|p| p.moments.download(backend, &p.name, &p.shape)).collect()
     }
 
     /// Takes moments back, as [`Params::moments`] gave them.
     pub fn set_moments(&mut self, backend: &B, moments: &Tensors) -> Result<(), ModelError> {
+        self.list.iter_mut().try_for_each(|p| p.moments.upload(backend, &p.name, &p.shape, moments))
+    }
+
+    /// Keeps the moments of all but small tensors in eight bits from now on; to be called before the first step, because it forgets
+    /// those that there are.
+    pub fn code_moments(&mut self, backend: &B) {
         for p in &mut self.list {
-            for (suffix, slot) in [("m", &mut p.m), ("v", &mut p.v)] {
-                let name = format!("{}.{suffix}", p.name);
-                let tensor = moments.tensor(&name)?;
-                if tensor.shape != p.shape {
-                    return Err(ModelError::Invalid {
-                        place: "optimiser state".into(),
-                        what: format!("shape of {name}"),
-                        expected: format!("{:?}", p.shape),
-                        got: format!("{:?}", tensor.shape),
-                    });
-                }
-                *slot = backend.upload(&tensor.to_f32());
-            }
+            p.moments = Moments::coded(backend, backend.len(&p.value));
         }
-        Ok(())
     }
 
     /// Index of A of one map; B follows it. None where nothing trains.
@@ -260,8 +247,8 @@ impl LayerSlots {
 
 fn param<B: Backend>(backend: &B, name: String, tensor: &HostTensor) -> Param<B> {
     let values = tensor.to_f32();
-    let zeros = || backend.zeros(values.len());
-    Param { name, shape: tensor.shape.clone(), value: backend.upload(&values), grad: zeros(), m: zeros(), v: zeros() }
+    let (grad, moments) = (backend.zeros(values.len()), Moments::new(backend, values.len()));
+    Param { name, shape: tensor.shape.clone(), value: backend.upload(&values), grad, moments }
 }
 
 fn init_a(init: LoraInit, inner: usize, rows: usize, seed: u64) -> Vec<f32> {

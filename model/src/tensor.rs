@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::quant::Coded;
 
-/// A tensor in f32 or bf16, row-major.
+/// A tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
     /// Dimensions.
@@ -20,6 +20,19 @@ pub enum HostData {
     F32(Vec<f32>),
     /// bfloat16 bits.
     Bf16(Vec<u16>),
+    /// Codes of eight bits, which stand for nothing without a map: an optimiser's state, never weights.
+    U8(Vec<u8>),
+}
+
+impl HostData {
+    /// The type in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::F32(_) => "f32",
+            Self::Bf16(_) => "bf16",
+            Self::U8(_) => "codes of eight bits",
+        }
+    }
 }
 
 impl HostTensor {
@@ -39,6 +52,7 @@ impl HostTensor {
         match &self.data {
             HostData::F32(values) => values.iter().copied().find(|value| !value.is_finite()),
             HostData::Bf16(bits) => bits.iter().map(wide).find(|value| !value.is_finite()),
+            HostData::U8(_) => None,
         }
     }
 
@@ -55,6 +69,7 @@ impl HostTensor {
         match &self.data {
             HostData::F32(values) => values.clone(),
             HostData::Bf16(bits) => bits.iter().map(|b| f32::from_bits(u32::from(*b) << 16)).collect(),
+            HostData::U8(codes) => codes.iter().map(|code| f32::from(*code)).collect(),
         }
     }
 }

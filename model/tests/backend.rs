@@ -9,7 +9,11 @@ use folgore_model::{
     backend::{
         AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Head, Heads, Isa, MatrixData, Naive, SampleSpec,
     },
-    quant::{Coded, Codes, Scales, nf4},
+    quant::{
+        Coded, Codes, Scales,
+        dynamic::{Blocks, SIGNED, UNSIGNED},
+        nf4,
+    },
 };
 use folgore_protocol::seed;
 
@@ -217,6 +221,14 @@ fn rowwise<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
     push("adamw param", &param);
     push("adamw m", &m);
     push("adamw v", &v);
+    let codes =
+        |seed, map| b.upload_codes(Blocks::encode(&random(seed, n).iter().map(|x| x.abs()).collect::<Vec<_>>(), map));
+    let (mut m, mut v) = (codes(7, &SIGNED), codes(8, &UNSIGNED));
+    b.adamw_8bit(&mut param, &x, &mut m, &mut v, &settings);
+    push("adamw_8bit param", &param);
+    for (name, codes, map) in [("m", m, &*SIGNED), ("v", v, &*UNSIGNED)] {
+        results.push((format!("adamw_8bit {name} {rows}x{width}"), b.download_codes(&codes).decode(map)));
+    }
     let squares = b.sum_of_squares(&x);
     results.push((
         format!("sum_of_squares {rows}x{width}"),

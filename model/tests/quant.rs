@@ -66,7 +66,7 @@ fn codes_scales_and_values_are_those_of_the_vectors() {
 #[test]
 fn scales_are_coded_as_in_the_vectors() {
     let v = vectors();
-    close(&*dynamic::SIGNED, &floats(&v["dynamic_map_256"]));
+    close(&dynamic::SIGNED.numbers, &floats(&v["dynamic_map_256"]));
     let v = &v["double_quant"];
     let nested = Scales::nested(&floats(&v["absmax_in"]));
     let Scales::Nested { codes, largest, offset, .. } = &nested else { panic!("{nested:?}") };

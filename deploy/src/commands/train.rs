@@ -340,9 +340,11 @@ pub fn parts(
     let c = &what.config;
     let (params, _) = what.policy.params(&c.lora, c.run.seed, adapter)?;
     let mut trainee = Trainee::new(what.policy.decoder.clone(), params)?;
+    trainee.optimize_with(c.optim.optim);
     let mut standing = Standing::default();
     if let Some(checkpoint) = newest {
         let trainer = TrainerState::from_bytes(&checkpoint.read(state::TRAINER)?).map_err(anyhow::Error::msg)?;
+        trainer.expect_optimizer(c.optim.optim).map_err(anyhow::Error::msg)?;
         let moments = safetensors::from_bytes(state::OPTIMIZER, checkpoint.read(state::OPTIMIZER)?)?;
         let updates =
             trainer.schedule["updates"].as_u64().context("state/trainer.json: schedule.updates is missing")?;

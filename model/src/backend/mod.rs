@@ -23,7 +23,10 @@
 
 use std::ops::Range;
 
-use crate::{Activation, quant::Coded};
+use crate::{
+    Activation,
+    quant::{Coded, dynamic::Blocks},
+};
 
 mod adamw;
 mod choice;
@@ -207,6 +210,8 @@ pub trait Backend: Send + Sync + 'static {
     type Matrix: Send + Sync;
     /// Keys and values of one layer, in blocks of [`BLOCK`] tokens.
     type Kv: Send + Sync;
+    /// Moments in codes of eight bits.
+    type Codes: Send + Sync;
 
     /// Name for people (`cpu avx2`, `naive`).
     fn name(&self) -> String;
@@ -370,4 +375,18 @@ pub trait Backend: Send + Sync + 'static {
     fn sum_of_squares(&self, x: &Self::Buf) -> f64;
     /// One AdamW step on `param` with moments `m` and `v`.
     fn adamw(&self, param: &mut Self::Buf, grad: &Self::Buf, m: &mut Self::Buf, v: &mut Self::Buf, settings: &AdamW);
+    /// Copies codes to the device.
+    fn upload_codes(&self, codes: Blocks) -> Self::Codes;
+    /// Copies codes to the host.
+    fn download_codes(&self, codes: &Self::Codes) -> Blocks;
+    /// [`Backend::adamw`] on moments in codes, `m` in those of [`dynamic::SIGNED`](crate::quant::dynamic::SIGNED), `v` in those of
+    /// [`dynamic::UNSIGNED`](crate::quant::dynamic::UNSIGNED): decoded, used as the step makes them, then coded again.
+    fn adamw_8bit(
+        &self,
+        param: &mut Self::Buf,
+        grad: &Self::Buf,
+        m: &mut Self::Codes,
+        v: &mut Self::Codes,
+        settings: &AdamW,
+    );
 }

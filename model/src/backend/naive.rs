@@ -11,7 +11,10 @@ use super::{
     choice, curves, exp,
     lanes::{self, check_len, check_rows, rows_of},
 };
-use crate::Activation;
+use crate::{
+    Activation,
+    quant::dynamic::{Blocks, SIGNED, UNSIGNED},
+};
 
 /// The reference implementation of [`Backend`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +90,7 @@ impl Backend for Naive {
     type Buf = Vec<f32>;
     type Matrix = NaiveMatrix;
     type Kv = NaiveKv;
+    type Codes = Blocks;
 
     fn name(&self) -> String {
         "naive".into()
@@ -505,5 +509,19 @@ impl Backend for Naive {
         for i in 0..param.len() {
             (param[i], m[i], v[i]) = step.apply(param[i], grad[i], m[i], v[i]);
         }
+    }
+
+    fn upload_codes(&self, codes: Blocks) -> Blocks {
+        codes
+    }
+
+    fn download_codes(&self, codes: &Blocks) -> Blocks {
+        codes.clone()
+    }
+
+    fn adamw_8bit(&self, param: &mut Vec<f32>, grad: &Vec<f32>, m: &mut Blocks, v: &mut Blocks, settings: &AdamW) {
+        let (mut first, mut second) = (m.decode(&SIGNED), v.decode(&UNSIGNED));
+        self.adamw(param, grad, &mut first, &mut second, settings);
+        (*m, *v) = (Blocks::encode(&first, &SIGNED), Blocks::encode(&second, &UNSIGNED));
     }
 }

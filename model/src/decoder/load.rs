@@ -31,6 +31,11 @@ pub(super) fn load<B: Backend>(
         let data = match &tensor.data {
             HostData::F32(values) => MatrixData::F32(values),
             HostData::Bf16(bits) => MatrixData::Bf16(bits),
+            HostData::U8(_) => {
+                let hint = ": weights have to be numbers".into();
+                let what = format!("tensor {name} of {}", tensor.data.kind());
+                return Err(ModelError::Unsupported { place: "weights".into(), what, hint });
+            }
         };
         Ok(backend.matrix(data, out, inner))
     };

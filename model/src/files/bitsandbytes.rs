@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ModelError,
-    quant::{Coded, Codes, Scales, dynamic::NESTED_BLOCK},
+    quant::{Coded, Codes, Scales, dynamic},
 };
 
 /// Longest JSON text.
@@ -137,7 +137,7 @@ pub(crate) fn entries(matrix: &str, shape: &[usize], block: usize, nested: bool)
         entry(STATE[0], "U8", vec![STATE_BYTES]),
     ];
     if nested {
-        list.push(entry(".nested_absmax", "F32", vec![scales.div_ceil(NESTED_BLOCK)]));
+        list.push(entry(".nested_absmax", "F32", vec![scales.div_ceil(dynamic::BLOCK)]));
         list.push(entry(".nested_quant_map", "F32", vec![256]));
     }
     list

@@ -127,13 +127,15 @@ impl SafetensorsFile {
     }
 }
 
-impl TensorSource for SafetensorsFile {
-    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+impl SafetensorsFile {
+    /// Reads one tensor; codes are taken only where `codes` says so.
+    fn read(&self, name: &str, codes: bool) -> Result<HostTensor, ModelError> {
         let info = self.header.info(name).ok_or_else(|| fault::missing(self.name(), format!("tensor {name}")))?;
         let data = |read: Vec<u8>| match info.dtype {
             Dtype::F32 => Some(HostData::F32(le_chunks(&read, f32::from_le_bytes))),
             Dtype::BF16 => Some(HostData::Bf16(le_chunks(&read, u16::from_le_bytes))),
             Dtype::F16 => Some(HostData::F32(le_chunks(&read, |b| f16::from_le_bytes(b).to_f32()))),
+            Dtype::U8 if codes => Some(HostData::U8(read)),
             _ => None,
         };
         let read = self.raw(name)?;
@@ -142,6 +144,12 @@ impl TensorSource for SafetensorsFile {
             fault::unsupported(self.name(), what, "weights have to be F32, BF16 or F16")
         };
         Ok(HostTensor { shape: info.shape.clone(), data: data(read).ok_or_else(refused)? })
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
+        self.read(name, false)
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
@@ -196,21 +204,23 @@ pub(crate) fn le_chunks<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]
     bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
 }
 
-/// Encodes `tensors` with the texts of `metadata` in the header. Equal input gives equal bytes: f32 before bf16, then by name.
+/// Encodes `tensors` with the texts of `metadata` in the header. Equal input gives equal bytes: wide numbers
+/// before narrow ones, then by name.
 pub fn to_bytes(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let width = |tensor: &HostTensor| match tensor.data {
-        HostData::F32(_) => 4,
-        HostData::Bf16(_) => 2,
+    let kind = |tensor: &HostTensor| match tensor.data {
+        HostData::F32(_) => (4, "F32"),
+        HostData::Bf16(_) => (2, "BF16"),
+        HostData::U8(_) => (1, "U8"),
     };
     let mut order: Vec<(&String, &HostTensor)> = tensors.iter().collect();
-    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(width(tensor)), *name));
+    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(kind(tensor).0), *name));
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(metadata));
     let mut end = 0;
     for (name, tensor) in &order {
         let start = end;
-        end += tensor.shape.iter().product::<usize>() * width(tensor);
-        let dtype = if width(tensor) == 4 { "F32" } else { "BF16" };
+        let (width, dtype) = kind(tensor);
+        end += tensor.shape.iter().product::<usize>() * width;
         header.insert((*name).clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}));
     }
     let mut text = Value::Object(header).to_string().into_bytes();
@@ -222,6 +232,7 @@ pub fn to_bytes(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Vec<u
         match &tensor.data {
             HostData::F32(values) => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
             HostData::Bf16(bits) => out.extend(bits.iter().flat_map(|v| v.to_le_bytes())),
+            HostData::U8(codes) => out.extend(codes),
         }
     }
     out
@@ -363,9 +374,10 @@ pub fn read(path: &Path) -> Result<Tensors, ModelError> {
     SafetensorsFile::open(path, Limits::WEIGHTS)?.read_all()
 }
 
-/// Decodes a safetensors file held in memory; `name` is for errors.
+/// Decodes a safetensors file held in memory, codes of eight bits too; `name` is for errors.
 pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Tensors, ModelError> {
-    SafetensorsFile::memory(name, bytes.into(), Limits::WEIGHTS)?.read_all()
+    let file = SafetensorsFile::memory(name, bytes.into(), Limits::WEIGHTS)?;
+    file.names().into_iter().map(|name| file.read(&name, true).map(|tensor| (name, tensor))).collect()
 }
 
 #[cfg(test)]
@@ -391,6 +403,7 @@ mod tests {
         [("b.half".to_owned(), bf16), ("a".into(), HostTensor::f32([2, 2], vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE]))]
             .into_iter()
             .chain([("z.empty".to_owned(), HostTensor::f32([0, 4], vec![]))])
+            .chain([("codes".to_owned(), HostTensor { shape: vec![3], data: HostData::U8(vec![7, 0, 255]) })])
             .collect()
     }
 
@@ -405,6 +418,9 @@ mod tests {
     fn what_is_written_is_read_by_us_and_by_the_reference() {
         let bytes = to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())]));
         assert_eq!(from_bytes("x", bytes.clone()).unwrap(), sample());
+        let error =
+            SafetensorsFile::memory("x", bytes.clone().into(), Limits::WEIGHTS).unwrap().read_all().unwrap_err();
+        assert!(error.to_string().contains("tensor codes of type U8"), "codes are no weights: {error}");
         let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(reference.tensor("b.half").unwrap().dtype(), Dtype::BF16);
         assert_eq!(bytes, to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())])));

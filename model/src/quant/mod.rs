@@ -4,8 +4,6 @@
 pub mod dynamic;
 pub mod nf4;
 
-use dynamic::NESTED_BLOCK;
-
 /// Weights as codes: weight i is what its code stands for, times the scale of its block, plus the least number of the block where there
 /// is one. Each of the two operations rounds once.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,8 +106,8 @@ impl Scales {
         let offset = (sum / scales.len().max(1) as f64) as f32;
         let distances: Vec<f32> = scales.iter().map(|x| x - offset).collect();
         let map = &*dynamic::SIGNED;
-        let (codes, largest) = dynamic::encode(&distances, map, NESTED_BLOCK);
-        Self::Nested { codes, largest, offset, block: NESTED_BLOCK, map: Box::new(*map) }
+        let dynamic::Blocks { codes, scales } = dynamic::Blocks::encode(&distances, map);
+        Self::Nested { codes, largest: scales, offset, block: dynamic::BLOCK, map: Box::new(map.numbers) }
     }
 
     /// The scale of block `i`.

@@ -30,7 +30,10 @@ use super::{
     AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
     lanes::{LANES, SQUARES_BLOCK, check_len, check_rows, rows_of, sum_of_squares_block},
 };
-use crate::Activation;
+use crate::{
+    Activation,
+    quant::dynamic::{self, Blocks},
+};
 
 /// Rows whose gradients of a norm's weight are summed before they are added: fixed, so that threads do not matter.
 const NORM_ROWS: usize = 64;
@@ -88,6 +91,7 @@ impl Backend for Cpu {
     type Buf = CpuBuf;
     type Matrix = CpuMatrix;
     type Kv = CpuKv;
+    type Codes = Blocks;
 
     fn name(&self) -> String {
         format!("cpu {}", self.isa().name())
@@ -419,6 +423,37 @@ impl Backend for Cpu {
             // SAFETY: a number belongs to one piece.
             let (param, m, v) = unsafe { (param.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
             pointwise::adamw(self.isa, &step, param, &grad[range], m, v);
+        });
+    }
+
+    fn upload_codes(&self, codes: Blocks) -> Blocks {
+        codes
+    }
+
+    fn download_codes(&self, codes: &Blocks) -> Blocks {
+        codes.clone()
+    }
+
+    fn adamw_8bit(&self, param: &mut CpuBuf, grad: &CpuBuf, m: &mut Blocks, v: &mut Blocks, settings: &AdamW) {
+        let len = grad.len();
+        for got in [param.len(), m.codes.len(), v.codes.len()] {
+            check_len("adamw_8bit", got, len);
+        }
+        let step = settings.constants();
+        let param = Parts::new(param);
+        let (m_codes, m_scales) = (Parts::new(&mut m.codes), Parts::new(&mut m.scales));
+        let (v_codes, v_scales) = (Parts::new(&mut v.codes), Parts::new(&mut v.scales));
+        self.team.split(len.div_ceil(dynamic::BLOCK), PIECE / dynamic::BLOCK, len * 8, |blocks| {
+            let range = blocks.start * dynamic::BLOCK..(blocks.end * dynamic::BLOCK).min(len);
+            // SAFETY: a block belongs to one piece.
+            let (param, m, v) = unsafe {
+                (
+                    param.part(range.clone()),
+                    (m_codes.part(range.clone()), m_scales.part(blocks.clone())),
+                    (v_codes.part(range.clone()), v_scales.part(blocks)),
+                )
+            };
+            pointwise::adamw_8bit(self.isa, &step, param, &grad[range], m, v);
         });
     }
 }

@@ -3,10 +3,13 @@
 use folgore_protocol::seed;
 
 use super::{isa::kernel, simd::Simd};
-use crate::backend::{
-    adamw::AdamWStep,
-    curves::{GELU_CUBIC, GELU_LINEAR, GELU_SLOPE},
-    lanes::LANES,
+use crate::{
+    backend::{
+        adamw::AdamWStep,
+        curves::{GELU_CUBIC, GELU_LINEAR, GELU_SLOPE},
+        lanes::LANES,
+    },
+    quant::dynamic,
 };
 
 /// 1 / sqrt(mean(x²) + eps), the sum by lanes.
@@ -251,6 +254,29 @@ fn adamw_in<S: Simd>(_s: S, step: &AdamWStep, param: &mut [f32], grad: &[f32], m
 
 kernel!(pub(super) fn adamw = adamw_in(
     step: &AdamWStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]));
+
+/// Codes of some blocks and their scales.
+type Coded<'a> = (&'a mut [u8], &'a mut [f32]);
+
+#[inline(always)]
+fn adamw_8bit_in<S: Simd>(s: S, step: &AdamWStep, param: &mut [f32], grad: &[f32], m: Coded<'_>, v: Coded<'_>) {
+    let (signed, unsigned) = (&*dynamic::SIGNED, &*dynamic::UNSIGNED);
+    let mut room = [[0.0; dynamic::BLOCK]; 2];
+    let numbers = param.chunks_mut(dynamic::BLOCK).zip(grad.chunks(dynamic::BLOCK));
+    let m = m.0.chunks_mut(dynamic::BLOCK).zip(m.1);
+    let v = v.0.chunks_mut(dynamic::BLOCK).zip(v.1);
+    for (((param, grad), (m_codes, m_scale)), (v_codes, v_scale)) in numbers.zip(m).zip(v) {
+        let [m, v] = room.each_mut().map(|room| &mut room[..grad.len()]);
+        signed.decode(m_codes, *m_scale, m);
+        unsigned.decode(v_codes, *v_scale, v);
+        adamw_in(s, step, param, grad, m, v);
+        *m_scale = signed.encode(m, m_codes);
+        *v_scale = unsigned.encode(v, v_codes);
+    }
+}
+
+kernel!(pub(super) fn adamw_8bit = adamw_8bit_in(
+    step: &AdamWStep, param: &mut [f32], grad: &[f32], m: Coded<'_>, v: Coded<'_>));
 
 /// `(hit - exp(z / temperature - lse)) * factor`.
 #[inline(always)]
