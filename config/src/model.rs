@@ -57,6 +57,11 @@ pub struct ModelSection {
     /// activations of so many layers; the last so many are not recomputed. So 1 takes the least memory, up to 30 layers, and more
     /// of them less time.
     pub gradient_checkpointing_every: u32,
+    /// Lets the learner take the activations of a step from the sampler in the same process instead of computing them again: the
+    /// same numbers, without the forward half of learning. They are held while the step is sampled, at most
+    /// `optim.max_tokens_per_micro_batch` tokens of them, for a larger step none; with `gradient_checkpointing` only its inputs of layers.
+    /// Without effect on workers elsewhere, with `rollout.max_staleness` or `lora.lora_dropout`.
+    pub reuse_activations: bool,
     /// Most tokens of one sequence, prompt and completion together; none: the model's own limit.
     pub max_seq_length: Option<u32>,
 }
@@ -72,6 +77,7 @@ impl Default for ModelSection {
             use_bnb_nested_quant: false,
             gradient_checkpointing: false,
             gradient_checkpointing_every: 1,
+            reuse_activations: true,
             max_seq_length: None,
         }
     }

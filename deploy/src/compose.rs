@@ -13,6 +13,7 @@ use folgore_learner::{
 };
 use folgore_model::{
     backend::Cpu,
+    decoder::Recall,
     files::peft::{AdapterFile, LoraConfig},
     lora::Adapter,
 };
@@ -64,13 +65,15 @@ pub struct Ingredients {
     pub reward: Arc<dyn Reward>,
     /// The adapter's configuration.
     pub lora: LoraConfig,
+    /// What sampler and learner share besides the base.
+    pub recall: Option<Arc<Recall<Cpu>>>,
 }
 
 impl Ingredients {
     /// What rollouts need of them.
     pub fn hands(&self) -> Hands {
         let (config, policy, reward) = (self.config.clone(), self.policy.clone(), self.reward.clone());
-        Hands { config, policy, reward, scores_here: true }
+        Hands { config, policy, reward, scores_here: true, recall: self.recall.clone() }
     }
 
     /// What may not change while the run lives.
@@ -113,6 +116,14 @@ pub struct Hands {
     pub reward: Arc<dyn Reward>,
     /// Scores are computed beside the samples, and not asked of others.
     pub scores_here: bool,
+    /// Where activations are kept for a learner in the same process.
+    pub recall: Option<Arc<Recall<Cpu>>>,
+}
+
+/// Where sampler and learner of one process share activations, if the learner trains what was sampled from.
+pub fn recall(c: &Config) -> Option<Arc<Recall<Cpu>>> {
+    let shared = c.model.reuse_activations && c.rollout.max_staleness == 0 && c.lora.lora_dropout == 0.0;
+    shared.then(|| Arc::new(Recall::new(c.optim.max_tokens_per_micro_batch as usize, c.model.recompute())))
 }
 
 /// The actors that make and score trajectories and keep the record; a learner or an evaluation drives them.
@@ -188,7 +199,7 @@ impl House {
         if hands.scores_here {
             self.score(&hands.reward, REWARDS_AT_ONCE).await?;
         }
-        let policy = hands.policy.clone();
+        let (policy, recall) = (hands.policy.clone(), hands.recall.clone());
         let blocks = cache_blocks(rollout, policy.config().max_position_embeddings);
         let engine = EngineConfig::from(rollout);
         let variables = rollout.chat_template_kwargs.clone();
@@ -196,7 +207,7 @@ impl House {
         let (piece, loader, gate) = (text.clone(), loader(policy.clone()), self.gate.clone());
         self.supervisor
             .spawn("generator", move || {
-                let model = DecoderModel::new(policy.decoder.clone(), blocks);
+                let model = DecoderModel::new(policy.decoder.clone(), blocks).with_recall(recall.clone());
                 let config = GeneratorConfig { engine, ..GeneratorConfig::default() };
                 let text: Arc<dyn TextPiece> = piece.clone();
                 Box::new(Generator::new(model, text, loader.clone(), gate.clone(), config))

@@ -186,6 +186,7 @@ impl Run {
         let mut guard = NonFiniteGuard::default();
         let mut saved = standing.step;
         let mut policy = self.publish(self.publication(&parts.trainee, standing.step)).await?;
+        parts.trainee.published(policy);
         if standing.step == 0 && self.plan.eval.before {
             self.evaluate("before", standing.step, policy).await?;
         }
@@ -209,6 +210,7 @@ impl Run {
             let publication = self.publication(&parts.trainee, step);
             self.commit(step, publication.policy).await?;
             policy = self.publish(publication).await?;
+            parts.trainee.published(policy);
             self.witness.stepped(step, &line, &batch);
             self.alarms.observe(&batch).iter().for_each(|alarm| self.tell(alarm));
             self.count_draws(false).await;

@@ -1,13 +1,17 @@
 //! What trains: a decoder with its trained tensors, and the few things that a step does with them.
 
+use std::sync::Arc;
+
 use folgore_config::optim::{OptimSection, OptimizerName};
 use folgore_model::{
     ModelError, Tensors,
     backend::{AdamW, Backend, HeadOut},
-    decoder::{Backprop, Decoder, Ragged, Tape},
+    decoder::{Backprop, Decoder, Ragged, Recall, Recalled, Tape},
     lora::Adapter,
     params::{Params, Trains},
 };
+
+use folgore_protocol::PolicyId;
 
 use crate::schedule::clip_factor;
 
@@ -18,6 +22,9 @@ pub struct Trainee<B: Backend> {
     adapter: Option<Adapter<B>>,
     reference: Option<Adapter<B>>,
     updates: u64,
+    recall: Option<Arc<Recall<B>>>,
+    /// What samplers know the weights by, until they change.
+    published: Option<PolicyId>,
 }
 
 /// A forward that waits for its backward.
@@ -33,7 +40,17 @@ impl<B: Backend> Trainee<B> {
     /// Trains `params` on `decoder`. For an adapter, `initial` are its values now.
     pub fn new(decoder: Decoder<B>, params: Params<B>) -> Result<Self, ModelError> {
         let adapter = device_adapter(&decoder, &params)?;
-        Ok(Self { decoder, params, adapter, reference: None, updates: 0 })
+        Ok(Self { decoder, params, adapter, reference: None, updates: 0, recall: None, published: None })
+    }
+
+    /// Takes rows from `recall` that a sampler in this process computed, instead of computing them again.
+    pub fn with_recall(self, recall: Option<Arc<Recall<B>>>) -> Self {
+        Self { recall, ..self }
+    }
+
+    /// Takes note that samplers know the weights as they are now by `policy`.
+    pub fn published(&mut self, policy: PolicyId) {
+        self.published = Some(policy);
     }
 
     /// Keeps the optimiser's moments as `optimizer` does, from the first update on.
@@ -74,9 +91,22 @@ impl<B: Backend> Trainee<B> {
 
     /// Log-probs of `targets` after the wanted rows of `input`, kept for a backward.
     pub fn forward(&self, input: Ragged, targets: Vec<u32>, temperature: f32, how: Backprop) -> Pending<B> {
-        let tape = self.decoder.forward_train(input, self.adapter.as_ref(), how);
-        let head = self.decoder.logprobs(tape.hidden(), &targets, temperature);
+        let (tape, head) = match self.recalled(&input, how) {
+            Some((recall, rows)) => {
+                let head = recall.scores(&rows, &input.wanted, &targets, temperature);
+                (self.decoder.recalled(input, rows, how.recompute), head)
+            }
+            None => (self.decoder.forward_train(input, self.adapter.as_ref(), how), None),
+        };
+        let head = head.unwrap_or_else(|| self.decoder.logprobs(tape.hidden(), &targets, temperature));
         Pending { tape, targets, temperature, head }
+    }
+
+    /// The rows of `input`, if a sampler computed them all with the weights as they are now.
+    fn recalled(&self, input: &Ragged, how: Backprop) -> Option<(&Recall<B>, Recalled<B>)> {
+        let recall = self.recall.as_deref()?;
+        let policy = self.published.filter(|_| how.dropout.is_none() && recall.every() == how.recompute)?;
+        Some((recall, recall.find(policy, input)?))
     }
 
     /// The same log-probs, with nothing kept: `old` before several updates.
@@ -112,6 +142,10 @@ impl<B: Backend> Trainee<B> {
     /// If all weights train and the decoder is shared: all-weights training owns its decoder.
     pub fn update(&mut self, optim: &OptimSection, learning_rate: f64, grad_norm: f64) {
         self.updates += 1;
+        self.published = None;
+        if let Some(recall) = &self.recall {
+            recall.clear();
+        }
         let settings = AdamW {
             lr: learning_rate as f32,
             beta1: optim.adam_beta1 as f32,

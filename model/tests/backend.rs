@@ -208,7 +208,8 @@ fn rowwise<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
     push("add and scale", &sum);
     let index: Vec<u32> = (0..2 * rows as u64).map(|i| seed::below(5, i, rows as u64) as u32).collect();
     let mut picked = b.alloc(2 * n);
-    b.gather_rows(&x, &index, width, &mut picked);
+    let places: Vec<_> = index.iter().enumerate().map(|(i, row)| (i as u32 % 2, *row)).collect();
+    b.gather_rows(&[&x, &b.upload(&random(6, n))], &places, width, &mut picked, 0);
     push("gather_rows", &picked);
     b.scatter_add_rows(&picked, &index, width, &mut sum);
     push("scatter_add_rows", &sum);

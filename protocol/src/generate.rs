@@ -91,6 +91,9 @@ pub struct Generate {
     /// Epoch and step from which on another policy will do while `policy` is still on its way to the engine; none: wait.
     #[serde(default)]
     pub at_least: Option<(u32, u64)>,
+    /// A learner is going to see what comes of it: in one process it need not compute again what the engine did.
+    #[serde(default)]
+    pub for_training: bool,
 }
 
 impl Generate {

@@ -48,7 +48,7 @@ fn engine(decoder: &Decoder<Cpu>, sequences: usize, tokens: usize) -> Engine<Dec
 fn request(stream: u64, prompt: usize, new: usize) -> Generate {
     let ids = (0..prompt as u64).map(|i| seed::below(stream, i, 49_152) as u32).collect();
     let sampling = SamplingParams { max_new_tokens: new as u32, ignore_eos: true, ..SamplingParams::default() };
-    Generate { ids, sampling, seed: stream, policy: None, at_least: None }
+    Generate { ids, sampling, seed: stream, policy: None, at_least: None, for_training: false }
 }
 
 /// Time of `steps` engine steps in which `batch` sequences decode; prompts are not in it.

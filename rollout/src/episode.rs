@@ -147,6 +147,7 @@ impl Stage<'_> {
             policy: script.pinned().or(newest),
             // To stand still while each new policy travels would cost the samples that staleness is there to save.
             at_least: newest.filter(|_| script.pinned().is_none()).map(|p| (p.epoch, script.job.min_policy_step)),
+            for_training: script.job.purpose == Purpose::Train,
         };
         let mut span = spans::turn(self.model, script.job, &request);
         if self.show_content && span.is_on() {

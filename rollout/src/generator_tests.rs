@@ -48,7 +48,7 @@ impl Bed {
 
     async fn generate(&self, policy: Option<PolicyId>, new: u32, wait: Duration) -> Result<Generated, LinkError> {
         let sampling = SamplingParams { max_new_tokens: new, ignore_eos: true, ..SamplingParams::default() };
-        let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy, at_least: None };
+        let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy, at_least: None, for_training: false };
         let reply = self.links.call_when_served(subjects::GENERATE, &request, "k", wait).await;
         reply.map_err(|error| error.link().unwrap().clone())
     }
@@ -80,7 +80,14 @@ async fn while_a_policy_is_on_its_way_one_that_will_do_is_used() {
     let before = bed.publish(3, None).await;
     let coming = PolicyId { epoch: 0, step: 4, digest: Digest::of(b"on its way") };
     let sampling = SamplingParams { max_new_tokens: 2, ignore_eos: true, ..SamplingParams::default() };
-    let request = Generate { ids: vec![1, 2, 3], sampling, seed: 5, policy: Some(coming), at_least: Some((0, 3)) };
+    let request = Generate {
+        ids: vec![1, 2, 3],
+        sampling,
+        seed: 5,
+        policy: Some(coming),
+        at_least: Some((0, 3)),
+        for_training: false,
+    };
     let ask = async |request: &Generate, wait| -> Result<Generated, _> {
         bed.links.call_when_served(subjects::GENERATE, request, "k", wait).await
     };

@@ -1,11 +1,11 @@
 //! The engine over a real decoder: bits do not depend on company, order, limits or preemption, and equal the learner's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc};
 
 use folgore_model::{
     Activation, Local, ModelConfig, Variant,
     backend::{Backend, Cpu, Naive},
-    decoder::{Decoder, Linear, Ragged},
+    decoder::{Backprop, Decoder, Linear, Ragged, Recall},
     lora::{Adapter, LoraInit, LoraShape},
     params::{Params, random_weights},
 };
@@ -64,16 +64,20 @@ fn decoder<B: Backend>(backend: B, variant: Variant) -> Decoder<B> {
     Decoder::load(Arc::new(backend), config, &weights).unwrap()
 }
 
-/// An adapter whose both halves are random: it changes every logit.
-fn adapter<B: Backend>(decoder: &Decoder<B>) -> Arc<Adapter<B>> {
-    let shape = LoraShape {
+fn shape() -> LoraShape {
+    LoraShape {
         r: 3,
         alpha: 6.0,
         use_rslora: false,
         dropout: 0.0,
         targets: vec![Linear::QProj, Linear::UpProj],
         rules: Default::default(),
-    };
+    }
+}
+
+/// An adapter whose both halves are random: it changes every logit.
+fn adapter<B: Backend>(decoder: &Decoder<B>) -> Arc<Adapter<B>> {
+    let shape = shape();
     let params = Params::lora(&**decoder.backend(), decoder.config(), shape.clone(), LoraInit::Kaiming, 5);
     let mut tensors = params.values(&**decoder.backend());
     for (i, tensor) in tensors.values_mut().enumerate() {
@@ -88,12 +92,17 @@ fn policy(step: u64) -> PolicyId {
     PolicyId { epoch: 0, step, digest: Digest::of(&step.to_le_bytes()) }
 }
 
+/// The request that is not made for training.
+const ALONE: u64 = 15;
+
 /// Requests with shared prompts, shared beginnings, both policies, and all ways to sample.
 fn requests() -> Vec<Generate> {
     let mut requests = Vec::new();
     for i in 0..18u64 {
         let len = [5, 16, 37, 37, 48, 21][i as usize % 6];
-        let ids = (0..len).map(|j| if j == 20 { (i % 2) as u32 } else { 1 + (j * 7) % 60 }).collect();
+        // one shares its prompt with nobody
+        let stride = if i == ALONE { 11 } else { 7 };
+        let ids = (0..len).map(|j| if j == 20 { (i % 2) as u32 } else { 1 + (j * stride) % 60 }).collect();
         let sampling = SamplingParams {
             max_new_tokens: 10 + (i as u32 * 5) % 30,
             temperature: [1.0, 0.7, 0.0][i as usize % 3],
@@ -103,7 +112,8 @@ fn requests() -> Vec<Generate> {
             ignore_eos: i % 2 == 0,
             ..SamplingParams::default()
         };
-        requests.push(Generate { ids, sampling, seed: 1000 + i / 2, policy: Some(policy(i % 2)), at_least: None });
+        let (seed, policy) = (1000 + i / 2, Some(policy(i % 2)));
+        requests.push(Generate { ids, sampling, seed, policy, at_least: None, for_training: i != ALONE });
     }
     requests
 }
@@ -121,13 +131,15 @@ fn run<B: Backend>(
     limits: Limits,
     order: &[usize],
     stride: usize,
+    recall: Option<Arc<Recall<B>>>,
 ) -> (Vec<Generated>, u64) {
     let config = EngineConfig {
         max_concurrent_sequences: limits.sequences,
         max_tokens_per_step: limits.tokens,
         ..EngineConfig::default()
     };
-    let mut engine = Engine::new(DecoderModel::new(decoder.clone(), limits.blocks), Arc::new(NoText), config);
+    let model = DecoderModel::new(decoder.clone(), limits.blocks).with_recall(recall);
+    let mut engine = Engine::new(model, Arc::new(NoText), config);
     engine.publish(policy(0), None);
     engine.publish(policy(1), Some(adapter.clone()));
     let requests = requests();
@@ -157,16 +169,67 @@ fn check<B: Backend>(backend: B, variant: Variant) {
     let adapter = adapter(&decoder);
     let forward: Vec<usize> = (0..requests().len()).collect();
     let backward: Vec<usize> = forward.iter().rev().copied().collect();
-    let (alone, _) = run(&decoder, &adapter, Limits { blocks: 12, sequences: 1, tokens: 1000 }, &forward, 1);
-    let (together, none) = run(&decoder, &adapter, Limits { blocks: 200, sequences: 64, tokens: 1000 }, &backward, 100);
+    let (alone, _) = run(&decoder, &adapter, Limits { blocks: 12, sequences: 1, tokens: 1000 }, &forward, 1, None);
+    let (together, none) =
+        run(&decoder, &adapter, Limits { blocks: 200, sequences: 64, tokens: 1000 }, &backward, 100, None);
     assert_eq!(bits(&alone), bits(&together));
     assert_eq!(none, 0);
-    let (crowded, preempted) = run(&decoder, &adapter, Limits { blocks: 8, sequences: 8, tokens: 22 }, &backward, 3);
+    let (crowded, preempted) =
+        run(&decoder, &adapter, Limits { blocks: 8, sequences: 8, tokens: 22 }, &backward, 3, None);
     assert_eq!(bits(&alone), bits(&crowded));
     assert!(preempted > 0, "the small cache was meant to force preemptions");
     // the other shape's logits happen to keep clear of the end token
     assert!(!is_llama || alone.iter().any(|g| g.ids.last() == Some(&0)), "no sequence ended by itself");
     as_the_learner_sees_it(&decoder, &adapter, &alone);
+    for (every, crowd) in [(0, true), (0, false), (1, true), (2, false), (9, true)] {
+        let recall = Arc::new(Recall::new(2000, NonZeroUsize::new(every)));
+        let limits = match crowd {
+            true => Limits { blocks: 8, sequences: 8, tokens: 22 },
+            false => Limits { blocks: 200, sequences: 64, tokens: 1000 },
+        };
+        let (kept, _) = run(&decoder, &adapter, limits, &backward, 3, Some(recall.clone()));
+        assert_eq!(bits(&alone), bits(&kept));
+        the_learner_recalls_it(&decoder, &adapter, &alone, &recall);
+    }
+    let small = Arc::new(Recall::new(100, None));
+    run(&decoder, &adapter, Limits { blocks: 200, sequences: 64, tokens: 1000 }, &backward, 3, Some(small.clone()));
+    assert!(!small.wants(policy(1)) && small.find(policy(1), &Ragged::whole(&[&requests()[1].ids])).is_none());
+}
+
+/// What the engine kept gives the same log-probs and gradients as a forward of the learner's own, bit for bit.
+fn the_learner_recalls_it<B: Backend>(
+    decoder: &Decoder<B>,
+    adapter: &Adapter<B>,
+    results: &[Generated],
+    recall: &Recall<B>,
+) {
+    let b = &**decoder.backend();
+    for (i, (request, generated)) in requests().iter().zip(results).enumerate() {
+        let mut ids: Vec<u32> = request.ids.iter().chain(&generated.ids).copied().collect();
+        ids.pop();
+        let mut input = Ragged::whole(&[&ids]);
+        input.wanted = (request.ids.len() as u32 - 1..ids.len() as u32).collect();
+        let found = recall.find(policy(1), &input);
+        // of the newest policy, and for training
+        assert_eq!(found.is_some(), i % 2 == 1 && i != ALONE as usize, "request {i}");
+        let Some(rows) = found else { continue };
+        let temperature = if request.sampling.temperature > 0.0 { request.sampling.temperature } else { 1.0 };
+        let how = Backprop { recompute: recall.every(), dropout: None };
+        let scores = recall.scores(&rows, &input.wanted, &generated.ids, temperature).expect("all were sampled");
+        assert!(recall.scores(&rows, &input.wanted, &generated.ids, 1.5).is_none(), "of another temperature");
+        let own = decoder.forward_train(input.clone(), Some(adapter), how);
+        assert_eq!(scores, decoder.logprobs(own.hidden(), &generated.ids, temperature));
+        let recalled = decoder.recalled(input, rows, how.recompute);
+        let slopes: Vec<f32> = (0..generated.ids.len() as u64).map(|j| seed::normal(9, j)).collect();
+        let [own, recalled] = [own, recalled].map(|tape| {
+            let hidden = b.download(tape.hidden());
+            let mut params = Params::lora(b, decoder.config(), shape(), LoraInit::Kaiming, 5);
+            decoder.backward(tape, Some(adapter), &generated.ids, temperature, &scores.lse, &slopes, &mut params);
+            assert!(params.grad_norm(b) > 0.0);
+            (hidden, params.grads(b))
+        });
+        assert_eq!(own, recalled, "request {i}");
+    }
 }
 
 /// One forward over each whole sequence, as in learning, gives the same bits.

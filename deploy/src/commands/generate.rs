@@ -150,8 +150,14 @@ impl Session<'_> {
                 self.step(out)?;
             }
             let seed = seed::mix(&[self.seed, self.rows, u64::from(index)]);
-            let request =
-                Generate { ids: ids.clone(), sampling: self.sampling.clone(), seed, policy: None, at_least: None };
+            let request = Generate {
+                ids: ids.clone(),
+                sampling: self.sampling.clone(),
+                seed,
+                policy: None,
+                at_least: None,
+                for_training: false,
+            };
             let id = self.engine.submit(request).context(place.clone())?;
             self.running.insert(id, Asked { place: place.clone(), order: self.made, index });
             self.made += 1;

@@ -236,9 +236,9 @@ impl Serialize for Logits<'_> {
         let backend = &**decoder.backend();
         let mut list = serializer.serialize_seq(Some(self.end - self.begin))?;
         for begin in (self.begin..self.end).step_by(LOGIT_ROWS) {
-            let index: Vec<u32> = (begin..self.end.min(begin + LOGIT_ROWS)).map(|row| row as u32).collect();
-            let mut rows = backend.alloc(index.len() * config.hidden_size);
-            backend.gather_rows(self.hidden, &index, config.hidden_size, &mut rows);
+            let places: Vec<_> = (begin..self.end.min(begin + LOGIT_ROWS)).map(|row| (0, row as u32)).collect();
+            let mut rows = backend.alloc(places.len() * config.hidden_size);
+            backend.gather_rows(&[self.hidden], &places, config.hidden_size, &mut rows, 0);
             for row in decoder.logits(&rows).chunks(config.vocab_size) {
                 if let Some(bad) = row.iter().find(|logit| !logit.is_finite()) {
                     return Err(serde::ser::Error::custom(format!("a logit is {bad}: are the weights damaged?")));

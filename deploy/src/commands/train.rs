@@ -310,7 +310,8 @@ pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result
         Some(file) => file.config.clone(),
         None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),
     };
-    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, lora }, adapter))
+    let recall = compose::recall(&config);
+    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, lora, recall }, adapter))
 }
 
 /// An evaluation asks for completions that are judged by themselves, because a rank in a group does not tell policies apart.
@@ -339,7 +340,7 @@ pub fn parts(
 ) -> Result<(LearnerParts<Cpu>, Standing)> {
     let c = &what.config;
     let (params, _) = what.policy.params(&c.lora, c.run.seed, adapter)?;
-    let mut trainee = Trainee::new(what.policy.decoder.clone(), params)?;
+    let mut trainee = Trainee::new(what.policy.decoder.clone(), params)?.with_recall(what.recall.clone());
     trainee.optimize_with(c.optim.optim);
     let mut standing = Standing::default();
     if let Some(checkpoint) = newest {

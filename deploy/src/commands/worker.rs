@@ -221,7 +221,7 @@ async fn start(
         _ => slots.unwrap_or(SCORES_AT_ONCE),
     };
     match policy {
-        Some(policy) => house.make_rollouts(&Hands { config, policy, reward, scores_here }, name).await?,
+        Some(policy) => house.make_rollouts(&Hands { config, policy, reward, scores_here, recall: None }, name).await?,
         None => house.score(&reward, slots as usize).await?,
     }
     let pulse = PulseConfig { role, worker: name.to_owned(), host: cluster::host(), build: BUILD.into(), slots };

@@ -163,13 +163,17 @@ pub struct SampleSpec {
 }
 
 /// One sampled token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sampled {
     /// Token id.
     pub id: u32,
     /// Its log-prob over the full vocabulary under the temperature (temperature 1 when greedy), before any cut or penalty:
     /// the same bits as [`Backend::head_logprobs`] gives for this id.
     pub logprob: f32,
+    /// What [`Backend::head_logprobs`] gives as `lse` at that temperature.
+    pub lse: f32,
+    /// What it gives as `entropy`.
+    pub entropy: f32,
 }
 
 /// Log-probs of wanted tokens, one entry a row.
@@ -230,8 +234,15 @@ pub trait Backend: Send + Sync + 'static {
     fn len(&self, buf: &Self::Buf) -> usize;
     /// Sets all numbers of `buf` to 0.
     fn fill_zero(&self, buf: &mut Self::Buf);
-    /// Copies rows `index[i]` of `src` (each `width` long) to row `i` of `out`.
-    fn gather_rows(&self, src: &Self::Buf, index: &[u32], width: usize, out: &mut Self::Buf);
+    /// Copies row `row` of `sources[source]` (rows of `width`) to row `first + i` of `out`, where `places[i]` is (source, row).
+    fn gather_rows(
+        &self,
+        sources: &[&Self::Buf],
+        places: &[(u32, u32)],
+        width: usize,
+        out: &mut Self::Buf,
+        first: usize,
+    );
     /// Adds row `i` of `src` to row `index[i]` of `out`; an index may repeat.
     fn scatter_add_rows(&self, src: &Self::Buf, index: &[u32], width: usize, out: &mut Self::Buf);
     /// `x += y`.

@@ -121,10 +121,17 @@ impl Backend for Naive {
         buf.fill(0.0);
     }
 
-    fn gather_rows(&self, src: &Vec<f32>, index: &[u32], width: usize, out: &mut Vec<f32>) {
-        check_len("gather_rows out", out.len(), index.len() * width);
-        for (row, i) in out.chunks_mut(width).zip(index) {
-            row.copy_from_slice(&src[*i as usize * width..][..width]);
+    fn gather_rows(
+        &self,
+        sources: &[&Vec<f32>],
+        places: &[(u32, u32)],
+        width: usize,
+        out: &mut Vec<f32>,
+        first: usize,
+    ) {
+        check_rows("gather_rows out", out.len(), width, &(first..first + places.len()));
+        for (to, (source, row)) in out.chunks_mut(width).skip(first).zip(places) {
+            to.copy_from_slice(&sources[*source as usize][*row as usize * width..][..width]);
         }
     }
 
@@ -482,7 +489,8 @@ impl Backend for Naive {
             let logits = head.logits(hidden);
             let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
             let z: Vec<f32> = logits.iter().map(|l| l / temperature).collect();
-            let lse = merged(&chunks(&z)).lse();
+            let all = merged(&chunks(&z));
+            let lse = all.lse();
             let mut cut = logits;
             choice::penalise(&mut cut, spec);
             let id = if spec.temperature == 0.0 {
@@ -492,7 +500,7 @@ impl Backend for Naive {
                 choice::cut(&mut cut, spec);
                 choice::draw(&chunks(&cut), spec.uniform, |columns| cut[columns].to_vec(), head.matrix.out)
             };
-            Sampled { id: id as u32, logprob: z[id] - lse }
+            Sampled { id: id as u32, logprob: z[id] - lse, lse, entropy: all.entropy() }
         };
         hidden.chunks(head.matrix.inner).zip(specs).map(one).collect()
     }

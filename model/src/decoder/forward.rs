@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Decoder, Linear, Ragged};
+use super::{Decoder, LayerWeights, Linear, Ragged};
 use crate::{
     backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, SampleSpec, Sampled},
     lora::Adapter,
@@ -34,16 +34,14 @@ pub(super) struct Call<'a, B: Backend> {
     pub(super) dropout: Option<super::Dropout>,
 }
 
-/// What a layer computed on its way, kept where a backward will need it.
+/// What a layer computed on its way, kept where a backward will need it. What went into the linear maps follows from it.
 pub(super) struct LayerState<B: Backend> {
     pub(super) x: B::Buf,
-    pub(super) normed: B::Buf,
     pub(super) q: B::Buf,
     pub(super) k: B::Buf,
     pub(super) v: B::Buf,
     pub(super) attended: B::Buf,
     pub(super) middle: B::Buf,
-    pub(super) normed_middle: B::Buf,
     pub(super) gate: B::Buf,
     pub(super) up: B::Buf,
     /// What went into the norms that not every family has.
@@ -56,6 +54,30 @@ pub(super) struct BeforeNorm<B: Backend> {
     pub(super) k: Option<B::Buf>,
     pub(super) attention: Option<B::Buf>,
     pub(super) feed_forward: Option<B::Buf>,
+}
+
+impl<B: Backend> LayerState<B> {
+    /// All buffers, in the order of [`Self::of`].
+    pub(super) fn bufs(&self) -> Vec<&B::Buf> {
+        let Self { x, q, k, v, attended, middle, gate, up, before } = self;
+        let before = [&before.q, &before.k, &before.attention, &before.feed_forward];
+        [x, q, k, v, attended, middle, gate, up].into_iter().chain(before.into_iter().flatten()).collect()
+    }
+
+    /// The state of a layer with `weights` from its buffers.
+    pub(super) fn of(bufs: impl IntoIterator<Item = B::Buf>, weights: &LayerWeights<B>) -> Self {
+        let mut bufs = bufs.into_iter();
+        let mut next = || bufs.next().expect("as many buffers as a state has");
+        let [x, q, k, v, attended, middle, gate, up] = std::array::from_fn(|_| next());
+        let mut before = |weight: &Option<B::Buf>| weight.as_ref().map(|_| next());
+        let before = BeforeNorm {
+            q: before(&weights.q_norm),
+            k: before(&weights.k_norm),
+            attention: before(&weights.attention_output_norm),
+            feed_forward: before(&weights.feed_forward_output_norm),
+        };
+        Self { x, q, k, v, attended, middle, gate, up, before }
+    }
 }
 
 impl<B: Backend> Decoder<B> {
@@ -84,6 +106,18 @@ impl<B: Backend> Decoder<B> {
     /// # Panics
     /// If a span's table is too short for its keys, a token lies outside the vocabulary or a position outside the context.
     pub fn forward(&self, input: &Ragged, adapters: &[Option<Arc<Adapter<B>>>], cache: &mut KvCache<B>) -> B::Buf {
+        let last = self.run(input, adapters, cache, |_, _| {});
+        self.last_norm(&self.wanted_rows(&last, &input.wanted))
+    }
+
+    /// The residual stream after the last layer, for all rows; `keep` is given what each layer left.
+    pub(super) fn run(
+        &self,
+        input: &Ragged,
+        adapters: &[Option<Arc<Adapter<B>>>],
+        cache: &mut KvCache<B>,
+        mut keep: impl FnMut(usize, LayerState<B>),
+    ) -> B::Buf {
         input.check(self.config(), adapters.len());
         let mut writes = Vec::with_capacity(input.len());
         let mut spans = Vec::with_capacity(input.spans.len());
@@ -98,9 +132,11 @@ impl<B: Backend> Decoder<B> {
         let call = Call { input, rows, writes: &writes, spans: &spans, dropout: None };
         let mut x = self.embed(input);
         for layer in 0..self.config().num_hidden_layers {
-            (x, _) = self.layer(layer, x, &call, &mut cache.layers[layer]);
+            let state;
+            (x, state) = self.layer(layer, x, &call, &mut cache.layers[layer]);
+            keep(layer, state);
         }
-        self.last_norm(&self.wanted_rows(&x, &input.wanted))
+        x
     }
 
     /// Samples a token for each row of `hidden` [n, hidden].
@@ -150,13 +186,19 @@ impl<B: Backend> Decoder<B> {
     pub(super) fn wanted_rows(&self, x: &B::Buf, wanted: &[u32]) -> B::Buf {
         let width = self.config().hidden_size;
         let mut rows = self.backend().alloc(wanted.len() * width);
-        self.backend().gather_rows(x, wanted, width, &mut rows);
+        let places: Vec<_> = wanted.iter().map(|row| (0, *row)).collect();
+        self.backend().gather_rows(&[x], &places, width, &mut rows, 0);
         rows
     }
 
     pub(super) fn last_norm(&self, rows: &B::Buf) -> B::Buf {
-        let mut normed = self.backend().alloc(self.backend().len(rows));
-        self.backend().rms_norm(rows, &self.weights().norm, self.config().rms_norm_eps, &mut normed);
+        self.normed(rows, &self.weights().norm)
+    }
+
+    /// `x` through a norm, in rows as long as its weight.
+    pub(super) fn normed(&self, x: &B::Buf, weight: &B::Buf) -> B::Buf {
+        let mut normed = self.backend().alloc(self.backend().len(x));
+        self.backend().rms_norm(x, weight, self.config().rms_norm_eps, &mut normed);
         normed
     }
 
@@ -168,13 +210,12 @@ impl<B: Backend> Decoder<B> {
 
     /// All of a layer but the last map of its feed-forward part.
     pub(super) fn layer_state(&self, index: usize, x: B::Buf, call: &Call<'_, B>, kv: &mut B::Kv) -> LayerState<B> {
-        let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
+        let (b, w) = (&**self.backend(), &self.weights().layers[index]);
         let n = call.input.len();
         let heads = self.heads();
         let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, call);
 
-        let mut normed = b.alloc(n * c.hidden_size);
-        b.rms_norm(&x, &w.attention_norm, c.rms_norm_eps, &mut normed);
+        let normed = self.normed(&x, &w.attention_norm);
         let mut q = linear(Linear::QProj, &normed);
         let mut k = linear(Linear::KProj, &normed);
         let v = linear(Linear::VProj, &normed);
@@ -189,12 +230,11 @@ impl<B: Backend> Decoder<B> {
         let before_attention = self.normalise(&mut middle, w.attention_output_norm.as_ref());
         b.add(&mut middle, &x);
 
-        let mut normed_middle = b.alloc(n * c.hidden_size);
-        b.rms_norm(&middle, &w.feed_forward_norm, c.rms_norm_eps, &mut normed_middle);
+        let normed_middle = self.normed(&middle, &w.feed_forward_norm);
         let gate = linear(Linear::GateProj, &normed_middle);
         let up = linear(Linear::UpProj, &normed_middle);
         let before = BeforeNorm { q: before_q, k: before_k, attention: before_attention, feed_forward: None };
-        LayerState { x, normed, q, k, v, attended, middle, normed_middle, gate, up, before }
+        LayerState { x, q, k, v, attended, middle, gate, up, before }
     }
 
     /// The last map of a layer's feed-forward part: the residual stream after the layer.
@@ -211,9 +251,7 @@ impl<B: Backend> Decoder<B> {
     /// Puts `x` through a norm, where there is one, and returns what went in. Rows are as long as the weight: those of q and k
     /// are heads.
     fn normalise(&self, x: &mut B::Buf, weight: Option<&B::Buf>) -> Option<B::Buf> {
-        let weight = weight?;
-        let mut normed = self.backend().alloc(self.backend().len(x));
-        self.backend().rms_norm(x, weight, self.config().rms_norm_eps, &mut normed);
+        let normed = self.normed(x, weight?);
         Some(std::mem::replace(x, normed))
     }
 

@@ -10,11 +10,13 @@ mod fingerprint;
 mod forward;
 mod layout;
 mod load;
+mod recall;
 mod rope;
 mod train;
 mod weights;
 
 pub use forward::KvCache;
+pub use recall::{Lineage, Recall, Recalled};
 pub(crate) use rope::rope_factors;
 pub use train::{Backprop, Dropout, Tape};
 pub use weights::{LayerWeights, Linear, Norm, Weights, tensors};

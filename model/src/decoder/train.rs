@@ -11,6 +11,7 @@ use super::{
     Decoder, Linear, Ragged,
     forward::{Call, LayerState},
     layout::Layout,
+    recall::Recalled,
 };
 use crate::{backend::Backend, lora::Adapter, params::Params};
 use folgore_protocol::seed;
@@ -41,14 +42,23 @@ pub struct Backprop {
     pub dropout: Option<Dropout>,
 }
 
+/// What the layers left.
+enum Layers<B: Backend> {
+    Computed {
+        /// What went into the first layer of each run of layers that is computed again.
+        inputs: Vec<B::Buf>,
+        /// States of the layers after those.
+        states: Vec<LayerState<B>>,
+    },
+    /// A sampler computed them.
+    Recalled(Recalled<B>),
+}
+
 /// What a learning call left for its backward.
 pub struct Tape<B: Backend> {
     input: Ragged,
     layout: Layout,
-    /// What went into the first layer of each run of layers that is computed again.
-    inputs: Vec<B::Buf>,
-    /// States of the layers after those.
-    states: Vec<LayerState<B>>,
+    layers: Layers<B>,
     wanted: B::Buf,
     hidden: B::Buf,
     how: Backprop,
@@ -86,7 +96,15 @@ impl<B: Backend> Decoder<B> {
         }
         let wanted = self.wanted_rows(&x, &input.wanted);
         let hidden = self.last_norm(&wanted);
-        Tape { input, layout, inputs, states, wanted, hidden, how }
+        Tape { input, layout, layers: Layers::Computed { inputs, states }, wanted, hidden, how }
+    }
+
+    /// What [`Decoder::forward_train`] of `input` without dropout would give, from rows that a sampler computed.
+    pub fn recalled(&self, input: Ragged, rows: Recalled<B>, recompute: Option<NonZeroUsize>) -> Tape<B> {
+        let wanted = rows.wanted(self, &input.wanted);
+        let (layout, hidden) = (Layout::of(&input), self.last_norm(&wanted));
+        let how = Backprop { recompute, dropout: None };
+        Tape { input, layout, layers: Layers::Recalled(rows), wanted, hidden, how }
     }
 
     /// Hidden states of the wanted rows without keeping anything: reference log-probs, evaluation.
@@ -128,17 +146,23 @@ impl<B: Backend> Decoder<B> {
         let mut dx = b.zeros(tape.input.len() * c.hidden_size);
         b.scatter_add_rows(&dwanted, &tape.input.wanted, c.hidden_size, &mut dx);
 
-        let Tape { input, layout, mut inputs, mut states, how, .. } = tape;
+        let Tape { input, layout, mut layers, how, .. } = tape;
         let call = learning(&input, &layout, adapter, how.dropout);
         let mut index = c.num_hidden_layers;
-        loop {
-            while let Some(state) = states.pop() {
+        while index > 0 {
+            let mut last = match &mut layers {
+                Layers::Computed { states, .. } if !states.is_empty() => std::mem::take(states),
+                Layers::Computed { inputs, .. } => {
+                    let x = inputs.pop().expect("the layers before the last are computed again");
+                    let every = how.recompute.map_or(index, NonZeroUsize::get);
+                    self.states_again(index - every..index, x, &call, &layout)
+                }
+                Layers::Recalled(rows) => rows.states(self, index, &call, &layout),
+            };
+            while let Some(state) = last.pop() {
                 index -= 1;
                 dx = self.layer_backward(index, state, dx, &input, &layout, adapter, how.dropout, params);
             }
-            let Some(x) = inputs.pop() else { break };
-            let every = how.recompute.map_or(index, NonZeroUsize::get);
-            states = self.states_again(index - every..index, x, &call, &layout);
         }
         if let Some(slots) = full {
             b.embed_backward(&dx, &input.tokens, c.hidden_size, &mut params.list[slots.embed].grad);
@@ -146,7 +170,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// States of `layers`, computed again from the input of the first.
-    fn states_again(
+    pub(super) fn states_again(
         &self,
         layers: Range<usize>,
         mut x: B::Buf,
@@ -202,8 +226,10 @@ impl<B: Backend> Decoder<B> {
         let mut dup = b.alloc(n * c.intermediate_size);
         b.glu_backward(c.variant.activation, &state.gate, &state.up, &dactivated, &mut dgate, &mut dup);
         let mut dnormed = b.alloc(n * c.hidden_size);
-        back(Linear::GateProj, &dgate, &state.normed_middle, &mut dnormed, false, params);
-        back(Linear::UpProj, &dup, &state.normed_middle, &mut dnormed, true, params);
+        let normed = self.normed(&state.middle, &w.feed_forward_norm);
+        back(Linear::GateProj, &dgate, &normed, &mut dnormed, false, params);
+        back(Linear::UpProj, &dup, &normed, &mut dnormed, true, params);
+        drop(normed);
         let mut dmiddle = dout;
         let dweight = full.map(|s| &mut params.list[s.layer(index).post_attention_layernorm].grad);
         b.rms_norm_backward(&state.middle, &w.feed_forward_norm, c.rms_norm_eps, &dnormed, &mut dmiddle, dweight);
@@ -233,9 +259,10 @@ impl<B: Backend> Decoder<B> {
         self.turn(index, &mut dk, input, heads.kv_heads, true);
         let dq = self.through_norm(state.before.q, w.q_norm.as_ref(), &dq).unwrap_or(dq);
         let dk = self.through_norm(state.before.k, w.k_norm.as_ref(), &dk).unwrap_or(dk);
-        back(Linear::QProj, &dq, &state.normed, &mut dnormed, false, params);
-        back(Linear::KProj, &dk, &state.normed, &mut dnormed, true, params);
-        back(Linear::VProj, &dv, &state.normed, &mut dnormed, true, params);
+        let normed = self.normed(&state.x, &w.attention_norm);
+        back(Linear::QProj, &dq, &normed, &mut dnormed, false, params);
+        back(Linear::KProj, &dk, &normed, &mut dnormed, true, params);
+        back(Linear::VProj, &dv, &normed, &mut dnormed, true, params);
         let mut dx = dmiddle;
         if reaches_below {
             let dweight = full.map(|s| &mut params.list[s.layer(index).input_layernorm].grad);

@@ -6,7 +6,7 @@ use folgore_model::{
 };
 use folgore_protocol::seed;
 
-use super::{Model, TextPiece};
+use super::{KeptRows, Model, TextPiece};
 
 /// Number of token ids; 0 ends a generation.
 pub(crate) const VOCAB: u32 = 50;
@@ -34,7 +34,7 @@ fn hash(lanes: impl Iterator<Item = (u64, u32)>) -> [f32; 2] {
 
 fn sample(row: &[f32], spec: &SampleSpec) -> Sampled {
     let state = seed::mix(&[row[0] as u64, row[1] as u64, u64::from(spec.uniform.to_bits()), spec.seen.len() as u64]);
-    Sampled { id: (state % u64::from(VOCAB)) as u32, logprob: -((state >> 40) as f32) }
+    Sampled { id: (state % u64::from(VOCAB)) as u32, logprob: -((state >> 40) as f32), ..Sampled::default() }
 }
 
 /// What a sequence gives when it is alone in the world: ids and log-probs of `count` new tokens.
@@ -87,7 +87,7 @@ impl Model for Fake {
         }
     }
 
-    fn forward(&mut self, input: &Ragged, adapters: &[u64]) -> Vec<f32> {
+    fn forward(&mut self, input: &Ragged, adapters: &[u64], _kept: Option<KeptRows<'_>>) -> Vec<f32> {
         self.forwards += 1;
         self.tokens += input.len();
         let mut place_of_row = Vec::new();

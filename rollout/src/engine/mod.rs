@@ -16,7 +16,7 @@ pub mod stop;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use model::{DecoderModel, Model};
+pub use model::{DecoderModel, KeptRows, Model};
 pub use scheduler::{Counters, Limits};
 pub use sequence::SequenceId;
 pub use stop::TextPiece;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use folgore_config::RolloutSection;
 use folgore_model::{
     backend::{BLOCK, SampleSpec, Sampled},
-    decoder::{Ragged, Span},
+    decoder::{Lineage, Ragged, Span},
 };
 use folgore_protocol::{Generate, Generated, PolicyId, StopReason};
 use serde::Serialize;
@@ -341,7 +341,9 @@ impl<M: Model> Engine<M> {
             return Vec::new();
         }
         let (input, adapters) = self.gather(work);
-        let hidden = self.model.forward(&input, &adapters);
+        let kept = self.kept_rows(work, input.len());
+        let kept = kept.as_ref().map(|(policy, lineages)| KeptRows { policy: *policy, lineages });
+        let hidden = self.model.forward(&input, &adapters, kept);
         let ends: Vec<SequenceId> = work.iter().filter(|w| w.samples).map(|w| w.id).collect();
         work.iter().for_each(|w| self.scheduler.advance(w.id, w.count));
         if ends.is_empty() {
@@ -375,6 +377,22 @@ impl<M: Model> Engine<M> {
             });
         }
         (input, self.policies.iter().map(|served| served.adapter.clone()).collect())
+    }
+
+    /// What the rows of `work` depend on that a learner is going to ask for; none where nothing is kept.
+    fn kept_rows(&mut self, work: &[Work], rows: usize) -> Option<(PolicyId, Vec<Option<Lineage>>)> {
+        let policy = self.newest().filter(|policy| self.model.keeps(*policy))?;
+        let mut lineages = Vec::with_capacity(rows);
+        for item in work {
+            let Some(sequence) = self.scheduler.get_mut(item.id) else { continue };
+            if sequence.for_training && sequence.policy == policy {
+                let own = sequence.lineages(item.start..item.start + item.count);
+                lineages.extend(own.iter().copied().map(Some));
+            } else {
+                lineages.extend(std::iter::repeat_n(None, item.count));
+            }
+        }
+        lineages.iter().any(Option::is_some).then_some((policy, lineages))
     }
 
     /// Keeps the hidden states at the ends of prompts, so that the same prompt need not be computed again.
@@ -412,6 +430,12 @@ impl<M: Model> Engine<M> {
         let sequence = self.scheduler.get_mut(id)?;
         sequence.ids.push(token.id);
         sequence.logprobs.push(token.logprob);
+        if sequence.for_training && self.model.keeps(sequence.policy) {
+            let last = sequence.ids.len() - 1;
+            let temperature = if sequence.sampling.temperature == 0.0 { 1.0 } else { sequence.sampling.temperature };
+            let lineage = sequence.lineages(last..last + 1)[0];
+            self.model.keep_score(sequence.policy, lineage, temperature, token);
+        }
         let reason = stop_reason(sequence, token.id, eos, &*self.text)?;
         let sequence = self.scheduler.remove(id)?;
         Some((id, sequence.into_generated(reason)))

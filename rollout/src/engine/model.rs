@@ -4,9 +4,19 @@ use std::sync::Arc;
 
 use folgore_model::{
     backend::{Backend, SampleSpec, Sampled},
-    decoder::{Decoder, KvCache, Ragged},
+    decoder::{Decoder, KvCache, Lineage, Ragged, Recall},
     lora::Adapter,
 };
+use folgore_protocol::PolicyId;
+
+/// Rows of a call that a learner is going to ask for.
+#[derive(Clone, Copy)]
+pub struct KeptRows<'a> {
+    /// Their policy.
+    pub policy: PolicyId,
+    /// By row of the call; none: nobody asks for it.
+    pub lineages: &'a [Option<Lineage>],
+}
 
 /// A model with its key-value cache. A row's result must not depend on the other rows of a call.
 pub trait Model: Send {
@@ -25,8 +35,15 @@ pub trait Model: Send {
     fn blocks(&self) -> usize;
     /// Copies whole cache blocks (from, to).
     fn copy_blocks(&mut self, copies: &[(u32, u32)]);
-    /// Computes `input`, writes its keys to the cache and returns the hidden states of its wanted rows.
-    fn forward(&mut self, input: &Ragged, adapters: &[Self::Adapter]) -> Self::Hidden;
+    /// Computes `input`, writes its keys to the cache and returns the hidden states of its wanted rows. Rows with a lineage,
+    /// all of the policy that is named, are kept for a learner, where there is one.
+    fn forward(&mut self, input: &Ragged, adapters: &[Self::Adapter], kept: Option<KeptRows<'_>>) -> Self::Hidden;
+    /// True if rows of `policy` are to be kept.
+    fn keeps(&self, _policy: PolicyId) -> bool {
+        false
+    }
+    /// Takes note, for a learner, of what the head said of a token sampled at `temperature`.
+    fn keep_score(&self, _policy: PolicyId, _lineage: Lineage, _temperature: f32, _sampled: Sampled) {}
     /// Samples a token for each row of `hidden`.
     fn sample(&self, hidden: &Self::Hidden, specs: &[SampleSpec]) -> Vec<Sampled>;
     /// Copies hidden states to the host.
@@ -39,13 +56,19 @@ pub trait Model: Send {
 pub struct DecoderModel<B: Backend> {
     decoder: Decoder<B>,
     cache: KvCache<B>,
+    recall: Option<Arc<Recall<B>>>,
 }
 
 impl<B: Backend> DecoderModel<B> {
     /// Gives `decoder` a cache of `blocks` blocks.
     pub fn new(decoder: Decoder<B>, blocks: usize) -> Self {
         let cache = decoder.cache(blocks);
-        Self { decoder, cache }
+        Self { decoder, cache, recall: None }
+    }
+
+    /// Keeps what a learner with the same `recall` would have to compute again.
+    pub fn with_recall(self, recall: Option<Arc<Recall<B>>>) -> Self {
+        Self { recall, ..self }
     }
 }
 
@@ -73,8 +96,21 @@ impl<B: Backend> Model for DecoderModel<B> {
         self.decoder.copy_blocks(&mut self.cache, copies);
     }
 
-    fn forward(&mut self, input: &Ragged, adapters: &[Self::Adapter]) -> B::Buf {
-        self.decoder.forward(input, adapters, &mut self.cache)
+    fn forward(&mut self, input: &Ragged, adapters: &[Self::Adapter], kept: Option<KeptRows<'_>>) -> B::Buf {
+        let (Some(recall), Some(KeptRows { policy, lineages })) = (&self.recall, kept) else {
+            return self.decoder.forward(input, adapters, &mut self.cache);
+        };
+        recall.forward(&self.decoder, input, adapters, &mut self.cache, policy, lineages)
+    }
+
+    fn keeps(&self, policy: PolicyId) -> bool {
+        self.recall.as_ref().is_some_and(|recall| recall.wants(policy))
+    }
+
+    fn keep_score(&self, policy: PolicyId, lineage: Lineage, temperature: f32, sampled: Sampled) {
+        if let Some(recall) = &self.recall {
+            recall.keep_score(policy, lineage, temperature, sampled);
+        }
     }
 
     fn sample(&self, hidden: &B::Buf, specs: &[SampleSpec]) -> Vec<Sampled> {

@@ -1,5 +1,8 @@
 //! One sequence on its way through the engine.
 
+use std::ops::Range;
+
+use folgore_model::decoder::Lineage;
 use folgore_protocol::{Generate, Generated, PolicyId, RunLength, SamplingParams, StopReason, seed};
 
 use super::{blocks::Content, stop::StopWatch};
@@ -37,6 +40,10 @@ pub struct Sequence {
     pub published: usize,
     /// Content of the last of them, or the policy's root.
     pub parent: Content,
+    /// A learner is going to see it.
+    pub for_training: bool,
+    /// What the rows of its first ids depend on; as many as were asked for.
+    lineages: Vec<Lineage>,
 }
 
 impl Sequence {
@@ -58,7 +65,18 @@ impl Sequence {
             computed: 0,
             published: 0,
             parent: root,
+            for_training: request.for_training,
+            lineages: Vec::new(),
         }
+    }
+
+    /// What the rows of `ids[range]` depend on.
+    pub fn lineages(&mut self, range: Range<usize>) -> &[Lineage] {
+        for at in self.lineages.len()..range.end {
+            let before = at.checked_sub(1).map_or_else(|| Lineage::root(&self.policy), |at| self.lineages[at]);
+            self.lineages.push(before.then(self.ids[at]));
+        }
+        &self.lineages[range]
     }
 
     /// Ids whose keys are not in the cache. 1 while decoding, 0 when a kept hidden state gives the next token.

@@ -26,7 +26,7 @@ fn engine(blocks: usize, sequences: usize, tokens: usize) -> Engine<Fake> {
 
 fn request(ids: &[u32], seed: u64, max_new_tokens: u32) -> Generate {
     let sampling = SamplingParams { max_new_tokens, ignore_eos: true, ..SamplingParams::default() };
-    Generate { ids: ids.to_vec(), sampling, seed, policy: None, at_least: None }
+    Generate { ids: ids.to_vec(), sampling, seed, policy: None, at_least: None, for_training: false }
 }
 
 fn drain(engine: &mut Engine<Fake>) -> HashMap<SequenceId, Generated> {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Result, bail};
 use folgore_model::{
     backend::{BLOCK, Cpu},
+    decoder::Recall,
     lora::Adapter,
 };
 use folgore_protocol::{Digest, Generate, Generated, PolicyId, SamplingParams};
@@ -37,11 +38,11 @@ impl TextPiece for NoText {
     }
 }
 
-/// An engine with room for `sequences` sequences of `tokens` tokens.
-pub fn engine(subject: &Subject, sequences: usize, tokens: usize) -> BenchEngine {
+/// An engine with room for `sequences` sequences of `tokens` tokens, which keeps activations in `recall`.
+pub fn engine(subject: &Subject, sequences: usize, tokens: usize, recall: Option<Arc<Recall<Cpu>>>) -> BenchEngine {
     let blocks = sequences * (tokens.div_ceil(BLOCK) + 1);
     let config = EngineConfig { max_concurrent_sequences: sequences, ..EngineConfig::default() };
-    Engine::new(DecoderModel::new(subject.decoder.clone(), blocks), Arc::new(NoText), config)
+    Engine::new(DecoderModel::new(subject.decoder.clone(), blocks).with_recall(recall), Arc::new(NoText), config)
 }
 
 /// Serves `adapter` under the name of policy `step`.
@@ -54,7 +55,7 @@ pub fn publish(engine: &mut BenchEngine, step: u64, adapter: Option<Arc<Adapter<
 /// Continues `ids` by exactly `new` tokens at temperature 1.
 pub fn request(ids: Vec<u32>, seed: u64, new: usize) -> Generate {
     let sampling = SamplingParams { max_new_tokens: new as u32, ignore_eos: true, ..SamplingParams::default() };
-    Generate { ids, sampling, seed, policy: None, at_least: None }
+    Generate { ids, sampling, seed, policy: None, at_least: None, for_training: true }
 }
 
 /// Steps until nothing is left.
@@ -76,7 +77,7 @@ pub fn drain(engine: &mut BenchEngine) -> Result<Vec<(folgore_rollout::engine::S
 /// Tokens a second of `batch` sequences that decode together, each with a prompt of its own; prompts are not in the time.
 pub fn decode(subject: &Subject, batch: usize, repeat: usize) -> Result<Measured> {
     let prompt = subject.at_most(PROMPT, NEW);
-    let mut engine = engine(subject, batch, prompt + NEW);
+    let mut engine = engine(subject, batch, prompt + NEW, None);
     let meter = Meter::start();
     let mut result =
         Measured::new(format!("decode, batch {batch}"), json!({"batch": batch, "prompt": prompt, "new": NEW}));
@@ -126,7 +127,7 @@ pub fn step_cost(costs: &super::cost::Costs, batch: usize, held: usize) -> Call 
 /// Tokens a second of one long prompt, up to and with its first new token.
 pub fn prefill(subject: &Subject, repeat: usize) -> Result<Measured> {
     let prompt = subject.at_most(LONG_PROMPT, 1);
-    let mut engine = engine(subject, 1, prompt + 1);
+    let mut engine = engine(subject, 1, prompt + 1, None);
     let meter = Meter::start();
     let mut result = Measured::new(format!("prefill, {prompt} tokens"), json!({"prompt": prompt}));
     result.tokens = prompt as f64;

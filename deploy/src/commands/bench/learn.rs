@@ -11,7 +11,7 @@ use folgore_learner::{
 };
 use folgore_model::{
     backend::Cpu,
-    decoder::{Backprop, Ragged},
+    decoder::{Backprop, Ragged, Recall},
     lora::Adapter,
 };
 use folgore_protocol::{
@@ -117,10 +117,11 @@ pub fn step(subject: &Subject, repeat: usize) -> Result<Measured> {
 impl Run {
     fn new(subject: &Subject) -> Result<Self> {
         let prompt = subject.at_most(PROMPT, NEW);
-        let mut engine = generate::engine(subject, PROMPTS * SAMPLES, prompt + NEW);
-        let trainee = trainee(subject)?;
-        publish(&mut engine, 0, Some(device_adapter(subject, &trainee)?));
         let optim = OptimSection::default();
+        let recall = Arc::new(Recall::new(optim.max_tokens_per_micro_batch as usize, None));
+        let mut engine = generate::engine(subject, PROMPTS * SAMPLES, prompt + NEW, Some(recall.clone()));
+        let mut trainee = trainee(subject)?.with_recall(Some(recall));
+        trainee.published(publish(&mut engine, 0, Some(device_adapter(subject, &trainee)?)));
         let settings = StepSettings {
             algo: AlgoSection::default(),
             max_completion_length: NEW as u32,
@@ -144,7 +145,8 @@ impl Run {
         let StepReport { metrics, tokens_trained } =
             train_step(&mut self.trainee, &batch, &self.settings, &self.schedule, &mut self.guard)?;
         let trained = Instant::now();
-        publish(&mut self.engine, step, Some(device_adapter(subject, &self.trainee)?));
+        let adapter = device_adapter(subject, &self.trainee)?;
+        self.trainee.published(publish(&mut self.engine, step, Some(adapter)));
         let end = Instant::now();
         let (generate, learn) = ((rolled - begin).as_secs_f64(), (trained - rolled).as_secs_f64());
         let samples = (PROMPTS * SAMPLES) as f64;
@@ -181,7 +183,8 @@ impl Run {
         Ok(Batch { step, groups, filtered_groups: 0, unscored_groups: 0, draws: Draws::default() })
     }
 
-    /// What the step has to compute: each prompt once and each new token but the last, forward twice and backward once.
+    /// What the step has to compute: each prompt once and each new token but the last, forward and backward once: the
+    /// learner takes the sampler's activations.
     fn work(&self, subject: &Subject) -> Vec<super::cost::Call> {
         let costs = subject.costs(true);
         let (groups, samples, prompt) = (PROMPTS as f64, (PROMPTS * SAMPLES) as f64, self.prompt);
@@ -191,7 +194,7 @@ impl Run {
         let tokens = groups * prompt as f64 + samples * (NEW - 1) as f64;
         let keys = groups * seen(0, prompt) + samples * seen(prompt, prompt + NEW - 1);
         let scored = samples * NEW as f64;
-        calls.extend([costs.forward(tokens, keys, tokens, scored), costs.backward(tokens, keys, tokens, scored)]);
+        calls.push(costs.backward(tokens, keys, tokens, scored));
         calls
     }
 }

@@ -53,8 +53,14 @@ impl Loaded {
         engine.publish(PolicyId { epoch: 0, step: 0, digest: Digest::of(&[]) }, self.adapter.clone());
         let mut asked = Vec::new();
         for ids in prompts {
-            let request =
-                Generate { ids: ids.clone(), sampling: sampling.clone(), seed: 0, policy: None, at_least: None };
+            let request = Generate {
+                ids: ids.clone(),
+                sampling: sampling.clone(),
+                seed: 0,
+                policy: None,
+                at_least: None,
+                for_training: false,
+            };
             asked.push(engine.submit(request).context("a prompt of the verification")?);
         }
         let mut answers = vec![Vec::new(); prompts.len()];

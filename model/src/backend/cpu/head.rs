@@ -247,7 +247,7 @@ impl Cpu {
                 }
             }
         });
-        let mut sampled = vec![Sampled { id: 0, logprob: 0.0 }; n];
+        let mut sampled = vec![Sampled::default(); n];
         let parts = Parts::new(&mut sampled);
         let cutting = specs.iter().filter(|s| !choice::is_plain(s)).count();
         self.team.run(n, cutting * vocab * 4, |r| {
@@ -281,7 +281,9 @@ impl Cpu {
                 choice::draw(&stats, spec.uniform, |columns| z[columns].to_vec(), z.len())
             }
         };
-        Sampled { id: id as u32, logprob: logits[id] / temperature - merge(stats).lse() }
+        let all = merge(stats);
+        let lse = all.lse();
+        Sampled { id: id as u32, logprob: logits[id] / temperature - lse, lse, entropy: all.entropy() }
     }
 }
 

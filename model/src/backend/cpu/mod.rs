@@ -123,14 +123,15 @@ impl Backend for Cpu {
         buf.fill(0.0);
     }
 
-    fn gather_rows(&self, src: &CpuBuf, index: &[u32], width: usize, out: &mut CpuBuf) {
-        check_len("gather_rows out", out.len(), index.len() * width);
-        let parts = Parts::new(out);
-        self.team.split(index.len(), 1, index.len() * width / 4, |rows| {
+    fn gather_rows(&self, sources: &[&CpuBuf], places: &[(u32, u32)], width: usize, out: &mut CpuBuf, first: usize) {
+        check_rows("gather_rows out", out.len(), width, &(first..first + places.len()));
+        let parts = Parts::new(&mut out[first * width..]);
+        self.team.split(places.len(), 1, places.len() * width / 4, |rows| {
             for r in rows {
+                let (source, row) = places[r];
                 // SAFETY: a row belongs to one piece.
                 let to = unsafe { parts.part(r * width..(r + 1) * width) };
-                to.copy_from_slice(&src[index[r] as usize * width..][..width]);
+                to.copy_from_slice(&sources[source as usize][row as usize * width..][..width]);
             }
         });
     }

@@ -159,7 +159,14 @@ mod tests {
         let policy = |step| PolicyId { epoch: 1, step, digest: folgore_protocol::Digest::of(b"") };
         let (serving, newest) = watch::channel(Some(policy(1)));
         let sampling = SamplingParams { max_new_tokens: 7, ..SamplingParams::default() };
-        let request = Generate { ids: vec![1], sampling, seed: 5, policy: Some(policy(4)), at_least: Some((1, 2)) };
+        let request = Generate {
+            ids: vec![1],
+            sampling,
+            seed: 5,
+            policy: Some(policy(4)),
+            at_least: Some((1, 2)),
+            for_training: false,
+        };
         let asked = tokio::spawn(sample(Pace { mean: 0.001, sigma: 0.1 }, newest, request));
         serving.send_replace(Some(policy(3)));
         let generated = asked.await.unwrap().unwrap();
