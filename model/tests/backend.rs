@@ -23,13 +23,7 @@ fn random(stream: u64, len: usize) -> Vec<f32> {
 
 /// Every way the CPU backend can be made.
 fn cpus() -> Vec<Cpu> {
-    vec![
-        Cpu::with_isa(Isa::Scalar),
-        Cpu::with_isa(Isa::Avx2),
-        Cpu::with_threads(1),
-        Cpu::with_threads(2),
-        Cpu::with_threads(3),
-    ]
+    Isa::ALL.map(Cpu::with_isa).into_iter().chain([1, 2, 3].map(Cpu::with_threads)).collect()
 }
 
 /// Named results of one operation.
@@ -81,6 +75,10 @@ const PRODUCTS: &[Product] = &[
     Product { rows: 1, inner: 576, out: 576, part: (0, 1) },
     Product { rows: 2, inner: 33, out: 50, part: (0, 2) },
     Product { rows: 3, inner: 64, out: 31, part: (1, 3) },
+    Product { rows: 2, inner: 96, out: 80, part: (0, 2) },
+    Product { rows: 4, inner: 192, out: 50, part: (1, 3) },
+    Product { rows: 6, inner: 64, out: 48, part: (0, 6) },
+    Product { rows: 9, inner: 320, out: 40, part: (0, 8) },
     Product { rows: 20, inner: 640, out: 100, part: (0, 20) },
     Product { rows: 4, inner: 7, out: 129, part: (0, 4) },
     Product { rows: 5, inner: 100, out: 8, part: (2, 5) },
@@ -123,8 +121,20 @@ fn products<B: Backend>(b: &B, case: Product) -> Results {
         block,
         len: out * inner,
     };
+    let block = if inner.is_multiple_of(32) { 32 } else { 1 };
+    let whole = Coded {
+        codes: Codes::Four {
+            packed: (0..(out * inner).div_ceil(2) as u64).map(|i| seed::below(14, i, 256) as u8).collect(),
+            table: std::array::from_fn(|i| i as f32 - 3.0),
+        },
+        scales: Scales::Plain(random(15, out * inner / block)),
+        least: Some(random(16, out * inner / block)),
+        block,
+        len: out * inner,
+    };
     let coded = [
         ("eight bits", MatrixData::Coded(&eight)),
+        ("whole numbers in four bits", MatrixData::Coded(&whole)),
         ("bf16", MatrixData::Bf16(&bits)),
         ("nf4", MatrixData::Coded(&four[0])),
         ("nf4 plain", MatrixData::Coded(&four[1])),

@@ -1,14 +1,15 @@
 """Runs Folgore and a peer on the same work, one after the other (A B A B), and prints the ratios.
 
-  python compare.py --folgore ../../target/release/folgore [--only step,train,decode] [--rounds 2] [--out results.jsonl]
+  python compare.py --folgore ../../target/release/folgore [--only step,train,decode,gguf] [--rounds 2] [--out results.jsonl]
 
 step    a whole GRPO step: 4 prompts x 8 samples, 64 + 64 tokens, LoRA of rank 16, f32   TRL
 train   LoRA training: 4 x 256 tokens, rank 16, f32                                      PEFT
 decode  tokens a second at batch 1 and 32, 64-token prompts, f32                         transformers
+gguf    the same from GGUF files of the same weights, in f32 and in Q4_1                 llama.cpp
 
-Both sides load the same weights (PEERS_DIR/smollm2-hf) and use PEER_THREADS threads. A ratio is the peer's seconds divided
-by Folgore's, each the best of its rounds. Where calibrations of two rounds differ by more than 15%, or others kept the
-machine busy, the line says so: then the ratio is a guess.
+Both sides load the same weights (PEERS_DIR/smollm2-hf, for `gguf` PEERS_DIR/smollm2-*.gguf) and use PEER_THREADS threads. A
+ratio is the peer's seconds divided by Folgore's, each the best of its rounds. Where calibrations of two rounds differ by more
+than 15%, or others kept the machine busy, the line says so: then the ratio is a guess.
 """
 import argparse
 import json
@@ -23,7 +24,11 @@ PEERS = {
     "step": ["peer_trl_grpo.py", "--warmup", "1", "--steps", "2"],
     "train": ["peer_peft_sft.py", "--warmup", "1", "--steps", "3"],
     "decode": ["peer_hf_generate.py", "--prompts", "4", "--samples", "8", "--prompt-tokens", "64", "--new-tokens", "64"],
+    "gguf f32": ["peer_llamacpp.py", "--gguf", os.path.join(benchlib.peers_dir(), "smollm2-f32.gguf")],
+    "gguf q4_1": ["peer_llamacpp.py", "--gguf", os.path.join(benchlib.peers_dir(), "smollm2-q4_1.gguf")],
 }
+# what one name stands for
+GROUPS = {"gguf": ["gguf f32", "gguf q4_1"]}
 
 
 def run(command):
@@ -37,7 +42,9 @@ def run(command):
 
 
 def ours(folgore, what):
-    return run([folgore, "bench", "--model", benchlib.model_dir(), "--threads", str(benchlib.THREADS), "--only", what, "--json"])
+    gguf = what.startswith("gguf")
+    model, part = (PEERS[what][-1], "decode") if gguf else (benchlib.model_dir(), what)
+    return run([folgore, "bench", "--model", model, "--threads", str(benchlib.THREADS), "--only", part, "--json"])
 
 
 def line(bench, name):
@@ -59,6 +66,11 @@ def figures(what, bench, peer):
         b = line(bench, "LoRA training")
         return {"LoRA training": (b["best_s"], min(r["step_s"]))}
     one, many = line(bench, "decode, batch 1"), line(bench, "decode, batch 32")
+    if what.startswith("gguf"):
+        return {
+            f"{what}, batch 1": (1 / one["tokens_per_s"], 1 / max(r["batch1_tok_s"])),
+            f"{what}, batch 32": (1 / many["tokens_per_s"], 1 / max(r["batch32_tok_s"])),
+        }
     return {
         "decode, batch 1": (1 / one["tokens_per_s"], 1 / r["batch1_greedy_tok_s"]),
         "decode, batch 32": (1 / many["tokens_per_s"], 1 / r["decode_tok_s_median_step"]),
@@ -88,7 +100,7 @@ def main():
     ap.add_argument("--out", help="file that every line of JSON is appended to")
     a = ap.parse_args()
     folgore = os.path.abspath(a.folgore)
-    for what in a.only.split(","):
+    for what in (name for only in a.only.split(",") for name in GROUPS.get(only, [only])):
         rounds = []
         for _ in range(a.rounds):
             benchlib.wait_idle()

@@ -53,6 +53,31 @@ unsafe fn exp8(x: __m256) -> __m256 {
     _mm256_andnot_ps(underflow, _mm256_blendv_ps(e, set(f32::INFINITY), overflow))
 }
 
+/// [`Simd::look_up`] for eight outputs, a code a byte: bytes of numbers are looked up, sixteen in each half, and put together.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn look_up8<const SHORT: bool>(table: [__m256i; 4], codes: __m256i) -> [__m256; 4] {
+    // in each half four outputs of an input together, instead of four inputs of an output
+    let by_inputs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    let codes = _mm256_shuffle_epi8(codes, by_inputs);
+    let words = |first: __m256i, second: __m256i| {
+        let (first, second) = (_mm256_shuffle_epi8(first, codes), _mm256_shuffle_epi8(second, codes));
+        (_mm256_unpacklo_epi8(first, second), _mm256_unpackhi_epi8(first, second))
+    };
+    let zero = _mm256_setzero_si256();
+    let low = if SHORT { (zero, zero) } else { words(table[0], table[1]) };
+    let high = words(table[2], table[3]);
+    [
+        _mm256_castsi256_ps(_mm256_unpacklo_epi16(low.0, high.0)),
+        _mm256_castsi256_ps(_mm256_unpackhi_epi16(low.0, high.0)),
+        _mm256_castsi256_ps(_mm256_unpacklo_epi16(low.1, high.1)),
+        _mm256_castsi256_ps(_mm256_unpackhi_epi16(low.1, high.1)),
+    ]
+}
+
 /// Turns a block of eight by eight.
 ///
 /// # Safety
@@ -86,8 +111,8 @@ unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: us
 // caller's promise.
 impl Simd for Avx2 {
     type F = Pair;
-    /// The first eight numbers, and the others.
-    type Table = Pair;
+    /// The first bytes of the numbers in either half, their second ones, and so on.
+    type Table = [__m256i; 4];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {
@@ -150,23 +175,21 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn table(self, values: &[f32; 16]) -> Pair {
-        unsafe { self.read(values.as_ptr()) }
+    fn table(self, values: &[f32; 16]) -> Self::Table {
+        let bytes = |byte: usize| {
+            let bytes = values.map(|value| value.to_le_bytes()[byte]);
+            // SAFETY: sixteen bytes are there.
+            unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())) }
+        };
+        [bytes(0), bytes(1), bytes(2), bytes(3)]
     }
     #[inline(always)]
-    unsafe fn look_up(self, table: Pair, codes: *const u8) -> Pair {
+    unsafe fn look_up<const SHORT: bool>(self, table: Self::Table, codes: *const u8) -> [Pair; 4] {
         unsafe {
-            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.cast()));
-            // a permutation looks at three bits of each lane, a blend at the highest: that of the fourth
-            let eight = |codes: __m256i, high: __m256i| {
-                let low_half = _mm256_permutevar8x32_ps(table.0, codes);
-                let high_half = _mm256_permutevar8x32_ps(table.1, codes);
-                _mm256_blendv_ps(low_half, high_half, _mm256_castsi256_ps(high))
-            };
-            Pair(
-                eight(codes, _mm256_slli_epi32::<28>(codes)),
-                eight(_mm256_srli_epi32::<4>(codes), _mm256_slli_epi32::<24>(codes)),
-            )
+            let (both, low) = (_mm256_loadu_si256(codes.cast()), _mm256_set1_epi8(15));
+            let first = look_up8::<SHORT>(table, _mm256_and_si256(both, low));
+            let second = look_up8::<SHORT>(table, _mm256_and_si256(_mm256_srli_epi16::<4>(both), low));
+            [Pair(first[0], second[0]), Pair(first[1], second[1]), Pair(first[2], second[2]), Pair(first[3], second[3])]
         }
     }
     #[inline(always)]

@@ -1,10 +1,8 @@
-//! Matrices in codes, in panels: a product decodes what it is about to read, never more.
-
-use std::ops::Range;
+//! Matrices in codes, in panels: a product decodes what it is about to use, never more.
 
 use super::{
-    isa::{Checked, kernel},
     matrix::{packed_len, rows_of_panel},
+    panels::{Panels, Work, bytes_ahead},
     simd::Simd,
     team::{Parts, Team},
 };
@@ -13,175 +11,298 @@ use crate::{
     quant::{self, Coded, Scales},
 };
 
-/// Bytes of sixteen codes of four bits.
-const HALF: usize = LANES / 2;
+/// Inputs whose codes of four bits lie together.
+const QUAD: usize = 4;
+/// Bytes of theirs, for sixteen outputs.
+const QUAD_BYTES: usize = QUAD * LANES / 2;
+/// Bytes of sixteen f32 numbers.
+const NUMBERS: usize = LANES * size_of::<f32>();
 
-/// The codes of a matrix and what stands beside them.
+/// A matrix in codes. What a product needs for a block of a panel lies together: scales, least numbers, codes.
 #[derive(Debug)]
 pub(crate) struct CodedPanels {
-    inner: usize,
-    codes: Codes,
-    /// Inputs that share a scale.
+    /// Block after block of panel after panel.
+    records: Vec<u8>,
+    /// Bytes of a record.
+    record: usize,
+    /// Inputs of a block.
     block: usize,
-    scales: PanelScales,
-    /// Sixteen for each block of a panel.
-    least: Option<Vec<f32>>,
+    /// Blocks of a row.
+    blocks: usize,
+    codes: Codes,
+    scales: BlockScales,
+    /// True if blocks have least numbers: sixteen f32 numbers after the scales.
+    least: bool,
 }
 
-/// The scales of a matrix.
-#[derive(Debug)]
-enum PanelScales {
-    /// Sixteen for each block of a panel.
-    Plain(Vec<f32>),
-    /// As the file has them, by rows.
-    Nested(Scales),
-}
-
-/// For each input the codes of sixteen outputs.
+/// The codes of a record: sixteen outputs, input after input.
 #[derive(Debug)]
 enum Codes {
-    /// Eight bytes: output i in the low half of byte i, i + 8 in its high half.
-    Four { packed: Vec<u8>, table: [f32; 16] },
-    /// Sixteen bytes.
-    Eight(Vec<i8>),
+    /// Four inputs in 32 bytes, as [`Simd::look_up`] has them. `short`: the low halves of the table's numbers are zero.
+    Four { table: [f32; 16], short: bool },
+    /// Sixteen bytes an input.
+    Eight,
 }
 
-/// What sixteen outputs share for a block of inputs.
-struct Block {
-    scales: [f32; LANES],
-    least: Option<[f32; LANES]>,
+/// The sixteen scales of a record.
+#[derive(Debug)]
+enum BlockScales {
+    /// f32 numbers.
+    Plain,
+    /// Codes, a byte each.
+    Nested(NestedScales),
 }
 
-/// Decodes `inputs` times sixteen codes, which `read` gives by the number of the input.
-#[inline(always)]
-unsafe fn decode_in<S: Simd>(s: S, block: &Block, inputs: usize, to: *mut f32, read: impl Fn(usize) -> S::F) {
-    let scales = s.load(&block.scales);
-    let least = block.least.as_ref().map(|least| s.load(least));
-    for i in 0..inputs {
-        let scaled = s.mul(read(i), scales);
-        let number = least.map_or(scaled, |least| s.add(scaled, least));
-        // SAFETY: the caller promises room for the numbers.
-        unsafe { s.write(to.add(i * LANES), number) }
+/// What the codes of scales stand for.
+#[derive(Debug)]
+struct NestedScales {
+    /// One for `group` codes, in the order of the file: row after row.
+    largest: Vec<f32>,
+    group: usize,
+    offset: f32,
+    map: Box<[f32; 256]>,
+}
+
+impl NestedScales {
+    /// The scales whose codes are at `codes`, those of block `block` of panel `panel`, of `blocks` in a row.
+    #[inline(always)]
+    unsafe fn sixteen<S: Simd>(&self, s: S, codes: *const u8, panel: usize, block: usize, blocks: usize) -> S::F {
+        let at = panel * LANES * blocks + block;
+        let (mut group, mut place) = (at / self.group, at % self.group);
+        let (mut mapped, mut largest) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            // SAFETY: the caller promises sixteen codes.
+            mapped[lane] = self.map[usize::from(unsafe { *codes.add(lane) })];
+            // outputs beyond the last have no group, and nobody looks at them
+            largest[lane] = self.largest.get(group).copied().unwrap_or(0.0);
+            place += blocks;
+            while place >= self.group {
+                (group, place) = (group + 1, place - self.group);
+            }
+        }
+        s.add(s.mul(s.load(&mapped), s.load(&largest)), s.splat(self.offset))
     }
 }
 
-#[inline(always)]
-unsafe fn four_in<S: Simd>(s: S, block: &Block, table: &[f32; 16], codes: *const u8, inputs: usize, to: *mut f32) {
-    let table = s.table(table);
-    // SAFETY: the caller promises eight bytes for each input, and room for the numbers.
-    unsafe { decode_in(s, block, inputs, to, |i| s.look_up(table, codes.add(i * HALF))) }
+/// Codes as numbers that are still to be multiplied by their scales.
+trait Values<S: Simd>: Copy {
+    /// As [`Panels::STEP`].
+    const STEP: usize;
+    /// Bytes of the codes of a step.
+    const BYTES: usize;
+
+    /// As [`Panels::step`], for codes that begin at `at`.
+    unsafe fn step(self, s: S, at: *const u8, take: impl FnMut(usize, S::F));
 }
 
-#[inline(always)]
-unsafe fn eight_in<S: Simd>(s: S, block: &Block, codes: *const i8, inputs: usize, to: *mut f32) {
-    // SAFETY: the caller promises sixteen bytes for each input, and room for the numbers.
-    unsafe { decode_in(s, block, inputs, to, |i| s.read_i8(codes.add(i * LANES))) }
+#[derive(Clone, Copy)]
+struct Four<T, const SHORT: bool>(T);
+
+impl<S: Simd, const SHORT: bool> Values<S> for Four<S::Table, SHORT> {
+    const STEP: usize = QUAD;
+    const BYTES: usize = QUAD_BYTES;
+
+    #[inline(always)]
+    unsafe fn step(self, s: S, at: *const u8, mut take: impl FnMut(usize, S::F)) {
+        // SAFETY: the caller's promise.
+        let values = unsafe { s.look_up::<SHORT>(self.0, at) };
+        for (j, value) in values.into_iter().enumerate() {
+            take(j, value);
+        }
+    }
 }
 
-kernel!(unsafe fn four = four_in(block: &Block, table: &[f32; 16], codes: *const u8, inputs: usize, to: *mut f32));
-kernel!(unsafe fn eight = eight_in(block: &Block, codes: *const i8, inputs: usize, to: *mut f32));
+#[derive(Clone, Copy)]
+struct Eight;
+
+impl<S: Simd> Values<S> for Eight {
+    const STEP: usize = 1;
+    const BYTES: usize = LANES;
+
+    #[inline(always)]
+    unsafe fn step(self, s: S, at: *const u8, mut take: impl FnMut(usize, S::F)) {
+        // SAFETY: the caller's promise.
+        take(0, unsafe { s.read_i8(at.cast()) });
+    }
+}
+
+/// Values times scales, plus the least numbers if there are any (`LEAST`).
+#[derive(Clone, Copy)]
+struct Scaled<'a, V, const LEAST: bool> {
+    values: V,
+    matrix: &'a CodedPanels,
+    /// Bytes ahead of its own use that memory is asked for.
+    ahead: usize,
+}
+
+impl<S: Simd, V: Values<S>, const LEAST: bool> Panels<S> for Scaled<'_, V, LEAST> {
+    const STEP: usize = V::STEP;
+    /// The codes, their scales and least numbers.
+    type Shared = (*const u8, S::F, S::F);
+
+    #[inline(always)]
+    fn block(self) -> usize {
+        self.matrix.block
+    }
+    #[inline(always)]
+    unsafe fn shared(self, s: S, panel: usize, block: usize) -> Self::Shared {
+        let CodedPanels { records, record, blocks, scales, .. } = self.matrix;
+        // SAFETY: the caller promises that there is such a block.
+        unsafe {
+            let at = records.as_ptr().add((panel * blocks + block) * record);
+            s.prefetch(at.wrapping_add(self.ahead).cast());
+            let (scales, at) = match scales {
+                BlockScales::Plain => (s.read(at.cast()), at.add(NUMBERS)),
+                BlockScales::Nested(nested) => (nested.sixteen(s, at, panel, block, *blocks), at.add(LANES)),
+            };
+            if LEAST {
+                s.prefetch(at.wrapping_add(self.ahead).cast());
+                (at.add(NUMBERS), scales, s.read(at.cast()))
+            } else {
+                (at, scales, scales)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn step(
+        self,
+        s: S,
+        (codes, scales, least): Self::Shared,
+        _panel: usize,
+        i: usize,
+        mut take: impl FnMut(usize, S::F),
+    ) {
+        let at = codes.wrapping_add(i / V::STEP * V::BYTES);
+        s.prefetch(at.wrapping_add(self.ahead).cast());
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.values.step(s, at, |j, value| {
+                let scaled = s.mul(value, scales);
+                take(j, if LEAST { s.add(scaled, least) } else { scaled });
+            });
+        }
+    }
+    #[inline(always)]
+    fn for_tile(self, group: usize, _tile: usize, _tiles: usize, _k: usize) -> Self {
+        Self { ahead: bytes_ahead(group * self.matrix.blocks * self.matrix.record), ..self }
+    }
+}
 
 impl CodedPanels {
-    /// The codes of a matrix [out, inner]; none if its blocks run across the ends of rows.
+    /// The codes of a matrix [out, inner]; none if its blocks run across the ends of rows or four inputs across those of blocks.
     pub(crate) fn new(team: &Team, coded: &Coded, out: usize, inner: usize) -> Option<Self> {
-        if !inner.is_multiple_of(coded.block) {
+        let block = coded.block;
+        let (codes, code_bytes) = match &coded.codes {
+            quant::Codes::Four { table, .. } => {
+                let short = table.iter().all(|number| number.to_bits() & 0xffff == 0);
+                (Codes::Four { table: *table, short }, LANES * block / 2)
+            }
+            quant::Codes::Eight(_) => (Codes::Eight, LANES * block),
+        };
+        if !inner.is_multiple_of(block) || matches!(codes, Codes::Four { .. }) && !block.is_multiple_of(QUAD) {
             return None;
         }
-        let len = packed_len(out, inner);
-        let codes = match &coded.codes {
-            quant::Codes::Four { packed, table } => {
-                let mut panels = vec![0; len / 2];
-                each_panel(team, &mut panels, HALF * inner, out, |panel, lane, row| {
-                    for i in 0..inner {
-                        panel[i * HALF + lane % HALF] |= quant::nibble(packed, row * inner + i) << (lane / HALF * 4);
-                    }
-                });
-                Codes::Four { packed: panels, table: *table }
-            }
-            quant::Codes::Eight(codes) => {
-                let mut panels = vec![0; len];
-                each_panel(team, &mut panels, LANES * inner, out, |panel, lane, row| {
-                    for i in 0..inner {
-                        panel[i * LANES + lane] = codes[row * inner + i];
-                    }
-                });
-                Codes::Eight(panels)
+        let (scales, scale_bytes) = match &coded.scales {
+            Scales::Plain(_) => (BlockScales::Plain, NUMBERS),
+            Scales::Nested { largest, offset, block, map, .. } => {
+                let (largest, map) = (largest.clone(), map.clone());
+                (BlockScales::Nested(NestedScales { largest, group: *block, offset: *offset, map }), LANES)
             }
         };
-        let blocks = inner / coded.block;
-        let by_panels = |rows: &[f32]| {
-            let mut panels = vec![0.0; packed_len(out, blocks)];
-            each_panel(team, &mut panels, LANES * blocks, out, |panel, lane, row| {
-                for block in 0..blocks {
-                    panel[block * LANES + lane] = rows[row * blocks + block];
+        let (blocks, least_bytes) = (inner / block, if coded.least.is_some() { NUMBERS } else { 0 });
+        let record = scale_bytes + least_bytes + code_bytes;
+        let mut records = vec![0; packed_len(out, blocks) / LANES * record];
+        each_panel(team, &mut records, blocks * record, out, |panel, lane, row| {
+            for (b, record) in panel.chunks_exact_mut(record).enumerate() {
+                let number = row * blocks + b;
+                let (scales, rest) = record.split_at_mut(scale_bytes);
+                let (least, codes) = rest.split_at_mut(least_bytes);
+                match &coded.scales {
+                    Scales::Plain(numbers) => put(scales, lane, numbers[number]),
+                    Scales::Nested { codes, .. } => scales[lane] = codes[number],
                 }
-            });
-            panels
-        };
-        let scales = match &coded.scales {
-            Scales::Plain(scales) => PanelScales::Plain(by_panels(scales)),
-            nested => PanelScales::Nested(nested.clone()),
-        };
-        let least = coded.least.as_ref().map(|least| by_panels(least));
-        Some(Self { inner, codes, block: coded.block, scales, least })
+                if let Some(numbers) = &coded.least {
+                    put(least, lane, numbers[number]);
+                }
+                put_codes(codes, &coded.codes, lane, number * block, block);
+            }
+        });
+        Some(Self { records, record, block, blocks, codes, scales, least: coded.least.is_some() })
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let codes = match &self.codes {
-            Codes::Four { packed, .. } => packed.len(),
-            Codes::Eight(codes) => codes.len(),
-        };
-        let scales = match &self.scales {
-            PanelScales::Plain(scales) => size_of_val(&scales[..]),
-            PanelScales::Nested(scales) => scales.bytes(),
-        };
-        codes + scales + self.least.as_ref().map_or(0, |least| size_of_val(&least[..]))
-    }
-
-    /// What the outputs of `panel` share for the inputs of `block`; nothing but zeros for outputs beyond the last.
-    fn shared(&self, panel: usize, block: usize) -> Block {
-        let blocks = self.inner / self.block;
-        let sixteen = |numbers: &[f32]| {
-            let at = (panel * blocks + block) * LANES;
-            std::array::from_fn(|lane| numbers[at + lane])
-        };
-        let scales = match &self.scales {
-            PanelScales::Plain(scales) => sixteen(scales),
-            PanelScales::Nested(scales) => std::array::from_fn(|lane| {
-                let at = (panel * LANES + lane) * blocks + block;
-                if at < scales.len() { scales.get(at) } else { 0.0 }
-            }),
-        };
-        Block { scales, least: self.least.as_deref().map(sixteen) }
-    }
-
-    /// See [`super::CpuMatrix::tile`].
-    pub(crate) fn tile(&self, isa: Checked, panel: usize, inputs: Range<usize>, to: &mut [f32]) {
-        let mut i = inputs.start;
-        while i < inputs.end {
-            let block = i / self.block;
-            let many = ((block + 1) * self.block).min(inputs.end) - i;
-            let (shared, from) = (self.shared(panel, block), panel * self.inner + i);
-            let to = &mut to[(i - inputs.start) * LANES..][..many * LANES];
-            match &self.codes {
-                Codes::Four { packed, table } => {
-                    let codes = &packed[from * HALF..][..many * HALF];
-                    // SAFETY: both hold `many` inputs.
-                    unsafe { four(isa, &shared, table, codes.as_ptr(), many, to.as_mut_ptr()) }
-                }
-                Codes::Eight(codes) => {
-                    let codes = &codes[from * LANES..][..many * LANES];
-                    // SAFETY: both hold `many` inputs.
-                    unsafe { eight(isa, &shared, codes.as_ptr(), many, to.as_mut_ptr()) }
-                }
+        self.records.len()
+            + match &self.scales {
+                BlockScales::Plain => 0,
+                BlockScales::Nested(nested) => size_of_val(&nested.largest[..]) + size_of_val(&nested.map[..]),
             }
-            i += many;
+    }
+
+    /// Does `work` on these panels.
+    ///
+    /// # Safety
+    /// As the work says.
+    #[inline(always)]
+    pub(crate) unsafe fn with<S: Simd>(&self, s: S, work: impl Work<S>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.codes {
+                Codes::Four { table, short: true } => self.scaled(s, Four::<_, true>(s.table(table)), work),
+                Codes::Four { table, short: false } => self.scaled(s, Four::<_, false>(s.table(table)), work),
+                Codes::Eight => self.scaled(s, Eight, work),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled<S: Simd>(&self, s: S, values: impl Values<S>, work: impl Work<S>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.least {
+                true => work.on(s, Scaled::<_, true> { values, matrix: self, ahead: 0 }),
+                false => work.on(s, Scaled::<_, false> { values, matrix: self, ahead: 0 }),
+            }
         }
     }
 }
 
+/// Writes number `lane` of sixteen.
+fn put(sixteen: &mut [u8], lane: usize, number: f32) {
+    sixteen[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&number.to_ne_bytes());
+}
+
+/// Writes the codes of `block` inputs of the output in `lane`, those from place `from` of `codes` on.
+fn put_codes(to: &mut [u8], codes: &quant::Codes, lane: usize, from: usize, block: usize) {
+    const HALF: usize = LANES / 2;
+    for i in 0..block {
+        match codes {
+            quant::Codes::Four { packed, .. } => {
+                let code = quant::nibble(packed, from + i) << (lane / HALF * 4);
+                to[i / QUAD * QUAD_BYTES + lane % HALF * QUAD + i % QUAD] |= code;
+            }
+            quant::Codes::Eight(codes) => to[i * LANES + lane] = codes[from + i] as u8,
+        }
+    }
+}
+
+/// Panels of the `columns` values of each of `out` rows: those of sixteen rows lie together.
+pub(crate) fn by_panels<T: Copy + Default + Send + Sync>(
+    team: &Team,
+    rows: &[T],
+    out: usize,
+    columns: usize,
+) -> Vec<T> {
+    let mut panels = vec![T::default(); packed_len(out, columns)];
+    each_panel(team, &mut panels, LANES * columns, out, |panel, lane, row| {
+        for i in 0..columns {
+            panel[i * LANES + lane] = rows[row * columns + i];
+        }
+    });
+    panels
+}
+
 /// Fills panels of `size` from the rows of a matrix: `row` is given a panel, the lane in it and the number of the row.
-pub(crate) fn each_panel<T: Send>(
+fn each_panel<T: Send>(
     team: &Team,
     panels: &mut [T],
     size: usize,

@@ -4,7 +4,11 @@
 //! a time and spread over the lanes, B sixteen numbers at a time. Blocking over `i` stores the running sums to C and goes
 //! on from there, which leaves the bits as they are: an f32 register and an f32 in memory hold the same number.
 
-use super::{isa::kernel, simd::Simd};
+use super::{
+    isa::kernel,
+    panels::{self, Panels},
+    simd::Simd,
+};
 use crate::backend::lanes::LANES;
 
 /// A: number `i` of row `r` is at `at + r * row + i * step`.
@@ -32,33 +36,66 @@ pub(crate) struct Target {
     pub accumulate: bool,
 }
 
-/// Rows of a register tile: with one panel, 12 accumulators of the 16 AVX2 registers.
-const TILE_ROWS: usize = 6;
 /// Depth of a block: its panel (KC * 64 bytes) stays in the first-level cache while the row tiles pass.
 pub(crate) const KC: usize = 320;
 /// Rows of a block: its part of A (MC * KC * 4 bytes) stays in the second-level cache while the panels pass.
 pub(crate) const MC: usize = 192;
 
-/// What to ask of memory ahead of use: one place per step of the chain, for each panel.
-#[derive(Clone, Copy)]
-struct Ahead {
-    at: *const f32,
-    step: usize,
-}
-
 /// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
 const NEAR: usize = 96;
 
-/// One register tile: `R` rows by `P` panels. The last panel has `lanes` columns.
+/// B, and what to ask of memory ahead of use: one place per step of the chain, for each panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    b: Right,
+    ahead: *const f32,
+    step: usize,
+}
+
+impl Stream {
+    pub(crate) fn new(b: Right) -> Self {
+        Self { b, ahead: b.at, step: 0 }
+    }
+}
+
+impl<S: Simd> Panels<S> for Stream {
+    const STEP: usize = 1;
+    const TILE: usize = S::TILE_ROWS;
+    type Shared = ();
+
+    #[inline(always)]
+    fn block(self) -> usize {
+        1 << 48
+    }
+    #[inline(always)]
+    unsafe fn shared(self, _s: S, _panel: usize, _block: usize) {}
+    #[inline(always)]
+    unsafe fn step(self, s: S, (): (), panel: usize, i: usize, mut take: impl FnMut(usize, S::F)) {
+        s.prefetch(self.ahead.wrapping_add(panel * self.b.panel + i * self.step));
+        // SAFETY: the caller's promise.
+        take(0, unsafe { s.read(self.b.at.add(panel * self.b.panel + i * self.b.step)) });
+    }
+    /// One tile asks for what it will read itself. Of several, which find the panel in a cache, each asks for a part of the next.
+    #[inline(always)]
+    fn for_tile(self, group: usize, tile: usize, tiles: usize, k: usize) -> Self {
+        let Right { at, panel, step } = self.b;
+        match tiles {
+            1 => Self { ahead: at.wrapping_add(NEAR / group * step), step, ..self },
+            _ => Self { ahead: at.wrapping_add(panel + tile * k * step / tiles), step: step / tiles, ..self },
+        }
+    }
+}
+
+/// One register tile: `R` rows by `P` panels from `first` on. The last panel has `lanes` columns.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const P: usize>(
+unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
     s: S,
     k: usize,
     a: Left,
-    b: Right,
+    b: N,
+    first: usize,
     c: Target,
     lanes: usize,
-    mut ahead: Ahead,
 ) {
     // SAFETY: the caller of `multiply` promises the extents; partial panels only touch `lanes` numbers of C.
     unsafe {
@@ -75,22 +112,31 @@ unsafe fn tile<S: Simd, const R: usize, const P: usize>(
                 }
             }
         }
-        let (mut x, mut w) = (a.at, b.at);
-        for _ in 0..k {
-            let mut panels = [s.splat(0.0); P];
-            for p in 0..P {
-                panels[p] = s.read(w.add(p * b.panel));
-                s.prefetch(ahead.at.wrapping_add(p * b.panel));
+        let mut x = a.at;
+        for (block, inputs) in panels::blocks(b.block(), 0..k) {
+            let mut shared = [b.shared(s, first, block); P];
+            for p in 1..P {
+                shared[p] = b.shared(s, first + p, block);
             }
-            for r in 0..R {
-                let x = s.splat(*x.add(r * a.row));
+            for i in inputs.step_by(N::STEP) {
                 for p in 0..P {
-                    acc[r][p] = s.fma(x, panels[p], acc[r][p]);
+                    // one panel's sums by themselves: the others may wait in memory meanwhile
+                    let mut sums = [acc[0][p]; R];
+                    for r in 1..R {
+                        sums[r] = acc[r][p];
+                    }
+                    b.step(s, shared[p], first + p, i, |j, numbers| {
+                        for r in 0..R {
+                            let x = s.splat(*x.add(r * a.row + j * a.step));
+                            sums[r] = s.fma(x, numbers, sums[r]);
+                        }
+                    });
+                    for r in 0..R {
+                        acc[r][p] = sums[r];
+                    }
                 }
+                x = x.wrapping_add(N::STEP * a.step);
             }
-            x = x.wrapping_add(a.step);
-            w = w.wrapping_add(b.step);
-            ahead.at = ahead.at.wrapping_add(ahead.step);
         }
         for r in 0..R {
             for p in 0..P {
@@ -105,19 +151,24 @@ unsafe fn tile<S: Simd, const R: usize, const P: usize>(
     }
 }
 
-/// All rows of one group of `P` panels, in tiles of nearly equal height.
+/// All rows of one panel, in tiles of nearly equal height.
 #[inline(always)]
-unsafe fn column<S: Simd>(s: S, m: usize, k: usize, a: Left, b: Right, c: Target, lanes: usize) {
-    let tiles = m.div_ceil(TILE_ROWS).max(1);
+unsafe fn column<S: Simd, N: Panels<S>>(
+    s: S,
+    m: usize,
+    k: usize,
+    a: Left,
+    b: N,
+    first: usize,
+    c: Target,
+    lanes: usize,
+) {
+    let tiles = m.div_ceil(N::TILE).max(1);
     let (height, taller) = (m / tiles, m % tiles);
     let mut r = 0;
     for t in 0..tiles {
         let rows = height + usize::from(t < taller);
-        // While this panel is used, the next is fetched, spread evenly over the tiles.
-        let ahead = match tiles {
-            1 => Ahead { at: b.at.wrapping_add(NEAR * b.step), step: b.step },
-            _ => Ahead { at: b.at.wrapping_add(b.panel + t * k * b.step / tiles), step: b.step / tiles },
-        };
+        let b = b.for_tile(1, t, tiles, k);
         // SAFETY: rows r..r + rows lie in A and C.
         unsafe {
             for next in r + rows..(r + rows + height).min(m) {
@@ -127,15 +178,67 @@ unsafe fn column<S: Simd>(s: S, m: usize, k: usize, a: Left, b: Right, c: Target
             let c = Target { at: c.at.add(r * c.row), ..c };
             match rows {
                 0 => {}
-                1 => tile::<S, 1, 1>(s, k, a, b, c, lanes, ahead),
-                2 => tile::<S, 2, 1>(s, k, a, b, c, lanes, ahead),
-                3 => tile::<S, 3, 1>(s, k, a, b, c, lanes, ahead),
-                4 => tile::<S, 4, 1>(s, k, a, b, c, lanes, ahead),
-                5 => tile::<S, 5, 1>(s, k, a, b, c, lanes, ahead),
-                _ => tile::<S, 6, 1>(s, k, a, b, c, lanes, ahead),
+                1 => tile::<S, N, 1, 1>(s, k, a, b, first, c, lanes),
+                2 => tile::<S, N, 2, 1>(s, k, a, b, first, c, lanes),
+                3 => tile::<S, N, 3, 1>(s, k, a, b, first, c, lanes),
+                4 => tile::<S, N, 4, 1>(s, k, a, b, first, c, lanes),
+                // the others are only compiled where tiles are so high
+                5 if N::TILE > 4 => tile::<S, N, 5, 1>(s, k, a, b, first, c, lanes),
+                6 if N::TILE > 4 => tile::<S, N, 6, 1>(s, k, a, b, first, c, lanes),
+                7 if N::TILE > 6 => tile::<S, N, 7, 1>(s, k, a, b, first, c, lanes),
+                8 if N::TILE > 6 => tile::<S, N, 8, 1>(s, k, a, b, first, c, lanes),
+                9 if N::TILE > 6 => tile::<S, N, 9, 1>(s, k, a, b, first, c, lanes),
+                10 if N::TILE > 6 => tile::<S, N, 10, 1>(s, k, a, b, first, c, lanes),
+                11 if N::TILE > 6 => tile::<S, N, 11, 1>(s, k, a, b, first, c, lanes),
+                12 if N::TILE > 6 => tile::<S, N, 12, 1>(s, k, a, b, first, c, lanes),
+                _ => unreachable!("a tile of {rows} rows"),
             }
         }
         r += rows;
+    }
+}
+
+/// Panels that `m` rows are multiplied with at once: few rows leave registers idle, and several panels hide the latency of the chain.
+pub(crate) fn wide(m: usize) -> usize {
+    match m {
+        1 => 4,
+        2 | 3 => 2,
+        _ => 1,
+    }
+}
+
+/// The product of A and the panels of B from `first` on.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
+    s: S,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Left,
+    b: N,
+    first: usize,
+    c: Target,
+) {
+    let panels = n.div_ceil(LANES);
+    let mut p = 0;
+    while p < panels {
+        let group = if p + wide(m) <= panels && m * wide(m) <= N::TILE { wide(m) } else { 1 };
+        let lanes = (n - (p + group - 1) * LANES).min(LANES);
+        let (near, first) = (b.for_tile(group, 0, 1, k), first + p);
+        // SAFETY: the caller's promise, cut to this group.
+        unsafe {
+            let c = Target { at: c.at.add(p * LANES), ..c };
+            match (m, group) {
+                (1, 4) => tile::<S, N, 1, 4>(s, k, a, near, first, c, lanes),
+                (2, 2) => tile::<S, N, 2, 2>(s, k, a, near, first, c, lanes),
+                (3, 2) if N::TILE > 4 => tile::<S, N, 3, 2>(s, k, a, near, first, c, lanes),
+                _ => column(s, m, k, a, b, first, c, lanes),
+            }
+        }
+        p += group;
     }
 }
 
@@ -144,31 +247,8 @@ unsafe fn column<S: Simd>(s: S, m: usize, k: usize, a: Left, b: Right, c: Target
 /// else touches meanwhile.
 #[inline(always)]
 unsafe fn multiply_in<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
-    let panels = n.div_ceil(LANES);
-    // Few rows leave registers idle: several panels at once hide the latency of the chain.
-    let wide = match m {
-        1 => 4,
-        2 | 3 => 2,
-        _ => 1,
-    };
-    let mut p = 0;
-    while p < panels {
-        let group = if p + wide <= panels { wide } else { 1 };
-        let lanes = (n - (p + group - 1) * LANES).min(LANES);
-        // SAFETY: the caller's promise, cut to this group.
-        unsafe {
-            let b = Right { at: b.at.add(p * b.panel), ..b };
-            let c = Target { at: c.at.add(p * LANES), ..c };
-            let ahead = Ahead { at: b.at.wrapping_add(NEAR / group * b.step), step: b.step };
-            match (m, group) {
-                (1, 4) => tile::<S, 1, 4>(s, k, a, b, c, lanes, ahead),
-                (2, 2) => tile::<S, 2, 2>(s, k, a, b, c, lanes, ahead),
-                (3, 2) => tile::<S, 3, 2>(s, k, a, b, c, lanes, ahead),
-                _ => column(s, m, k, a, b, c, lanes),
-            }
-        }
-        p += group;
-    }
+    // SAFETY: the caller's promise.
+    unsafe { multiply_panels(s, m, n, k, a, Stream::new(b), 0, c) }
 }
 
 kernel!(pub(crate) unsafe fn multiply =

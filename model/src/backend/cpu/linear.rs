@@ -18,8 +18,12 @@ const GRADIENT_OUTPUTS: usize = 192;
 
 /// Rows up to which a product is a matter of reading the matrix.
 const FEW_ROWS: usize = 12;
-/// Rows up to which several panels are multiplied at once.
-const FEW_PANEL_ROWS: usize = 3;
+/// Rows up to which a matrix in few bits is decoded in registers, on its way to the multiplication.
+const DIRECT_ROWS: usize = 4;
+/// Rows up to which one register tile holds them all, whatever the instruction set.
+const TILE_ROWS: usize = 6;
+/// Depth of the pieces of a panel that several tiles of few rows read: two fit the first-level cache.
+const FEW_DEPTH: usize = 128;
 
 /// Rows of a buffer: row `r` begins at `r * row`.
 #[derive(Clone, Copy)]
@@ -81,11 +85,14 @@ impl Cpu {
         if m == 0 || panels.is_empty() {
             return;
         }
-        let (row_pieces, column_pieces) = grid(self.team.threads(), m.div_ceil(MC), panels.len());
+        // pieces of whole groups of panels
+        let wide = gemm::wide(m);
+        let groups = panels.len().div_ceil(wide);
+        let (row_pieces, column_pieces) = grid(self.team.threads(), m.div_ceil(MC), groups);
         self.team.run(row_pieces * column_pieces, work(m, panels.len() * LANES, w.inner), |task| {
             let rows = piece(m, row_pieces, task / column_pieces);
-            let group = piece(panels.len(), column_pieces, task % column_pieces);
-            let group = panels.start + group.start..panels.start + group.end;
+            let group = piece(groups, column_pieces, task % column_pieces);
+            let group = panels.start + group.start * wide..(panels.start + group.end * wide).min(panels.end);
             // SAFETY: every piece of the grid belongs to one task.
             unsafe { self.product_piece(x, w, group, panels.start, out, out_row, rows, accumulate) }
         });
@@ -119,12 +126,22 @@ impl Cpu {
         let c = Target { at: out.at(rows.start * out_row + first), row: out_row, accumulate };
         let Store::F32(panels) = &w.store else {
             // SAFETY: x and out were just checked to hold these rows and columns; they are the caller's alone.
-            return unsafe { self.multiply_coded(rows.len(), w, group, a, c) };
+            return unsafe {
+                match rows.len() {
+                    m @ ..=DIRECT_ROWS => w.multiply(self.isa, m, group, a, c),
+                    m => self.multiply_coded(m, w, group, a, c),
+                }
+            };
         };
         let from = &panels[group.start * LANES * k..group.end * LANES * k];
         let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
         // SAFETY: as above, for the panels too.
-        unsafe { self.multiply_blocked(rows.len(), columns.len(), k, a, b, c) }
+        unsafe {
+            match rows.len() {
+                m if m > TILE_ROWS && m <= FEW_ROWS => self.multiply_few(m, columns.len(), k, a, b, c),
+                m => self.multiply_blocked(m, columns.len(), k, a, b, c),
+            }
+        }
     }
 
     /// The product with the panels `group` of a matrix that is not in f32: blocks of it are decoded, close together, and
@@ -134,10 +151,8 @@ impl Cpu {
     /// A has `m` rows of as many numbers as W has inputs, C `m` rows of the panels' columns that nothing else touches meanwhile.
     unsafe fn multiply_coded(&self, m: usize, w: &CpuMatrix, group: Range<usize>, a: Left, c: Target) {
         let k = w.inner;
-        // few rows: several panels at once, and as much of them as fits the first-level cache
-        let (wide, most) = if m <= FEW_PANEL_ROWS { (4, KC / 4) } else { (1, KC) };
-        let depth = k.div_ceil(k.div_ceil(most).max(1)).max(1);
-        let mut decoded = self.buffers.alloc(wide * depth * LANES);
+        let depth = k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(LANES);
+        let mut decoded = self.buffers.alloc(depth * LANES);
         let mut packed = self.pack_room(m.min(MC), group.len() * LANES, depth);
         for r in (0..m).step_by(MC) {
             let rows = MC.min(m - r);
@@ -147,21 +162,44 @@ impl Cpu {
                 // SAFETY: the caller's promise, cut to this block.
                 let a =
                     unsafe { pack_rows(packed.as_deref_mut(), Left { at: a.at.add(r * a.row + i), ..a }, rows, deep) };
-                for first in group.clone().step_by(wide) {
-                    let panels = first..(first + wide).min(group.end);
-                    for (panel, to) in panels.clone().zip(decoded.chunks_exact_mut(depth * LANES)) {
-                        w.tile(self.isa, panel, i..i + deep, to);
-                    }
-                    let columns = (panels.end * LANES).min(w.out) - first * LANES;
-                    let b = Right { at: decoded.as_ptr(), panel: depth * LANES, step: LANES };
-                    // SAFETY: as above; `decoded` holds these panels.
+                for panel in group.clone() {
+                    w.tile(self.isa, panel, i..i + deep, &mut decoded);
+                    let columns = ((panel + 1) * LANES).min(w.out) - panel * LANES;
+                    let b = Right { at: decoded.as_ptr(), panel: 0, step: LANES };
+                    // SAFETY: as above; `decoded` holds this panel.
                     unsafe {
-                        let at = c.at.add(r * c.row + (first - group.start) * LANES);
+                        let at = c.at.add(r * c.row + (panel - group.start) * LANES);
                         let c = Target { at, accumulate: c.accumulate || i > 0, ..c };
                         gemm::multiply(self.isa, rows, columns, deep, a, b, c);
                     }
                 }
                 i += depth;
+                if i >= k {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// [`gemm::multiply`] for few rows, but more than a tile has: piece after piece of each panel, from end to end, so that the later
+    /// tiles find in a cache what the first one read, while all of them fetch what comes next.
+    ///
+    /// # Safety
+    /// As [`gemm::multiply`].
+    unsafe fn multiply_few(&self, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
+        for p in 0..n.div_ceil(LANES) {
+            let lanes = LANES.min(n - p * LANES);
+            let mut i = 0;
+            loop {
+                let deep = FEW_DEPTH.min(k - i);
+                // SAFETY: the caller's promise, cut to this piece.
+                unsafe {
+                    let a = Left { at: a.at.add(i * a.step), ..a };
+                    let b = Right { at: b.at.add(p * b.panel + i * b.step), panel: deep * b.step, ..b };
+                    let c = Target { at: c.at.add(p * LANES), accumulate: c.accumulate || i > 0, ..c };
+                    gemm::multiply(self.isa, m, lanes, deep, a, b, c);
+                }
+                i += deep;
                 if i >= k {
                     break;
                 }

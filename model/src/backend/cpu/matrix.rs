@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::{
     buffer::CpuBuf,
-    coded::{CodedPanels, each_panel},
-    gemm,
+    coded::{CodedPanels, by_panels},
+    gemm::{self, Left, Right, Stream, Target},
     isa::{Checked, kernel},
+    panels::{Bf16, Decode, Panels, Work},
     simd::Simd,
     team::{Parts, Team},
 };
@@ -36,16 +37,43 @@ pub(crate) fn packed_len(out: usize, inner: usize) -> usize {
     out.div_ceil(LANES) * LANES * inner
 }
 
-/// Copies sixteen bfloat16 numbers of each of `inputs` inputs to f32.
-#[inline(always)]
-unsafe fn widen_in<S: Simd>(s: S, from: *const u16, inputs: usize, to: *mut f32) {
-    for i in 0..inputs {
-        // SAFETY: the caller promises `inputs` times sixteen numbers, and room for as many.
-        unsafe { s.write(to.add(i * LANES), s.read_bf16(from.add(i * LANES))) }
+/// The product with the panels of a matrix from `first` on.
+struct Multiply {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Left,
+    first: usize,
+    c: Target,
+}
+
+impl<S: Simd> Work<S> for Multiply {
+    #[inline(always)]
+    unsafe fn on<N: Panels<S>>(self, s: S, panels: N) {
+        let Self { m, n, k, a, first, c } = self;
+        // SAFETY: whoever made this promised that the operands have these rows, columns and inputs.
+        unsafe { gemm::multiply_panels(s, m, n, k, a, panels, first, c) }
     }
 }
 
-kernel!(unsafe fn widen = widen_in(from: *const u16, inputs: usize, to: *mut f32));
+/// Does `work` on the panels of `matrix`.
+#[inline(always)]
+unsafe fn with_in<S: Simd>(s: S, matrix: &CpuMatrix, work: impl Work<S>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match &matrix.store {
+            Store::F32(panels) => {
+                let b = Right { at: panels.as_ptr(), panel: LANES * matrix.inner, step: LANES };
+                work.on(s, Stream::new(b));
+            }
+            Store::Bf16(panels) => work.on(s, Bf16 { at: panels.as_ptr(), inner: matrix.inner, ahead: 0 }),
+            Store::Coded(panels) => panels.with(s, work),
+        }
+    }
+}
+
+kernel!(unsafe fn decode = with_in(matrix: &CpuMatrix, work: Decode));
+kernel!(unsafe fn multiply = with_in(matrix: &CpuMatrix, work: Multiply));
 
 impl CpuMatrix {
     /// Takes over `data`. `room` makes a buffer of f32 numbers.
@@ -63,7 +91,7 @@ impl CpuMatrix {
                 pack(isa, team, &mut panels, values, out, inner, 1.0);
                 Store::F32(panels)
             }
-            MatrixData::Bf16(bits) => Store::Bf16(turned(team, bits, out, inner)),
+            MatrixData::Bf16(bits) => Store::Bf16(by_panels(team, bits, out, inner)),
             MatrixData::Coded(coded) => match CodedPanels::new(team, coded, out, inner) {
                 Some(panels) => Store::Coded(panels),
                 // blocks that run across the ends of rows have no place in panels
@@ -99,18 +127,26 @@ impl CpuMatrix {
         }
     }
 
-    /// Writes the numbers of `panel` for `inputs` to `to`: sixteen outputs for each input.
+    /// Writes the numbers of `panel` for `inputs` to `to`: sixteen outputs for each input. They begin and end at a multiple of
+    /// sixteen, or at the end.
     pub(crate) fn tile(&self, isa: Checked, panel: usize, inputs: Range<usize>, to: &mut [f32]) {
-        assert!(inputs.end <= self.inner && panel * LANES < self.out && to.len() >= inputs.len() * LANES);
-        let range = (panel * self.inner + inputs.start) * LANES..(panel * self.inner + inputs.end) * LANES;
-        match &self.store {
-            Store::F32(panels) => to[..range.len()].copy_from_slice(&panels[range]),
-            Store::Bf16(panels) => {
-                // SAFETY: the panel holds these inputs, and `to` has room for them.
-                unsafe { widen(isa, panels[range].as_ptr(), inputs.len(), to.as_mut_ptr()) }
-            }
-            Store::Coded(panels) => panels.tile(isa, panel, inputs, to),
-        }
+        let whole = |i: usize| i.is_multiple_of(LANES) || i == self.inner;
+        assert!(inputs.end <= self.inner && whole(inputs.start) && whole(inputs.end), "inputs {inputs:?}");
+        assert!(panel * LANES < self.out && to.len() >= inputs.len() * LANES);
+        // SAFETY: the matrix has the panel and these inputs, `to` room for their numbers.
+        unsafe { decode(isa, self, Decode { panel, inputs, to: to.as_mut_ptr() }) }
+    }
+
+    /// The product of `m` rows of A and the panels `group`, straight from what the matrix is held in.
+    ///
+    /// # Safety
+    /// A has `m` rows of as many numbers as W has inputs, C `m` rows of the panels' columns that nothing else touches meanwhile.
+    pub(crate) unsafe fn multiply(&self, isa: Checked, m: usize, group: Range<usize>, a: Left, c: Target) {
+        assert!(group.start < group.end && group.end <= self.out.div_ceil(LANES), "panels {group:?} of {}", self.out);
+        let n = (group.end * LANES).min(self.out) - group.start * LANES;
+        let work = Multiply { m, n, k: self.inner, a, first: group.start, c };
+        // SAFETY: the caller's promise; the matrix has these panels.
+        unsafe { multiply(isa, self, work) }
     }
 
     /// Copies row `row` of W to `to`.
@@ -148,15 +184,4 @@ fn pack(isa: Checked, team: &Team, panels: &mut CpuBuf, values: &[f32], out: usi
             }
         }
     });
-}
-
-/// bfloat16 numbers in panels.
-fn turned(team: &Team, bits: &[u16], out: usize, inner: usize) -> Vec<u16> {
-    let mut panels = vec![0; packed_len(out, inner)];
-    each_panel(team, &mut panels, LANES * inner, out, |panel, lane, row| {
-        for i in 0..inner {
-            panel[i * LANES + lane] = bits[row * inner + i];
-        }
-    });
-    panels
 }

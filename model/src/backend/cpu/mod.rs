@@ -7,6 +7,8 @@ mod attention;
 mod attention_grad;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod buffer;
 mod coded;
 mod gemm;
@@ -14,6 +16,7 @@ mod head;
 mod isa;
 mod linear;
 mod matrix;
+mod panels;
 mod pointwise;
 mod simd;
 mod team;

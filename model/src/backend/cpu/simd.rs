@@ -15,6 +15,9 @@ pub(crate) trait Simd: Copy {
     /// What sixteen codes stand for.
     type Table: Copy;
 
+    /// Rows of a register tile of a product: one panel's accumulators, with registers left for what is multiplied.
+    const TILE_ROWS: usize = 6;
+
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
     /// Reads sixteen numbers.
@@ -48,11 +51,13 @@ pub(crate) trait Simd: Copy {
 
     /// A table for [`Simd::look_up`].
     fn table(self, values: &[f32; 16]) -> Self::Table;
-    /// Sixteen numbers of a table: lane i by the low half of byte i, lane i + 8 by its high half.
+    /// What the codes of four inputs stand for, input by input. Four bytes belong to two outputs: byte j holds their codes of input j,
+    /// that of output i in the low half and that of output i + 8 in the high half, from byte 4 i on. `SHORT`: the low halves of the
+    /// table's numbers are zero.
     ///
     /// # Safety
-    /// `codes` is valid for reads of 8 bytes.
-    unsafe fn look_up(self, table: Self::Table, codes: *const u8) -> Self::F;
+    /// `codes` is valid for reads of 32 bytes.
+    unsafe fn look_up<const SHORT: bool>(self, table: Self::Table, codes: *const u8) -> [Self::F; 4];
     /// Reads sixteen bfloat16 numbers.
     ///
     /// # Safety
@@ -192,10 +197,10 @@ impl Simd for Scalar {
         *values
     }
     #[inline(always)]
-    unsafe fn look_up(self, table: Self::Table, codes: *const u8) -> Self::F {
+    unsafe fn look_up<const SHORT: bool>(self, table: Self::Table, codes: *const u8) -> [Self::F; 4] {
         // SAFETY: the caller's promise; bytes are always aligned.
-        let codes = unsafe { codes.cast::<[u8; LANES / 2]>().read() };
-        each(|i| table[usize::from(codes[i % 8] >> (i / 8 * 4) & 15)])
+        let codes = unsafe { codes.cast::<[u8; 2 * LANES]>().read() };
+        std::array::from_fn(|j| each(|i| table[usize::from(codes[i % 8 * 4 + j] >> (i / 8 * 4) & 15)]))
     }
     #[inline(always)]
     unsafe fn read_bf16(self, from: *const u16) -> Self::F {
@@ -227,15 +232,20 @@ mod tests {
             out.extend(s.lanes(v));
         }
         out.extend([s.sum(x), s.largest(x)]);
-        let table = s.table(a[..16].try_into().unwrap());
-        // SAFETY: each array is long enough.
-        let looked = unsafe { [s.look_up(table, [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe].as_ptr())] };
+        let codes: [u8; 2 * LANES] = std::array::from_fn(|i| (a[i % 16].to_bits() >> (i / 16 * 8)) as u8);
+        let table: [f32; 16] = a[..16].try_into().unwrap();
+        let short = table.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000));
+        // SAFETY: there are 32 bytes of codes.
+        let looked = unsafe {
+            [s.look_up::<false>(s.table(&table), codes.as_ptr()), s.look_up::<true>(s.table(&short), codes.as_ptr())]
+        };
+        out.extend(looked.into_iter().flatten().flat_map(|v| s.lanes(v)));
         let bits: [u16; LANES] = std::array::from_fn(|i| (b[i].to_bits() >> 16) as u16);
         // SAFETY: as above.
         let wide = unsafe {
             [s.read_bf16(bits.as_ptr()), s.read_i8([-128, -1, 0, 1, 127, 5, -7, 9, 1, 2, 3, 4, 5, 6, 7, 8].as_ptr())]
         };
-        out.extend(looked.into_iter().chain(wide).flat_map(|v| s.lanes(v)));
+        out.extend(wide.into_iter().flat_map(|v| s.lanes(v)));
         out.extend(s.lanes(s.load_part(&a[..5], -1.0)));
         let mut part = [0.0; 7];
         s.store_part(&mut part, y);
