@@ -6,7 +6,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use folgore_model::backend::{AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, MatrixData, SampleSpec};
+use folgore_model::{
+    backend::{AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, MatrixData, SampleSpec},
+    quant::{Coded, Codes, Scales, nf4},
+};
 
 /// (inputs, outputs) of the linears and of the head.
 const SHAPES: &[(usize, usize)] = &[(576, 576), (576, 1536), (1536, 576), (576, 49152)];
@@ -92,6 +95,46 @@ fn products(c: &mut Criterion) {
             }
             group.finish();
         }
+    }
+}
+
+/// Few rows and matrices in few bits, as many of them as no cache holds, one after the other: what decoding is made of.
+fn held(c: &mut Criterion) {
+    let b = backend();
+    let (inner, out, many) = (576, 1536, 64);
+    let len = inner * out;
+    let values = numbers(len);
+    let bits: Vec<u16> = values.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let bytes: Vec<u8> = (0..len).map(|i| (i * 7919 >> 3) as u8).collect();
+    let coded = |codes, least: bool| Coded {
+        codes,
+        scales: Scales::Plain(values[..len / 32].to_vec()),
+        least: least.then(|| values[..len / 32].to_vec()),
+        block: 32,
+        len,
+    };
+    let eight = coded(Codes::Eight(bytes.iter().map(|byte| *byte as i8).collect()), false);
+    let table = std::array::from_fn(|i| i as f32);
+    let four = coded(Codes::Four { packed: bytes[..len / 2].to_vec(), table }, true);
+    let nf4 = nf4::encode(&values, 64, true);
+    for (name, data) in [
+        ("f32", MatrixData::F32(&values)),
+        ("bf16", MatrixData::Bf16(&bits)),
+        ("Q8_0", MatrixData::Coded(&eight)),
+        ("Q4_1", MatrixData::Coded(&four)),
+        ("NF4", MatrixData::Coded(&nf4)),
+    ] {
+        let matrices: Vec<_> = (0..many).map(|_| b.matrix(data, out, inner)).collect();
+        let mut group = c.benchmark_group(format!("held as {name}"));
+        group.sample_size(20);
+        for rows in [1, 4, 8, 32] {
+            let (x, mut y) = (b.upload(&numbers(rows * inner)), b.zeros(rows * out));
+            group.throughput(Throughput::Elements((2 * many * rows * len) as u64));
+            group.bench_function(BenchmarkId::new("forward", rows), |bench| {
+                bench.iter(|| matrices.iter().for_each(|w| b.linear(&x, w, &mut y, 0..rows, false)));
+            });
+        }
+        group.finish();
     }
 }
 
@@ -194,5 +237,5 @@ fn tiny(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, ceilings, products, attention, head, tiny);
+criterion_group!(benches, ceilings, products, held, attention, head, tiny);
 criterion_main!(benches);
