@@ -48,7 +48,8 @@ pub struct OptimSection {
     pub max_steps: u64,
     /// Passes over all questions, which take the place of `max_steps` where they are set.
     pub num_train_epochs: Option<f64>,
-    /// Tokens that one forward and backward pass holds at most, or one row where a row is longer: bounds memory.
+    /// Tokens that one forward and backward pass holds at most, a prompt that samples share counted once, or one row where a row is
+    /// longer: bounds the memory of activations. The result of a step depends on it by less than a millionth.
     pub max_tokens_per_micro_batch: u32,
     /// The optimiser. A run goes on with the one that it began with.
     pub optim: OptimizerName,

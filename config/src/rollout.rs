@@ -5,6 +5,19 @@ use serde_json::{Map, Value};
 
 use crate::Problems;
 
+/// Precision in which the key-value cache holds what was read and written so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvCacheDtype {
+    /// As it was computed.
+    #[default]
+    #[serde(alias = "f32", alias = "fp32", alias = "auto")]
+    Float32,
+    /// Rounded to bf16, in half the memory. The learner rounds in the same way, so that log-probs of both are equal bit for bit.
+    #[serde(alias = "bf16")]
+    Bfloat16,
+}
+
 /// The section `rollout`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,10 +47,14 @@ pub struct RolloutSection {
     /// Optimiser steps that the oldest token of a sample may lag behind the step that trains on it; 0: generating and
     /// learning alternate, and a run repeats bit for bit.
     pub max_staleness: u32,
-    /// Sequences that the engine decodes together.
+    /// Sequences that the engine decodes together: bounds the memory of the key-value cache, which is made for so many sequences of
+    /// `max_prompt_length + max_completion_length` tokens before the first one and does not grow.
     pub max_concurrent_sequences: u32,
-    /// Tokens that the key-value cache may hold; none: enough for `max_concurrent_sequences` of full length.
+    /// Tokens that the key-value cache may hold, which bound it instead; a sequence that finds no room waits. None: enough for
+    /// `max_concurrent_sequences` of full length.
     pub kv_tokens: Option<u64>,
+    /// Precision of the key-value cache.
+    pub kv_cache_dtype: KvCacheDtype,
     /// Scores are asked of reward workers (`folgore worker --role reward`) and not computed where the sample is made.
     pub remote_reward: bool,
     /// Variables of the chat template, by name.
@@ -61,6 +78,7 @@ impl Default for RolloutSection {
             max_staleness: 0,
             max_concurrent_sequences: 64,
             kv_tokens: None,
+            kv_cache_dtype: KvCacheDtype::Float32,
             remote_reward: false,
             chat_template_kwargs: Map::new(),
         }

@@ -1,5 +1,6 @@
 //! The memory that a run will take, by component, before anything is loaded.
 
+use crate::policy::kv_precision;
 use folgore_config::{Config, optim::OptimizerName};
 use folgore_model::{ModelConfig, backend::BLOCK, lora::LoraShape};
 use folgore_rollout::{EngineConfig, cache_blocks};
@@ -26,7 +27,7 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     let layers = model.num_hidden_layers as u64;
     let kv_width = 2 * (model.num_key_value_heads * model.head_dim) as u64;
     let blocks = cache_blocks(&c.rollout, model.max_position_embeddings) as u64;
-    let kv = blocks * BLOCK as u64 * kv_width * layers * F32;
+    let kv = blocks * BLOCK as u64 * kv_width * layers * kv_precision(&c.rollout).bytes() as u64;
     let policies = EngineConfig::from(&c.rollout).max_policies_in_flight as u64;
     // two moments of each weight, in codes with a scale for each block; small tensors, which keep numbers, weigh nothing
     let moments = match c.optim.optim {
@@ -60,7 +61,7 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
         parts: vec![
             ("base weights", base, "model.model_name_or_path (a smaller model)"),
             ("adapter and optimiser", training, "lora.lora_r, optim.optim"),
-            ("key-value cache", kv, "rollout.max_concurrent_sequences"),
+            ("key-value cache", kv, "rollout.max_concurrent_sequences, rollout.kv_cache_dtype"),
             ("activations", activations, "optim.max_tokens_per_micro_batch, model.gradient_checkpointing"),
         ],
     }

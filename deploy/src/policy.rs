@@ -3,10 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use folgore_config::lora::{InitLoraWeights, LoraSection};
+use folgore_config::{
+    RolloutSection,
+    lora::{InitLoraWeights, LoraSection},
+    rollout::KvCacheDtype,
+};
 use folgore_model::{
     ModelConfig, TensorSource,
-    backend::Cpu,
+    backend::{Cpu, KvPrecision},
     decoder::{Decoder, Linear},
     files::{
         ModelFiles,
@@ -35,6 +39,14 @@ pub struct Policy {
     pub digest: Digest,
     /// Bytes of the base on the device.
     pub bytes: usize,
+}
+
+/// How keys and values are held in a run of `section`.
+pub fn kv_precision(section: &RolloutSection) -> KvPrecision {
+    match section.kv_cache_dtype {
+        KvCacheDtype::Float32 => KvPrecision::F32,
+        KvCacheDtype::Bfloat16 => KvPrecision::Bf16,
+    }
 }
 
 /// Files of `name`, as [`Base::find`] takes it.
@@ -69,6 +81,12 @@ impl Policy {
             .with_context(|| files.origin.clone())?;
         let bytes = decoder.weights().bytes(&backend);
         Ok(Self { decoder, tokenizer: files.tokenizer, name: name.to_owned(), digest: files.digest, bytes })
+    }
+
+    /// Itself, with keys and values as `section` says.
+    pub fn with_kv(mut self, section: &RolloutSection) -> Self {
+        self.decoder = self.decoder.with_kv(kv_precision(section));
+        self
     }
 
     /// Reads an adapter, from a folder or the hub, and checks it against the base.

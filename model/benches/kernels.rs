@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use folgore_model::{
-    backend::{AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, MatrixData, SampleSpec},
+    backend::{AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Heads, KvPrecision, MatrixData, SampleSpec},
     quant::{Coded, Codes, Scales, nf4},
 };
 
@@ -150,7 +150,7 @@ fn attention(c: &mut Criterion) {
         ("decode 1 at 1024", 1, 1, 1023),
     ] {
         let (n, blocks) = (spans * rows, (start + rows).div_ceil(BLOCK));
-        let kv = b.kv(blocks * spans, HEADS);
+        let kv = b.kv(blocks * spans, HEADS, KvPrecision::F32);
         let q = b.upload(&numbers(n * width));
         let mut out = b.zeros(n * width);
         let spans: Vec<AttnSpan> = (0..spans)

@@ -7,7 +7,8 @@ use std::ops::Range;
 use folgore_model::{
     Activation,
     backend::{
-        AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, GradSpan, Head, Heads, Isa, MatrixData, Naive, SampleSpec,
+        AdamW, AttnShape, AttnSpan, BLOCK, Backend, Cpu, CpuBuf, GradSpan, Head, Heads, Isa, KvPrecision, MatrixData,
+        Naive, SampleSpec,
     },
     quant::{
         Coded, Codes, Scales,
@@ -216,6 +217,8 @@ fn rowwise<B: Backend>(b: &B, rows: usize, width: usize) -> Results {
     b.add(&mut sum, &x);
     b.scale(&mut sum, 1.7);
     push("add and scale", &sum);
+    b.round_bf16(&mut sum);
+    push("round_bf16", &sum);
     let index: Vec<u32> = (0..2 * rows as u64).map(|i| seed::below(5, i, rows as u64) as u32).collect();
     let mut picked = b.alloc(2 * n);
     let places: Vec<_> = index.iter().enumerate().map(|(i, row)| (i as u32 % 2, *row)).collect();
@@ -313,12 +316,18 @@ fn rotation_equals_the_reference_and_turns_back() {
 }
 
 /// A cache of two sequences that share their first two blocks, the second going on in the middle of a copied block.
-fn attended<B: Backend>(b: &B, shape: AttnShape, first_len: usize, second_len: usize) -> Results {
+fn attended<B: Backend>(
+    b: &B,
+    precision: KvPrecision,
+    shape: AttnShape,
+    first_len: usize,
+    second_len: usize,
+) -> Results {
     let heads = shape.heads;
     let shared = 2 * BLOCK + 5;
     let (width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     let blocks = 64;
-    let mut kv = b.kv(blocks, heads);
+    let mut kv = b.kv(blocks, heads, precision);
     // what a row may not see must not matter, not even when it is not a number
     let junk = b.upload(&vec![f32::NAN; kv_width]);
     let everywhere: Vec<(u32, u32)> = (0..(blocks * BLOCK) as u32).map(|slot| (0, slot)).collect();
@@ -358,7 +367,7 @@ fn attended<B: Backend>(b: &B, shape: AttnShape, first_len: usize, second_len: u
         }
     }
     assert_same_bits("attention row by row", &b.download(&alone), &together);
-    vec![(format!("attention {shape:?} {first_len} {second_len}"), together)]
+    vec![(format!("attention {precision:?} {shape:?} {first_len} {second_len}"), together)]
 }
 
 const HEADS: &[Heads] = &[
@@ -382,24 +391,51 @@ fn attention_equals_the_reference_bit_for_bit() {
         for (first, second) in [(37, 38), (100, 80)] {
             for window in WINDOWS {
                 let shape = shape(*heads, window);
-                let naive = attended(&Naive::new(), shape, first, second);
-                compare(&naive, |b| attended(b, shape, first, second), assert_same_bits);
+                for precision in [KvPrecision::F32, KvPrecision::Bf16] {
+                    let naive = attended(&Naive::new(), precision, shape, first, second);
+                    compare(&naive, |b| attended(b, precision, shape, first, second), assert_same_bits);
+                }
             }
         }
     }
     let wide = shape(Heads { heads: 64, kv_heads: 1, head_dim: 8 }, None);
-    compare(&attended(&Naive::new(), wide, 40, 50), |b| attended(b, wide, 40, 50), assert_same_bits);
+    let naive = attended(&Naive::new(), KvPrecision::F32, wide, 40, 50);
+    compare(&naive, |b| attended(b, KvPrecision::F32, wide, 40, 50), assert_same_bits);
 }
 
 #[test]
 fn a_window_forgets_what_is_behind_it() {
     let heads = HEADS[0];
-    let seen = |window| attended(&Naive::new(), shape(heads, window), 100, 80)[0].1.clone();
+    let seen = |window| attended(&Naive::new(), KvPrecision::F32, shape(heads, window), 100, 80)[0].1.clone();
     assert_same_bits("a window that nothing outgrows", &seen(Some(1000)), &seen(None));
     // the row at place 99 of the first sequence follows those of the second's own keys
     let row = (80 - 2 * BLOCK - 5) * heads.heads * heads.head_dim;
     assert_ne!(seen(Some(99))[row..][..8], seen(None)[row..][..8]);
     assert_same_bits("all hundred keys", &seen(Some(100))[row..][..24], &seen(None)[row..][..24]);
+}
+
+/// A cache in bfloat16 is one of f32 that rounded numbers were written to.
+#[test]
+fn a_cache_in_bfloat16_holds_rounded_numbers() {
+    let b = Cpu::new();
+    let shape = shape(HEADS[2], None);
+    let rows = 40;
+    let (width, kv_width) = (9 * 64, 3 * 64);
+    let q = b.upload(&random(1, rows * width));
+    let mut rounded = [b.upload(&random(2, rows * kv_width)), b.upload(&random(3, rows * kv_width))];
+    let plain = rounded.each_ref().map(|x| b.upload(x));
+    rounded.iter_mut().for_each(|x| b.round_bf16(x));
+    assert!(rounded[0].iter().all(|x| x.to_bits() & 0xffff == 0) && rounded[0][..] != plain[0][..]);
+    let attended = |precision, [k, v]: &[CpuBuf; 2]| {
+        let mut kv = b.kv(3, shape.heads, precision);
+        b.kv_write(&mut kv, k, v, &(0..rows as u32).map(|row| (row, row)).collect::<Vec<_>>());
+        let mut out = b.alloc(rows * width);
+        b.attention(&q, &kv, &[AttnSpan { rows: 0..rows, start: 0, table: vec![0, 1, 2] }], shape, &mut out);
+        b.download(&out)
+    };
+    assert_same_bits("rounded once", &attended(KvPrecision::Bf16, &plain), &attended(KvPrecision::F32, &rounded));
+    assert_same_bits("or twice", &attended(KvPrecision::Bf16, &rounded), &attended(KvPrecision::F32, &rounded));
+    assert_ne!(attended(KvPrecision::F32, &plain), attended(KvPrecision::F32, &rounded));
 }
 
 /// A prompt, three answers that share it, and a sequence of its own.
@@ -439,7 +475,7 @@ fn forward_of<B: Backend>(
     out: &mut B::Buf,
 ) {
     let blocks_each = rows.div_ceil(BLOCK) + 1;
-    let mut kv = b.kv(blocks_each * spans.len(), shape.heads);
+    let mut kv = b.kv(blocks_each * spans.len(), shape.heads, KvPrecision::F32);
     let mut forward = Vec::new();
     for (i, span) in spans.iter().enumerate() {
         let keys: Vec<usize> = span.prefix.iter().cloned().flatten().chain(span.rows.clone()).collect();

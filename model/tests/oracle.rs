@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use candle_core::{D, DType, Device, Tensor, Var};
 use folgore_model::{
     Activation, HostTensor, Local, ModelConfig, NormForm, RopeScaling, Tensors, Variant,
-    backend::{Backend, Cpu, Naive},
+    backend::{Backend, Cpu, KvPrecision, Naive},
     decoder::{Backprop, Decoder, Dropout, Linear, Ragged, Span},
     lora::{Adapter, LoraShape},
     params::{Params, random_weights},
@@ -298,6 +298,12 @@ fn of_input<B: Backend>(
     (head.logprobs, params.grads(decoder.backend()))
 }
 
+/// The length of the difference, as a share of that of `want`.
+fn distance(want: &[f32], got: &[f32]) -> f64 {
+    let length = |each: &mut dyn Iterator<Item = f32>| each.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    length(&mut want.iter().zip(got).map(|(w, g)| w - g)) / length(&mut want.iter().copied())
+}
+
 fn adapter_gradients_match<B: Backend>(backend: Arc<B>, tied: bool) {
     let config = config(tied);
     let (base, low) = (weights(&config), adapter_tensors(&config));
@@ -390,8 +396,8 @@ fn adapter_gradients_equal_finite_differences() {
 }
 
 /// The heart of the design: what sampling computes token by token through the cache has the bits of the learning call.
-fn sampling_equals_learning<B: Backend>(backend: Arc<B>, config: &ModelConfig) {
-    let decoder = Decoder::load(backend.clone(), config.clone(), &weights(config)).unwrap();
+fn sampling_equals_learning<B: Backend>(backend: Arc<B>, config: &ModelConfig, precision: KvPrecision) -> Vec<f32> {
+    let decoder = Decoder::load(backend.clone(), config.clone(), &weights(config)).unwrap().with_kv(precision);
     let adapter = Arc::new(Adapter::load(&*backend, config, &shape(), &adapter_tensors(config)).unwrap());
     let (sequences, prompt) = group();
     let (input, targets) = shared(&sequences, prompt);
@@ -433,14 +439,47 @@ fn sampling_equals_learning<B: Backend>(backend: Arc<B>, config: &ModelConfig) {
     }
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&sampled), bits(&learned));
+    learned
 }
 
 #[test]
 fn sampling_has_the_bits_of_learning() {
     for config in variants().into_iter().chain([config(true)]) {
-        sampling_equals_learning(Arc::new(Naive::new()), &config);
-        sampling_equals_learning(Arc::new(Cpu::new()), &config);
-        sampling_equals_learning(Arc::new(Cpu::with_threads(3)), &config);
+        let [exact, rounded] = [KvPrecision::F32, KvPrecision::Bf16].map(|precision| {
+            let naive = sampling_equals_learning(Arc::new(Naive::new()), &config, precision);
+            assert_eq!(naive, sampling_equals_learning(Arc::new(Cpu::new()), &config, precision));
+            assert_eq!(naive, sampling_equals_learning(Arc::new(Cpu::with_threads(3)), &config, precision));
+            naive
+        });
+        // these weights are large, and log-probs down to -20
+        let apart = distance(&exact, &rounded);
+        assert!(apart > 0.0 && apart < 0.01, "rounded keys and values move log-probs by {apart} of their size");
+    }
+}
+
+/// Keys and values are rounded in the learning call too, and its gradient is that of what attention saw: as far from the exact one
+/// as rounding makes it, and with the same bits when it is computed again.
+#[test]
+fn rounded_keys_and_values_have_gradients() {
+    let backend = Arc::new(Cpu::new());
+    for config in variants().into_iter().chain([config(true)]) {
+        let low = adapter_tensors(&config);
+        let exact = Decoder::load(backend.clone(), config.clone(), &weights(&config)).unwrap();
+        let rounded = exact.clone().with_kv(KvPrecision::Bf16);
+        assert_eq!(2 * rounded.cache_block_bytes(), exact.cache_block_bytes());
+        let adapter = Adapter::load(&*backend, &config, &shape(), &low).unwrap();
+        let mut params = Params::lora_from(&*backend, &config, shape(), &low).unwrap();
+        let want = ours(&exact, Some(&adapter), &mut params, Backprop::default(), &group()).1;
+        let got = ours(&rounded, Some(&adapter), &mut params, Backprop::default(), &group());
+        let how = Backprop { recompute: NonZeroUsize::new(1), dropout: None };
+        assert_eq!(got, ours(&rounded, Some(&adapter), &mut params, how, &group()));
+        for (name, grad) in &want {
+            let apart = distance(&grad.to_f32(), &got.1[name].to_f32());
+            assert!(
+                apart > 0.0 && apart < 0.1,
+                "rounded keys and values move the gradient of {name} by {apart} of its size"
+            );
+        }
     }
 }
 

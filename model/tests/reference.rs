@@ -3,7 +3,9 @@
 
 use folgore_model::{
     Activation,
-    backend::{AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, Heads, MatrixData, Naive, SampleSpec},
+    backend::{
+        AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, Heads, KvPrecision, MatrixData, Naive, SampleSpec,
+    },
 };
 use folgore_protocol::seed;
 
@@ -150,7 +152,7 @@ fn attention_and_its_gradients(window: Option<usize>) {
     let (q, k, v) = (random(1, rows * width), random(2, rows * kv_width), random(3, rows * kv_width));
     let dout = random(4, rows * width);
 
-    let mut kv = B.kv(6, HEADS);
+    let mut kv = B.kv(6, HEADS, KvPrecision::F32);
     let mut forward = Vec::new();
     for (i, span) in spans.iter().enumerate() {
         let keys: Vec<usize> = span.prefix.iter().cloned().flatten().chain(span.rows.clone()).collect();

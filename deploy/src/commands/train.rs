@@ -299,7 +299,7 @@ pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result
     config.settle_steps(dataset.train.len());
     let base = Base::of(&config.model)?;
     base.pin(&mut config.model);
-    let policy = Policy::on(&base, Arc::new(Cpu::new()))?;
+    let policy = Policy::on(&base, Arc::new(Cpu::new()))?.with_kv(&config.rollout);
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let from = from.map(base::adapter).transpose()?;
     if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {

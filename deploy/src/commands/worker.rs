@@ -169,8 +169,9 @@ async fn begin(
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
         Role::Rollout => {
-            let section = config.model.clone();
-            let load = move || Policy::on(&Base::of(&section)?, Arc::new(Cpu::new()));
+            let (section, rollout) = (config.model.clone(), config.rollout.clone());
+            let load =
+                move || Policy::on(&Base::of(&section)?, Arc::new(Cpu::new())).map(|policy| policy.with_kv(&rollout));
             // a download takes as long as it takes: whoever wants to leave does not wait for it
             let Some(loaded) = shutdown.unless_stopping(tokio::task::spawn_blocking(load)).await else {
                 return Ok(None);

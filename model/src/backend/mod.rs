@@ -36,7 +36,7 @@ mod exp;
 mod lanes;
 pub mod naive;
 
-pub use cpu::{Cpu, Isa};
+pub use cpu::{Cpu, CpuBuf, Isa};
 pub use exp::exp;
 pub use naive::Naive;
 
@@ -100,6 +100,26 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Numbers per head.
     pub head_dim: usize,
+}
+
+/// How a cache holds keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvPrecision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bfloat16, in half the memory.
+    Bf16,
+}
+
+impl KvPrecision {
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// What one layer's attention computes.
@@ -249,6 +269,8 @@ pub trait Backend: Send + Sync + 'static {
     fn add(&self, x: &mut Self::Buf, y: &Self::Buf);
     /// `x *= factor`.
     fn scale(&self, x: &mut Self::Buf, factor: f32);
+    /// Rounds each number to the nearest of bfloat16, of two that are as near the even one.
+    fn round_bf16(&self, x: &mut Self::Buf);
     /// Sets every row of `out` to `row`: the start of a product with a bias.
     fn fill_rows(&self, row: &Self::Buf, out: &mut Self::Buf);
 
@@ -291,8 +313,9 @@ pub trait Backend: Send + Sync + 'static {
     // Attention
 
     /// Room for `blocks` blocks of one layer.
-    fn kv(&self, blocks: usize, heads: Heads) -> Self::Kv;
-    /// Writes rows of `k` and `v` [_, kv_heads * head_dim] to the cache: `writes` holds (row, block * BLOCK + lane).
+    fn kv(&self, blocks: usize, heads: Heads, precision: KvPrecision) -> Self::Kv;
+    /// Writes rows of `k` and `v` [_, kv_heads * head_dim] to the cache: `writes` holds (row, block * BLOCK + lane). One of
+    /// bfloat16 rounds them as [`Backend::round_bf16`] does.
     fn kv_write(&self, kv: &mut Self::Kv, k: &Self::Buf, v: &Self::Buf, writes: &[(u32, u32)]);
     /// Copies whole blocks within the cache: (from, to).
     fn kv_copy(&self, kv: &mut Self::Kv, copies: &[(u32, u32)]);

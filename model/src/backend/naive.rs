@@ -5,10 +5,11 @@
 use std::ops::Range;
 
 use folgore_protocol::seed;
+use half::bf16;
 
 use super::{
-    AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
-    choice, curves, exp,
+    AdamW, AttnShape, AttnSpan, BLOCK, Backend, GradSpan, Head, HeadOut, Heads, KvPrecision, MatrixData, SampleSpec,
+    Sampled, choice, curves, exp,
     lanes::{self, check_len, check_rows, rows_of},
 };
 use crate::{
@@ -28,10 +29,11 @@ pub struct NaiveMatrix {
     values: Vec<f32>,
 }
 
-/// Keys and values of one layer: one row of `kv_heads * head_dim` numbers per token.
+/// Keys and values of one layer: one row of `kv_heads * head_dim` numbers per token, rounded where they are held in fewer bits.
 #[derive(Debug)]
 pub struct NaiveKv {
     heads: Heads,
+    precision: KvPrecision,
     k: Vec<f32>,
     v: Vec<f32>,
 }
@@ -151,6 +153,10 @@ impl Backend for Naive {
         x.iter_mut().for_each(|x| *x *= factor);
     }
 
+    fn round_bf16(&self, x: &mut Vec<f32>) {
+        x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+    }
+
     fn fill_rows(&self, row: &Vec<f32>, out: &mut Vec<f32>) {
         rows_of("fill_rows out", out.len(), row.len());
         out.chunks_mut(row.len()).for_each(|out| out.copy_from_slice(row));
@@ -248,17 +254,22 @@ impl Backend for Naive {
         }
     }
 
-    fn kv(&self, blocks: usize, heads: Heads) -> NaiveKv {
+    fn kv(&self, blocks: usize, heads: Heads, precision: KvPrecision) -> NaiveKv {
         let len = blocks * BLOCK * heads.kv_heads * heads.head_dim;
-        NaiveKv { heads, k: vec![0.0; len], v: vec![0.0; len] }
+        NaiveKv { heads, precision, k: vec![0.0; len], v: vec![0.0; len] }
     }
 
     fn kv_write(&self, kv: &mut NaiveKv, k: &Vec<f32>, v: &Vec<f32>, writes: &[(u32, u32)]) {
         let width = kv.heads.kv_heads * kv.heads.head_dim;
+        let held = |x: f32| match kv.precision {
+            KvPrecision::F32 => x,
+            KvPrecision::Bf16 => bf16::from_f32(x).to_f32(),
+        };
         for (row, slot) in writes {
             let (row, slot) = (*row as usize * width, *slot as usize * width);
-            kv.k[slot..slot + width].copy_from_slice(&k[row..row + width]);
-            kv.v[slot..slot + width].copy_from_slice(&v[row..row + width]);
+            for i in 0..width {
+                (kv.k[slot + i], kv.v[slot + i]) = (held(k[row + i]), held(v[row + i]));
+            }
         }
     }
 

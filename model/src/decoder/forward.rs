@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{Decoder, LayerWeights, Linear, Ragged};
 use crate::{
-    backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, SampleSpec, Sampled},
+    backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, KvPrecision, SampleSpec, Sampled},
     lora::Adapter,
 };
 
@@ -83,14 +83,15 @@ impl<B: Backend> LayerState<B> {
 impl<B: Backend> Decoder<B> {
     /// Room for `blocks` blocks of every layer.
     pub fn cache(&self, blocks: usize) -> KvCache<B> {
-        let layers = (0..self.config().num_hidden_layers).map(|_| self.backend().kv(blocks, self.heads())).collect();
+        let layers =
+            (0..self.config().num_hidden_layers).map(|_| self.backend().kv(blocks, self.heads(), self.kv)).collect();
         KvCache { layers, blocks }
     }
 
     /// Bytes of one cache block over all layers.
     pub fn cache_block_bytes(&self) -> usize {
         let c = self.config();
-        2 * 4 * BLOCK * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
+        2 * self.kv.bytes() * BLOCK * c.num_hidden_layers * c.num_key_value_heads * c.head_dim
     }
 
     /// Copies whole blocks (from, to) in every layer.
@@ -218,11 +219,16 @@ impl<B: Backend> Decoder<B> {
         let normed = self.normed(&x, &w.attention_norm);
         let mut q = linear(Linear::QProj, &normed);
         let mut k = linear(Linear::KProj, &normed);
-        let v = linear(Linear::VProj, &normed);
+        let mut v = linear(Linear::VProj, &normed);
         let before_q = self.normalise(&mut q, w.q_norm.as_ref());
         let before_k = self.normalise(&mut k, w.k_norm.as_ref());
         self.turn(index, &mut q, call.input, heads.heads, false);
         self.turn(index, &mut k, call.input, heads.kv_heads, false);
+        if self.kv == KvPrecision::Bf16 {
+            // here and not in the cache, because the backward wants them as attention saw them
+            b.round_bf16(&mut k);
+            b.round_bf16(&mut v);
+        }
         b.kv_write(kv, &k, &v, call.writes);
         let mut attended = b.alloc(n * heads.heads * heads.head_dim);
         b.attention(&q, kv, call.spans, self.attention_shape(index), &mut attended);

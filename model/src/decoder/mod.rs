@@ -25,7 +25,10 @@ use std::{ops::Range, sync::Arc};
 
 use rope::Rope;
 
-use crate::{ModelConfig, ModelError, TensorSource, backend::Backend};
+use crate::{
+    ModelConfig, ModelError, TensorSource,
+    backend::{Backend, KvPrecision},
+};
 
 /// The rows that one call computes for one sequence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,6 +104,7 @@ pub struct Decoder<B: Backend> {
     config: Arc<ModelConfig>,
     weights: Arc<Weights<B>>,
     rope: Arc<Rope<B>>,
+    kv: KvPrecision,
 }
 
 impl<B: Backend> Clone for Decoder<B> {
@@ -110,6 +114,7 @@ impl<B: Backend> Clone for Decoder<B> {
             config: self.config.clone(),
             weights: self.weights.clone(),
             rope: self.rope.clone(),
+            kv: self.kv,
         }
     }
 }
@@ -119,7 +124,13 @@ impl<B: Backend> Decoder<B> {
     pub fn load(backend: Arc<B>, config: ModelConfig, source: &dyn TensorSource) -> Result<Self, ModelError> {
         let weights = load::load(&*backend, &config, source)?;
         let rope = Arc::new(Rope::new(&*backend, &config));
-        Ok(Self { backend, config: Arc::new(config), weights: Arc::new(weights), rope })
+        Ok(Self { backend, config: Arc::new(config), weights: Arc::new(weights), rope, kv: KvPrecision::F32 })
+    }
+
+    /// Computes with keys and values of `precision` from now on, in sampling and in learning alike, and makes caches of it.
+    pub fn with_kv(mut self, precision: KvPrecision) -> Self {
+        self.kv = precision;
+        self
     }
 
     /// The shape.

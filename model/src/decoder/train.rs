@@ -13,7 +13,11 @@ use super::{
     layout::Layout,
     recall::Recalled,
 };
-use crate::{backend::Backend, lora::Adapter, params::Params};
+use crate::{
+    backend::{Backend, KvPrecision},
+    lora::Adapter,
+    params::Params,
+};
 use folgore_protocol::seed;
 
 /// Adapter dropout of one learning call (PEFT's `lora_dropout`).
@@ -78,7 +82,7 @@ impl<B: Backend> Decoder<B> {
         input.check(self.config(), 1);
         let layout = Layout::of(&input);
         let call = learning(&input, &layout, adapter, how.dropout);
-        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut kv = self.layer_kv(&layout);
         let layers = self.config().num_hidden_layers;
         let every = how.recompute.map_or(layers, NonZeroUsize::get);
         // the backward begins with the last run of layers: what it would recompute first is here already
@@ -112,7 +116,7 @@ impl<B: Backend> Decoder<B> {
         input.check(self.config(), 1);
         let layout = Layout::of(input);
         let call = learning(input, &layout, adapter, None);
-        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut kv = self.layer_kv(&layout);
         let mut x = self.embed(input);
         for index in 0..self.config().num_hidden_layers {
             (x, _) = self.layer(index, x, &call, &mut kv);
@@ -169,6 +173,11 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
+    /// Room for the keys and values of one layer, which come rounded already.
+    fn layer_kv(&self, layout: &Layout) -> B::Kv {
+        self.backend().kv(layout.blocks, self.heads(), KvPrecision::F32)
+    }
+
     /// States of `layers`, computed again from the input of the first.
     pub(super) fn states_again(
         &self,
@@ -177,7 +186,7 @@ impl<B: Backend> Decoder<B> {
         call: &Call<'_, B>,
         layout: &Layout,
     ) -> Vec<LayerState<B>> {
-        let mut kv = self.backend().kv(layout.blocks, self.heads());
+        let mut kv = self.layer_kv(layout);
         let mut states = Vec::with_capacity(layers.len());
         for index in layers.clone() {
             let mut state = self.layer_state(index, x, call, &mut kv);

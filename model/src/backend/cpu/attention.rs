@@ -1,21 +1,20 @@
-//! The key-value cache and causal attention over it.
+//! Causal attention over the key-value cache ([`super::kv`]).
 //!
-//! In each block and for each key head, keys are stored turned, `[head_dim][16 keys]`, so that lanes are keys when scores
-//! are taken; values are stored `[16 keys][head_dim]`, so that lanes are numbers of the head when they are summed. Both are
-//! then products with the one kernel of [`super::gemm`], for a tile of query rows that share the block.
+//! Scores and sums are both products with the one kernel of [`super::gemm`], for a tile of query rows that share a block. A block
+//! in bfloat16 is decoded once a tile, into the first-level cache.
 
 use std::ops::Range;
 
 use super::{
     Cpu,
-    buffer::CpuBuf,
     gemm::{self, Left, Right, Target},
     isa::kernel,
+    kv::CpuKv,
     simd::Simd,
     team::Parts,
 };
 use crate::backend::{
-    AttnShape, AttnSpan, BLOCK, Heads,
+    AttnShape, AttnSpan, BLOCK,
     lanes::{LANES, check_len, check_rows},
 };
 
@@ -26,61 +25,6 @@ const _: () = assert!(BLOCK == LANES);
 pub(super) const TILE_UNITS: usize = 48;
 /// Scores that a tile holds at most, unless one row has more: they should stay in the second-level cache.
 pub(super) const TILE_SCORES: usize = 64 * 1024;
-
-/// Keys and values of one layer.
-#[derive(Debug)]
-pub struct CpuKv {
-    heads: Heads,
-    /// `[block][kv_head][head_dim][16]`.
-    k: CpuBuf,
-    /// `[block][kv_head][16][padded]`.
-    v: CpuBuf,
-    /// `head_dim` rounded up to whole vectors.
-    padded: usize,
-}
-
-impl CpuKv {
-    pub(super) fn new(cpu: &Cpu, blocks: usize, heads: Heads) -> Self {
-        let padded = heads.head_dim.next_multiple_of(LANES);
-        let slabs = blocks * heads.kv_heads * BLOCK;
-        Self { heads, k: cpu.buffers.zeros(slabs * heads.head_dim), v: cpu.buffers.zeros(slabs * padded), padded }
-    }
-
-    pub(super) fn write(&mut self, k: &[f32], v: &[f32], writes: &[(u32, u32)]) {
-        let Heads { kv_heads, head_dim, .. } = self.heads;
-        for (row, slot) in writes {
-            let (block, lane) = (*slot as usize / BLOCK, *slot as usize % BLOCK);
-            for head in 0..kv_heads {
-                let from = (*row as usize * kv_heads + head) * head_dim;
-                let slab = (block * kv_heads + head) * BLOCK;
-                let keys = &mut self.k[slab * head_dim..][..BLOCK * head_dim];
-                for (lanes, k) in keys.chunks_exact_mut(BLOCK).zip(&k[from..from + head_dim]) {
-                    lanes[lane] = *k;
-                }
-                self.v[(slab + lane) * self.padded..][..head_dim].copy_from_slice(&v[from..from + head_dim]);
-            }
-        }
-    }
-
-    pub(super) fn copy(&mut self, copies: &[(u32, u32)]) {
-        let (k, v) = (self.heads.kv_heads * BLOCK * self.heads.head_dim, self.heads.kv_heads * BLOCK * self.padded);
-        for (from, to) in copies {
-            let (from, to) = (*from as usize, *to as usize);
-            self.k.copy_within(from * k..(from + 1) * k, to * k);
-            self.v.copy_within(from * v..(from + 1) * v, to * v);
-        }
-    }
-
-    fn keys(&self, block: u32, head: usize) -> &[f32] {
-        let size = BLOCK * self.heads.head_dim;
-        &self.k[(block as usize * self.heads.kv_heads + head) * size..][..size]
-    }
-
-    fn values(&self, block: u32, head: usize) -> &[f32] {
-        let size = BLOCK * self.padded;
-        &self.v[(block as usize * self.heads.kv_heads + head) * size..][..size]
-    }
-}
 
 /// Scales the numbers `seen` of `scores` and turns them to `exp(score - maximum)`; the rest becomes 0. Returns the sum.
 #[inline(always)]
@@ -178,10 +122,12 @@ impl Cpu {
         for (row, to) in tile.rows.clone().zip(queries.chunks_exact_mut(group * dim)) {
             to.copy_from_slice(&q[place(row)..place(row) + group * dim]);
         }
+        let mut room = Vec::new();
         let mut scores = self.buffers.alloc(units * stride);
         for (block, columns) in table.iter().zip((0..stride).step_by(BLOCK)) {
             let a = Left { at: queries.as_ptr(), row: dim, step: 1 };
-            let b = Right { at: kv.keys(*block, tile.kv_head).as_ptr(), panel: 0, step: BLOCK };
+            let keys = kv.keys(self.isa, *block, tile.kv_head, &mut room);
+            let b = Right { at: keys.as_ptr(), panel: 0, step: BLOCK };
             let c = Target { at: scores[columns..].as_mut_ptr(), row: stride, accumulate: false };
             // SAFETY: `units` rows of `dim` numbers, one panel of `dim`, and `units` rows with room for a block.
             unsafe { gemm::multiply(self.isa, units, BLOCK, dim, a, b, c) }
@@ -204,7 +150,7 @@ impl Cpu {
         // window was written once and is weighted by zero, which changes no bit of the sum.
         let mut sum = self.buffers.alloc(units * padded);
         for (index, columns) in (0..stride).step_by(BLOCK).enumerate() {
-            let values = kv.values(table[index], tile.kv_head);
+            let values = kv.values(self.isa, table[index], tile.kv_head, &mut room);
             let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
             let first_whole =
                 (base + columns + BLOCK).saturating_sub(span.start + 1).clamp(tile.rows.start, tile.rows.end);

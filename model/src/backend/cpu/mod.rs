@@ -14,6 +14,7 @@ mod coded;
 mod gemm;
 mod head;
 mod isa;
+mod kv;
 mod linear;
 mod matrix;
 mod panels;
@@ -21,7 +22,7 @@ mod pointwise;
 mod simd;
 mod team;
 
-pub use self::{attention::CpuKv, buffer::CpuBuf, isa::Isa, matrix::CpuMatrix};
+pub use self::{buffer::CpuBuf, isa::Isa, kv::CpuKv, matrix::CpuMatrix};
 
 use self::{
     buffer::BufferPool,
@@ -30,7 +31,7 @@ use self::{
     team::{Parts, Team},
 };
 use super::{
-    AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, MatrixData, SampleSpec, Sampled,
+    AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, KvPrecision, MatrixData, SampleSpec, Sampled,
     lanes::{LANES, SQUARES_BLOCK, check_len, check_rows, rows_of, sum_of_squares_block},
 };
 use crate::{
@@ -165,6 +166,12 @@ impl Backend for Cpu {
         });
     }
 
+    fn round_bf16(&self, x: &mut CpuBuf) {
+        let (len, parts) = (x.len(), Parts::new(x));
+        // SAFETY: a number belongs to one piece.
+        self.team.split(len, PIECE, len / 4, |range| pointwise::round_bf16(self.isa, unsafe { parts.part(range) }));
+    }
+
     fn fill_rows(&self, row: &CpuBuf, out: &mut CpuBuf) {
         let (width, len) = (row.len(), out.len());
         let n = rows_of("fill_rows out", len, width);
@@ -261,8 +268,8 @@ impl Backend for Cpu {
         });
     }
 
-    fn kv(&self, blocks: usize, heads: Heads) -> CpuKv {
-        CpuKv::new(self, blocks, heads)
+    fn kv(&self, blocks: usize, heads: Heads, precision: KvPrecision) -> CpuKv {
+        CpuKv::new(self, blocks, heads, precision)
     }
 
     fn kv_write(&self, kv: &mut CpuKv, k: &CpuBuf, v: &CpuBuf, writes: &[(u32, u32)]) {

@@ -1,6 +1,7 @@
 //! Operations that go row by row or number by number: norm, rotation, gate, dropout, optimiser.
 
 use folgore_protocol::seed;
+use half::bf16;
 
 use super::{isa::kernel, simd::Simd};
 use crate::{
@@ -244,6 +245,13 @@ fn scale_in<S: Simd>(_s: S, x: &mut [f32], factor: f32) {
 }
 
 kernel!(pub(super) fn scale = scale_in(x: &mut [f32], factor: f32));
+
+#[inline(always)]
+fn round_bf16_in<S: Simd>(_s: S, x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+}
+
+kernel!(pub(super) fn round_bf16 = round_bf16_in(x: &mut [f32]));
 
 #[inline(always)]
 fn adamw_in<S: Simd>(_s: S, step: &AdamWStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
