@@ -105,7 +105,7 @@ fn held(c: &mut Criterion) {
     let len = inner * out;
     let values = numbers(len);
     let bits: Vec<u16> = values.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
-    let bytes: Vec<u8> = (0..len).map(|i| (i * 7919 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..len).map(|i| ((i * 7919) >> 3) as u8).collect();
     let coded = |codes, least: bool| Coded {
         codes,
         scales: Scales::Plain(values[..len / 32].to_vec()),

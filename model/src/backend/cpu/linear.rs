@@ -20,10 +20,6 @@ const GRADIENT_OUTPUTS: usize = 192;
 const FEW_ROWS: usize = 12;
 /// Rows up to which a matrix in few bits is decoded in registers, on its way to the multiplication.
 const DIRECT_ROWS: usize = 4;
-/// Rows up to which one register tile holds them all, whatever the instruction set.
-const TILE_ROWS: usize = 6;
-/// Depth of the pieces of a panel that several tiles of few rows read: two fit the first-level cache.
-const FEW_DEPTH: usize = 128;
 
 /// Rows of a buffer: row `r` begins at `r * row`.
 #[derive(Clone, Copy)]
@@ -136,12 +132,7 @@ impl Cpu {
         let from = &panels[group.start * LANES * k..group.end * LANES * k];
         let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
         // SAFETY: as above, for the panels too.
-        unsafe {
-            match rows.len() {
-                m if m > TILE_ROWS && m <= FEW_ROWS => self.multiply_few(m, columns.len(), k, a, b, c),
-                m => self.multiply_blocked(m, columns.len(), k, a, b, c),
-            }
-        }
+        unsafe { self.multiply_blocked(rows.len(), columns.len(), k, a, b, c) }
     }
 
     /// The product with the panels `group` of a matrix that is not in f32: blocks of it are decoded, close together, and
@@ -174,32 +165,6 @@ impl Cpu {
                     }
                 }
                 i += depth;
-                if i >= k {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// [`gemm::multiply`] for few rows, but more than a tile has: piece after piece of each panel, from end to end, so that the later
-    /// tiles find in a cache what the first one read, while all of them fetch what comes next.
-    ///
-    /// # Safety
-    /// As [`gemm::multiply`].
-    unsafe fn multiply_few(&self, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
-        for p in 0..n.div_ceil(LANES) {
-            let lanes = LANES.min(n - p * LANES);
-            let mut i = 0;
-            loop {
-                let deep = FEW_DEPTH.min(k - i);
-                // SAFETY: the caller's promise, cut to this piece.
-                unsafe {
-                    let a = Left { at: a.at.add(i * a.step), ..a };
-                    let b = Right { at: b.at.add(p * b.panel + i * b.step), panel: deep * b.step, ..b };
-                    let c = Target { at: c.at.add(p * LANES), accumulate: c.accumulate || i > 0, ..c };
-                    gemm::multiply(self.isa, m, lanes, deep, a, b, c);
-                }
-                i += deep;
                 if i >= k {
                     break;
                 }
