@@ -63,7 +63,7 @@ pub struct Journey {
     pub announced: Option<Instant>,
     /// How long its bytes took to the server.
     pub upload: Duration,
-    /// Who serves it.
+    /// Who serves it, or a newer one: a worker that is busy passes over those in between.
     pub served_by: BTreeSet<String>,
     /// When the last of them said so.
     pub last: Option<Instant>,
@@ -132,9 +132,13 @@ impl Heard {
             Told::Ready { worker } => drop(self.ready.insert(worker)),
             Told::Fetched { worker, round } => drop(self.fetched.insert((round, worker))),
             Told::Served { worker, step } => {
-                let journey = self.journeys.entry(step).or_default();
-                journey.served_by.insert(worker);
-                journey.last = Some(Instant::now());
+                self.journeys.entry(step).or_default();
+                for (_, journey) in self.journeys.range_mut(..=step).rev() {
+                    if !journey.served_by.insert(worker.clone()) {
+                        break;
+                    }
+                    journey.last = Some(Instant::now());
+                }
             }
         }
     }
@@ -159,4 +163,23 @@ async fn listen<T: DeserializeOwned + 'static>(
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_serves_a_policy_serves_all_before_it() {
+        let mut heard = Heard::default();
+        let mut served = |worker: &str, step| {
+            heard.told(Told::Served { worker: worker.to_owned(), step });
+            heard.journeys.values().map(|journey| journey.served_by.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(served("prompt", 0), [1]);
+        assert_eq!(served("prompt", 1), [1, 1]);
+        assert_eq!(served("prompt", 2), [1, 1, 1]);
+        assert_eq!(served("late", 1), [2, 2, 1]);
+        assert_eq!(served("late", 2), [2, 2, 2]);
+    }
 }
