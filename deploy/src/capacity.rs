@@ -44,7 +44,7 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
     // what goes into the norms that not every family has; in the backward it has a gradient beside it
     let normed = if model.variant.output_norms { 2 * hidden } else { 0 }
         + if model.variant.qk_norm { q + kv_width / 2 } else { 0 };
-    let state = 4 * hidden + 2 * q + kv_width + 2 * feed + normed;
+    let state = 2 * hidden + 2 * q + kv_width + 2 * feed + normed;
     let kept = match c.model.recompute() {
         None => state * layers,
         // inputs of one layer in so many, and the states of so many layers, one of which is part of what is worked on
@@ -53,7 +53,7 @@ pub fn memory(c: &Config, model: &ModelConfig, shape: &LoraShape, base: u64) -> 
             hidden * layers.div_ceil(every) + state * (every - 1)
         }
     };
-    let working = 6 * hidden + 3 * q + 2 * kv_width + 5 * feed + 2 * normed;
+    let working = 7 * hidden + 3 * q + 2 * kv_width + 5 * feed + 2 * normed;
     // Twice what is alive: buffers of ever other sizes leave gaps that the allocator keeps. Measured peaks over many steps are
     // 0.85 to 1.2 of the sum.
     let activations = 2 * tokens * F32 * (kept + working);

@@ -185,6 +185,16 @@ impl Step<'_> {
         column
     }
 
+    /// Puts log-probs that are computed here in place of those of the shortest of `rows`: what is recalled is what the sampler
+    /// reported, so nothing would tell if the sampler had computed it wrongly.
+    fn compute_shortest<B: Backend>(&self, trainee: &Trainee<B>, rows: &[usize], logprobs: &mut [f64]) {
+        let Some(shortest) = rows.iter().copied().min_by_key(|row| self.flat.rows[*row].ids.len()) else { return };
+        let computed = self
+            .frozen(&[shortest], |input, targets| trainee.logprobs(input, targets, self.settings.temperature).logprobs);
+        let tokens = self.flat.rows[shortest].tokens.clone();
+        logprobs[tokens.clone()].copy_from_slice(&computed[tokens]);
+    }
+
     /// Adds the gradient of the loss over the rows of `part`.
     fn gradient<B: Backend>(
         &mut self,
@@ -199,6 +209,7 @@ impl Step<'_> {
         let mut update = Update::default();
         let mut logprobs = vec![0.0; self.flat.mask.len()];
         let mut slopes = vec![0.0; self.flat.mask.len()];
+        let mut compared = false;
         for call in calls {
             let rows = call.rows.clone();
             let (ids, places): (Vec<u32>, Vec<usize>) = call.targets.iter().map(|t| (t.id, t.token)).unzip();
@@ -210,6 +221,10 @@ impl Step<'_> {
                     update.entropy.0 += f64::from(pending.head.entropy[i]);
                     update.entropy.1 += 1;
                 }
+            }
+            if pending.recalled && !compared {
+                self.compute_shortest(trainee, &rows, &mut logprobs);
+                compared = true;
             }
             let columns = Columns { logprobs: &logprobs, old, reference, rollout: Some(&self.flat.rollout) };
             let normaliser = whole.for_micro_batch(self.flat.counts(&rows), micro_batches);

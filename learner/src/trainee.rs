@@ -10,7 +10,6 @@ use folgore_model::{
     lora::Adapter,
     params::{Params, Trains},
 };
-
 use folgore_protocol::PolicyId;
 
 use crate::schedule::clip_factor;
@@ -34,6 +33,8 @@ pub struct Pending<B: Backend> {
     temperature: f32,
     /// Log-probs of the targets, and what else the head gave.
     pub head: HeadOut,
+    /// `head` is what the sampler said, and not computed here.
+    pub recalled: bool,
 }
 
 impl<B: Backend> Trainee<B> {
@@ -96,10 +97,16 @@ impl<B: Backend> Trainee<B> {
                 let head = recall.scores(&rows, &input.wanted, &targets, temperature);
                 (self.decoder.recalled(input, rows, how.recompute), head)
             }
-            None => (self.decoder.forward_train(input, self.adapter.as_ref(), how), None),
+            None => {
+                if let Some(recall) = &self.recall {
+                    recall.release();
+                }
+                (self.decoder.forward_train(input, self.adapter.as_ref(), how), None)
+            }
         };
+        let recalled = head.is_some();
         let head = head.unwrap_or_else(|| self.decoder.logprobs(tape.hidden(), &targets, temperature));
-        Pending { tape, targets, temperature, head }
+        Pending { tape, targets, temperature, head, recalled }
     }
 
     /// The rows of `input`, if a sampler computed them all with the weights as they are now.
@@ -121,7 +128,7 @@ impl<B: Backend> Trainee<B> {
 
     /// Adds the gradients of one forward, given dL/dlogprob of each target.
     pub fn backward(&mut self, pending: Pending<B>, dlogprobs: &[f32]) {
-        let Pending { tape, targets, temperature, head } = pending;
+        let Pending { tape, targets, temperature, head, .. } = pending;
         let adapter = self.adapter.as_ref();
         self.decoder.backward(tape, adapter, &targets, temperature, &head.lse, dlogprobs, &mut self.params);
     }

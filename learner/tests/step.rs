@@ -13,8 +13,8 @@ use folgore_learner::{
 };
 use folgore_model::{
     ModelConfig,
-    backend::Cpu,
-    decoder::{Decoder, Linear, Ragged},
+    backend::{BLOCK, Cpu, Sampled},
+    decoder::{Decoder, Lineage, Linear, Ragged, Recall, Span},
     lora::{LoraInit, LoraShape},
     params::{Params, random_weights},
 };
@@ -43,18 +43,21 @@ fn config() -> ModelConfig {
     }
 }
 
-fn trainee(seed: u64) -> Trainee<Cpu> {
-    let backend = Arc::new(Cpu::new());
+fn decoder(seed: u64) -> Decoder<Cpu> {
     let config = config();
     // wider than an initial model, so that log-probs differ
-    let weights = random_weights(&config, 3)
+    let weights = random_weights(&config, seed)
         .into_iter()
         .map(|(n, t)| {
             let values = if t.shape.len() == 1 { t.to_f32() } else { t.to_f32().iter().map(|v| 6.0 * v).collect() };
             (n, folgore_model::HostTensor::f32(t.shape, values))
         })
         .collect::<folgore_model::Tensors>();
-    let decoder = Decoder::load(backend.clone(), config.clone(), &weights).unwrap();
+    Decoder::load(Arc::new(Cpu::new()), config, &weights).unwrap()
+}
+
+fn trainee(seed: u64) -> Trainee<Cpu> {
+    let decoder = decoder(3);
     let shape = LoraShape {
         r: 4,
         alpha: 8.0,
@@ -63,7 +66,8 @@ fn trainee(seed: u64) -> Trainee<Cpu> {
         targets: Linear::ALL.to_vec(),
         rules: Default::default(),
     };
-    Trainee::new(decoder, Params::lora(&*backend, &config, shape, LoraInit::Kaiming, seed)).unwrap()
+    let params = Params::lora(&**decoder.backend(), &config(), shape, LoraInit::Kaiming, seed);
+    Trainee::new(decoder, params).unwrap()
 }
 
 /// Groups of four on prompts of uneven length; rewards by the first sampled id. Log-probs are those that sampling alone,
@@ -197,4 +201,48 @@ fn learning_rate_zero_changes_no_bit() {
     train_step(&mut trainee, &batch, &settings, &Schedule::new(&settings.optim, 1), &mut NonFiniteGuard::default())
         .unwrap();
     assert_eq!(before, trainee.values());
+}
+
+/// What a sampler with the weights of `decoder` keeps of `batch`, whose log-probs become its own.
+fn kept(decoder: &Decoder<Cpu>, batch: &mut Batch, policy: PolicyId) -> Arc<Recall<Cpu>> {
+    let recall = Recall::new(10_000, None);
+    for row in batch.groups.iter_mut().flat_map(|group| &mut group.members).map(|member| &mut member.rows[0]) {
+        let ids = row.ids();
+        let mut input = Ragged::whole(&[&ids[..ids.len() - 1]]);
+        let blocks = ids.len().div_ceil(BLOCK);
+        input.spans = vec![Span { table: (0..blocks as u32).collect(), ..input.spans[0].clone() }];
+        let lineages: Vec<_> = Lineage::of_rows(&policy, &input).into_iter().map(Some).collect();
+        let mut cache = decoder.cache(blocks);
+        let hidden = recall.forward(decoder, &input, &[None], &mut cache, policy, &lineages);
+        let head = decoder.logprobs(&hidden, &ids[1..], 1.0);
+        let prompt = row.segments[0].ids.len();
+        row.segments[1].logprobs = head.logprobs[prompt - 1..].to_vec();
+        for before in prompt - 1..ids.len() - 1 {
+            let (id, logprob) = (ids[before + 1], head.logprobs[before]);
+            let sampled = Sampled { id, logprob, lse: head.lse[before], entropy: head.entropy[before] };
+            recall.keep_score(policy, lineages[before].unwrap().then(id), 1.0, sampled);
+        }
+    }
+    Arc::new(recall)
+}
+
+#[test]
+fn what_the_sampler_kept_changes_no_number_and_is_compared() {
+    let settings = settings(LossType::Dapo, 10_000);
+    let schedule = Schedule::new(&settings.optim, 10);
+    let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(b"") };
+    let mut results = Vec::new();
+    for sampler in [None, Some(decoder(3)), Some(decoder(4))] {
+        let trainee = trainee(1);
+        let mut batch = batch(&trainee, 5);
+        let recall = sampler.map(|decoder| kept(&decoder, &mut batch, policy));
+        let mut trainee = trainee.with_recall(recall);
+        trainee.published(policy);
+        let report = train_step(&mut trainee, &batch, &settings, &schedule, &mut NonFiniteGuard::default()).unwrap();
+        results.push((report.metrics, trainee.values()));
+    }
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[1].0["mismatch/logp_abs_max"], 0.0);
+    // a sampler that computes something else is found out, though its numbers were taken
+    assert!(results[2].0["mismatch/logp_abs_max"] > 0.1, "{:?}", results[2].0);
 }

@@ -182,6 +182,13 @@ pub struct SampleSpec {
     pub uniform: f32,
 }
 
+impl SampleSpec {
+    /// Temperature under which log-probs are given where `temperature` is sampled at: greedy choice reports those of 1.
+    pub fn logprob_temperature(temperature: f32) -> f32 {
+        if temperature == 0.0 { 1.0 } else { temperature }
+    }
+}
+
 /// One sampled token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sampled {

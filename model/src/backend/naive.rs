@@ -498,7 +498,7 @@ impl Backend for Naive {
         check_len("sample hidden", hidden.len(), specs.len() * head.matrix.inner);
         let one = |(hidden, spec): (&[f32], &SampleSpec)| {
             let logits = head.logits(hidden);
-            let temperature = if spec.temperature == 0.0 { 1.0 } else { spec.temperature };
+            let temperature = SampleSpec::logprob_temperature(spec.temperature);
             let z: Vec<f32> = logits.iter().map(|l| l / temperature).collect();
             let all = merged(&chunks(&z));
             let lse = all.lse();

@@ -98,6 +98,12 @@ impl<B: Backend> State<B> {
         self.scores.clear();
         self.over = false;
     }
+
+    fn give_up(&mut self) {
+        self.begin(self.policy);
+        self.slabs.clear();
+        self.over = true;
+    }
 }
 
 /// Keeps the rows of the newest policy, up to a number of them.
@@ -231,17 +237,16 @@ impl<B: Backend> Recall<B> {
         Some(out)
     }
 
-    /// Forgets all rows; those of the same policy may come again.
+    /// Forgets all rows; those of the same policy may come again. Their memory stays for the next ones.
     pub fn clear(&self) {
         self.lock().begin(None);
     }
-}
 
-impl<B: Backend> State<B> {
-    fn give_up(&mut self) {
-        self.begin(self.policy);
-        self.slabs.clear();
-        self.over = true;
+    /// Forgets all rows and gives their memory back: for a learner that is about to hold as much of its own.
+    pub fn release(&self) {
+        let mut state = self.lock();
+        state.begin(None);
+        state.slabs.clear();
     }
 }
 

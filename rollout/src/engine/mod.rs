@@ -432,7 +432,7 @@ impl<M: Model> Engine<M> {
         sequence.logprobs.push(token.logprob);
         if sequence.for_training && self.model.keeps(sequence.policy) {
             let last = sequence.ids.len() - 1;
-            let temperature = if sequence.sampling.temperature == 0.0 { 1.0 } else { sequence.sampling.temperature };
+            let temperature = SampleSpec::logprob_temperature(sequence.sampling.temperature);
             let lineage = sequence.lineages(last..last + 1)[0];
             self.model.keep_score(sequence.policy, lineage, temperature, token);
         }

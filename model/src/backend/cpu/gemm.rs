@@ -64,10 +64,6 @@ impl<S: Simd> Panels<S> for Stream {
     type Shared = ();
 
     #[inline(always)]
-    fn block(self) -> usize {
-        1 << 48
-    }
-    #[inline(always)]
     unsafe fn shared(self, _s: S, _panel: usize, _block: usize) {}
     #[inline(always)]
     unsafe fn step(self, s: S, (): (), panel: usize, i: usize, mut take: impl FnMut(usize, S::F)) {

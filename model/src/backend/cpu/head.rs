@@ -243,7 +243,7 @@ impl Cpu {
                     let logits = logits_parts.part(r * row_len + columns.start..r * row_len + columns.end);
                     self.cap(softcap, logits);
                     stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
-                        chunk_stats(self.isa, logits, temperature_of(spec));
+                        chunk_stats(self.isa, logits, SampleSpec::logprob_temperature(spec.temperature));
                 }
             }
         });
@@ -260,7 +260,7 @@ impl Cpu {
 
     /// One token from a row of raw logits and the statistics of its chunks.
     fn choose_one(&self, logits: &[f32], stats: &[Stats], spec: &SampleSpec) -> Sampled {
-        let temperature = temperature_of(spec);
+        let temperature = SampleSpec::logprob_temperature(spec.temperature);
         let id = if choice::is_plain(spec) {
             if spec.temperature == 0.0 {
                 choice::argmax(logits)
@@ -285,9 +285,4 @@ impl Cpu {
         let lse = all.lse();
         Sampled { id: id as u32, logprob: logits[id] / temperature - lse, lse, entropy: all.entropy() }
     }
-}
-
-/// Temperature under which the log-prob of a sampled token is given.
-fn temperature_of(spec: &SampleSpec) -> f32 {
-    if spec.temperature == 0.0 { 1.0 } else { spec.temperature }
 }

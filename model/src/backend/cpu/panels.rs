@@ -25,8 +25,11 @@ pub(crate) trait Panels<S: Simd>: Copy {
     /// What the numbers of a block of a panel share.
     type Shared: Copy;
 
-    /// Inputs of a block: a multiple of [`Self::STEP`].
-    fn block(self) -> usize;
+    /// Inputs of a block: a multiple of [`Self::STEP`]. More than any row has where inputs share nothing.
+    #[inline(always)]
+    fn block(self) -> usize {
+        1 << 48
+    }
 
     /// What block `block` of panel `panel` shares.
     ///
@@ -104,10 +107,6 @@ impl<S: Simd> Panels<S> for Bf16 {
     const STEP: usize = 1;
     type Shared = ();
 
-    #[inline(always)]
-    fn block(self) -> usize {
-        1 << 48
-    }
     #[inline(always)]
     unsafe fn shared(self, _s: S, _panel: usize, _block: usize) {}
     #[inline(always)]
