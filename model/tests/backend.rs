@@ -133,8 +133,24 @@ fn products<B: Backend>(b: &B, case: Product) -> Results {
         block,
         len: out * inner,
     };
+    // products with codes are exact only where scales have bits to spare
+    let from_zero = |spare: u32| Coded {
+        codes: match &whole.codes {
+            Codes::Four { packed, .. } => {
+                Codes::Four { packed: packed.clone(), table: std::array::from_fn(|i| i as f32) }
+            }
+            eight => eight.clone(),
+        },
+        scales: Scales::Plain(
+            random(17, out * inner / block).iter().map(|x| f32::from_bits(x.to_bits() & !spare)).collect(),
+        ),
+        ..whole.clone()
+    };
+    let (exact, rounded) = (from_zero(15), from_zero(0));
     let coded = [
         ("eight bits", MatrixData::Coded(&eight)),
+        ("exact products of four bits", MatrixData::Coded(&exact)),
+        ("rounded products of four bits", MatrixData::Coded(&rounded)),
         ("whole numbers in four bits", MatrixData::Coded(&whole)),
         ("bf16", MatrixData::Bf16(&bits)),
         ("nf4", MatrixData::Coded(&four[0])),

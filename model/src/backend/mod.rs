@@ -298,6 +298,12 @@ pub trait Backend: Send + Sync + 'static {
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buf);
     /// `out[rows] (+)= x[rows] · Wᵀ`: x is [_, in], out is [_, out]; with `accumulate` the chain starts from `out`.
     fn linear(&self, x: &Self::Buf, w: &Self::Matrix, out: &mut Self::Buf, rows: Range<usize>, accumulate: bool);
+    /// [`Self::linear`] of the same rows with several matrices, each with its `out` and whether that is accumulated to.
+    fn linears(&self, x: &Self::Buf, each: &mut [(&Self::Matrix, &mut Self::Buf, bool)], rows: Range<usize>) {
+        for (w, out, accumulate) in each {
+            self.linear(x, w, out, rows.clone(), *accumulate);
+        }
+    }
     /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row; the row length is that of `weight`.
     fn rms_norm(&self, x: &Self::Buf, weight: &Self::Buf, eps: f32, out: &mut Self::Buf);
     /// Turns the halves of each head of `x` [_, heads * head_dim] by the angle of its row's position, in place

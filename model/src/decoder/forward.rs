@@ -214,12 +214,9 @@ impl<B: Backend> Decoder<B> {
         let (b, w) = (&**self.backend(), &self.weights().layers[index]);
         let n = call.input.len();
         let heads = self.heads();
-        let linear = |l: Linear, x: &B::Buf| self.linear(index, l, x, call);
 
         let normed = self.normed(&x, &w.attention_norm);
-        let mut q = linear(Linear::QProj, &normed);
-        let mut k = linear(Linear::KProj, &normed);
-        let mut v = linear(Linear::VProj, &normed);
+        let [mut q, mut k, mut v] = self.linears(index, [Linear::QProj, Linear::KProj, Linear::VProj], &normed, call);
         let before_q = self.normalise(&mut q, w.q_norm.as_ref());
         let before_k = self.normalise(&mut k, w.k_norm.as_ref());
         self.turn(index, &mut q, call.input, heads.heads, false);
@@ -232,13 +229,12 @@ impl<B: Backend> Decoder<B> {
         b.kv_write(kv, &k, &v, call.writes);
         let mut attended = b.alloc(n * heads.heads * heads.head_dim);
         b.attention(&q, kv, call.spans, self.attention_shape(index), &mut attended);
-        let mut middle = linear(Linear::OProj, &attended);
+        let [mut middle] = self.linears(index, [Linear::OProj], &attended, call);
         let before_attention = self.normalise(&mut middle, w.attention_output_norm.as_ref());
         b.add(&mut middle, &x);
 
         let normed_middle = self.normed(&middle, &w.feed_forward_norm);
-        let gate = linear(Linear::GateProj, &normed_middle);
-        let up = linear(Linear::UpProj, &normed_middle);
+        let [gate, up] = self.linears(index, [Linear::GateProj, Linear::UpProj], &normed_middle, call);
         let before = BeforeNorm { q: before_q, k: before_k, attention: before_attention, feed_forward: None };
         LayerState { x, q, k, v, attended, middle, gate, up, before }
     }
@@ -248,7 +244,7 @@ impl<B: Backend> Decoder<B> {
         let (b, c, w) = (&**self.backend(), self.config(), &self.weights().layers[index]);
         let mut activated = b.alloc(call.input.len() * c.intermediate_size);
         b.glu(c.variant.activation, &state.gate, &state.up, &mut activated);
-        let mut out = self.linear(index, Linear::DownProj, &activated, call);
+        let [mut out] = self.linears(index, [Linear::DownProj], &activated, call);
         state.before.feed_forward = self.normalise(&mut out, w.feed_forward_output_norm.as_ref());
         b.add(&mut out, &state.middle);
         out
@@ -261,24 +257,35 @@ impl<B: Backend> Decoder<B> {
         Some(std::mem::replace(x, normed))
     }
 
-    /// `x · Wᵀ`, plus the bias, plus each adapter's share on its own rows.
-    fn linear(&self, layer: usize, linear: Linear, x: &B::Buf, call: &Call<'_, B>) -> B::Buf {
+    /// For each of `linears` `x · Wᵀ`, plus the bias, plus each adapter's share on its own rows.
+    fn linears<const N: usize>(
+        &self,
+        layer: usize,
+        linears: [Linear; N],
+        x: &B::Buf,
+        call: &Call<'_, B>,
+    ) -> [B::Buf; N] {
         let (b, n) = (&**self.backend(), call.input.len());
-        let (out, _) = linear.shape(self.config());
-        let mut y = b.alloc(n * out);
         let weights = &self.weights().layers[layer];
-        if let Some(bias) = weights.bias(linear) {
-            b.fill_rows(bias, &mut y);
+        let mut ys = linears.map(|linear| {
+            let mut y = b.alloc(n * linear.shape(self.config()).0);
+            if let Some(bias) = weights.bias(linear) {
+                b.fill_rows(bias, &mut y);
+            }
+            y
+        });
+        let each = linears.iter().zip(&mut ys).map(|(l, y)| (weights.linear(*l), y, weights.bias(*l).is_some()));
+        b.linears(x, &mut each.collect::<Vec<_>>(), 0..n);
+        for (linear, y) in linears.into_iter().zip(&mut ys) {
+            for (range, adapter) in &call.rows {
+                let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
+                let dropped = call.dropout.map(|d| d.apply(b, layer, linear, x));
+                let mut inner = b.alloc(n * pair.r);
+                b.linear(dropped.as_ref().unwrap_or(x), &pair.a, &mut inner, range.clone(), false);
+                b.linear(&inner, &pair.b, y, range.clone(), true);
+            }
         }
-        b.linear(x, weights.linear(linear), &mut y, 0..n, weights.bias(linear).is_some());
-        for (range, adapter) in &call.rows {
-            let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
-            let dropped = call.dropout.map(|d| d.apply(b, layer, linear, x));
-            let mut inner = b.alloc(n * pair.r);
-            b.linear(dropped.as_ref().unwrap_or(x), &pair.a, &mut inner, range.clone(), false);
-            b.linear(&inner, &pair.b, &mut y, range.clone(), true);
-        }
-        y
+        ys
     }
 }
 

@@ -78,6 +78,22 @@ unsafe fn look_up8<const SHORT: bool>(table: [__m256i; 4], codes: __m256i) -> [_
     ]
 }
 
+/// [`Simd::whole`] for eight outputs.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn whole8<const HIGH: bool>(words: __m256i) -> [__m256; 4] {
+    let words = if HIGH { _mm256_srli_epi32::<16>(words) } else { words };
+    [
+        _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15))),
+        _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15 << 4))),
+        _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15 << 8))),
+        _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15 << 12))),
+    ]
+}
+
 /// Turns a block of eight by eight.
 ///
 /// # Safety
@@ -189,6 +205,14 @@ impl Simd for Avx2 {
             let (both, low) = (_mm256_loadu_si256(codes.cast()), _mm256_set1_epi8(15));
             let first = look_up8::<SHORT>(table, _mm256_and_si256(both, low));
             let second = look_up8::<SHORT>(table, _mm256_and_si256(_mm256_srli_epi16::<4>(both), low));
+            [Pair(first[0], second[0]), Pair(first[1], second[1]), Pair(first[2], second[2]), Pair(first[3], second[3])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn whole<const HIGH: bool>(self, codes: *const u8) -> [Pair; 4] {
+        unsafe {
+            let (first, second) = (_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(32).cast()));
+            let (first, second) = (whole8::<HIGH>(first), whole8::<HIGH>(second));
             [Pair(first[0], second[0]), Pair(first[1], second[1]), Pair(first[2], second[2]), Pair(first[3], second[3])]
         }
     }

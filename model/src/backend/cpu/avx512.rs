@@ -131,6 +131,19 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn whole<const HIGH: bool>(self, codes: *const u8) -> [__m512; 4] {
+        unsafe {
+            let words = _mm512_loadu_si512(codes.cast());
+            let words = if HIGH { _mm512_srli_epi32::<16>(words) } else { words };
+            [
+                _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15))),
+                _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15 << 4))),
+                _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15 << 8))),
+                _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15 << 12))),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn read_bf16(self, from: *const u16) -> __m512 {
         unsafe {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));

@@ -1,6 +1,8 @@
 //! Matrices in codes, in panels: a product decodes what it is about to use, never more.
 
 use super::{
+    buffer::CpuBuf,
+    exact::{self, Exact},
     matrix::{packed_len, rows_of_panel},
     panels::{Panels, Work, bytes_ahead},
     simd::Simd,
@@ -16,19 +18,19 @@ const QUAD: usize = 4;
 /// Bytes of theirs, for sixteen outputs.
 const QUAD_BYTES: usize = QUAD * LANES / 2;
 /// Bytes of sixteen f32 numbers.
-const NUMBERS: usize = LANES * size_of::<f32>();
+pub(super) const NUMBERS: usize = LANES * size_of::<f32>();
 
 /// A matrix in codes. What a product needs for a block of a panel lies together: scales, least numbers, codes.
 #[derive(Debug)]
 pub(crate) struct CodedPanels {
     /// Block after block of panel after panel.
-    records: Vec<u8>,
+    records: CpuBuf,
     /// Bytes of a record.
-    record: usize,
+    pub(super) record: usize,
     /// Inputs of a block.
-    block: usize,
+    pub(super) block: usize,
     /// Blocks of a row.
-    blocks: usize,
+    pub(super) blocks: usize,
     codes: Codes,
     scales: BlockScales,
     /// True if blocks have least numbers: sixteen f32 numbers after the scales.
@@ -40,6 +42,8 @@ pub(crate) struct CodedPanels {
 enum Codes {
     /// Four inputs in 32 bytes, as [`Simd::look_up`] has them. `short`: the low halves of the table's numbers are zero.
     Four { table: [f32; 16], short: bool },
+    /// As [`Exact`] has them.
+    Whole,
     /// Sixteen bytes an input.
     Eight,
 }
@@ -131,6 +135,8 @@ impl<S: Simd> Values<S> for Eight {
 struct Scaled<'a, V, const LEAST: bool> {
     values: V,
     matrix: &'a CodedPanels,
+    /// Where the records begin.
+    records: *const u8,
     /// Bytes ahead of its own use that memory is asked for.
     ahead: usize,
 }
@@ -146,10 +152,10 @@ impl<S: Simd, V: Values<S>, const LEAST: bool> Panels<S> for Scaled<'_, V, LEAST
     }
     #[inline(always)]
     unsafe fn shared(self, s: S, panel: usize, block: usize) -> Self::Shared {
-        let CodedPanels { records, record, blocks, scales, .. } = self.matrix;
+        let CodedPanels { record, blocks, scales, .. } = self.matrix;
         // SAFETY: the caller promises that there is such a block.
         unsafe {
-            let at = records.as_ptr().add((panel * blocks + block) * record);
+            let at = self.records.add((panel * blocks + block) * record);
             s.prefetch(at.wrapping_add(self.ahead).cast());
             let (scales, at) = match scales {
                 BlockScales::Plain => (s.read(at.cast()), at.add(NUMBERS)),
@@ -189,19 +195,29 @@ impl<S: Simd, V: Values<S>, const LEAST: bool> Panels<S> for Scaled<'_, V, LEAST
 }
 
 impl CodedPanels {
-    /// The codes of a matrix [out, inner]; none if its blocks run across the ends of rows or four inputs across those of blocks.
-    pub(crate) fn new(team: &Team, coded: &Coded, out: usize, inner: usize) -> Option<Self> {
+    /// True if the blocks of `coded` end where rows of `inner` inputs do, and do not part inputs whose codes lie together.
+    pub(crate) fn fit(coded: &Coded, inner: usize) -> bool {
+        let quads = matches!(coded.codes, quant::Codes::Four { .. });
+        inner.is_multiple_of(coded.block) && (!quads || coded.block.is_multiple_of(QUAD))
+    }
+
+    /// The codes of a matrix [out, inner] that they [`Self::fit`]. `room` makes a buffer of f32 numbers.
+    pub(crate) fn new(
+        team: &Team,
+        coded: &Coded,
+        out: usize,
+        inner: usize,
+        room: impl FnOnce(usize) -> CpuBuf,
+    ) -> Self {
         let block = coded.block;
         let (codes, code_bytes) = match &coded.codes {
+            _ if exact::holds(coded) => (Codes::Whole, LANES * block / 2),
             quant::Codes::Four { table, .. } => {
                 let short = table.iter().all(|number| number.to_bits() & 0xffff == 0);
                 (Codes::Four { table: *table, short }, LANES * block / 2)
             }
             quant::Codes::Eight(_) => (Codes::Eight, LANES * block),
         };
-        if !inner.is_multiple_of(block) || matches!(codes, Codes::Four { .. }) && !block.is_multiple_of(QUAD) {
-            return None;
-        }
         let (scales, scale_bytes) = match &coded.scales {
             Scales::Plain(_) => (BlockScales::Plain, NUMBERS),
             Scales::Nested { largest, offset, block, map, .. } => {
@@ -211,12 +227,16 @@ impl CodedPanels {
         };
         let (blocks, least_bytes) = (inner / block, if coded.least.is_some() { NUMBERS } else { 0 });
         let record = scale_bytes + least_bytes + code_bytes;
-        let mut records = vec![0; packed_len(out, blocks) / LANES * record];
-        each_panel(team, &mut records, blocks * record, out, |panel, lane, row| {
+        let bytes = packed_len(out, blocks) / LANES * record;
+        let mut records = room(bytes.div_ceil(size_of::<f32>()));
+        records.fill(0.0);
+        // SAFETY: the buffer has these bytes, and any are numbers.
+        let all = unsafe { std::slice::from_raw_parts_mut(records.as_mut_ptr().cast::<u8>(), bytes) };
+        each_panel(team, all, blocks * record, out, |panel, lane, row| {
             for (b, record) in panel.chunks_exact_mut(record).enumerate() {
                 let number = row * blocks + b;
                 let (scales, rest) = record.split_at_mut(scale_bytes);
-                let (least, codes) = rest.split_at_mut(least_bytes);
+                let (least, to) = rest.split_at_mut(least_bytes);
                 match &coded.scales {
                     Scales::Plain(numbers) => put(scales, lane, numbers[number]),
                     Scales::Nested { codes, .. } => scales[lane] = codes[number],
@@ -224,14 +244,23 @@ impl CodedPanels {
                 if let Some(numbers) = &coded.least {
                     put(least, lane, numbers[number]);
                 }
-                put_codes(codes, &coded.codes, lane, number * block, block);
+                put_codes(&codes, to, &coded.codes, lane, number * block, block);
             }
         });
-        Some(Self { records, record, block, blocks, codes, scales, least: coded.least.is_some() })
+        Self { records, record, block, blocks, codes, scales, least: coded.least.is_some() }
+    }
+
+    pub(super) fn start(&self) -> *const u8 {
+        self.records.as_ptr().cast()
+    }
+
+    /// Panels that one row is best multiplied with at once.
+    pub(super) fn wide(&self) -> usize {
+        if matches!(self.codes, Codes::Whole) { 2 } else { 4 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.records.len()
+        size_of_val(&self.records[..])
             + match &self.scales {
                 BlockScales::Plain => 0,
                 BlockScales::Nested(nested) => size_of_val(&nested.largest[..]) + size_of_val(&nested.map[..]),
@@ -249,6 +278,7 @@ impl CodedPanels {
             match &self.codes {
                 Codes::Four { table, short: true } => self.scaled(s, Four::<_, true>(s.table(table)), work),
                 Codes::Four { table, short: false } => self.scaled(s, Four::<_, false>(s.table(table)), work),
+                Codes::Whole => work.on(s, Exact::new(self)),
                 Codes::Eight => self.scaled(s, Eight, work),
             }
         }
@@ -258,9 +288,10 @@ impl CodedPanels {
     unsafe fn scaled<S: Simd>(&self, s: S, values: impl Values<S>, work: impl Work<S>) {
         // SAFETY: the caller's promise.
         unsafe {
+            let (matrix, records) = (self, self.start());
             match self.least {
-                true => work.on(s, Scaled::<_, true> { values, matrix: self, ahead: 0 }),
-                false => work.on(s, Scaled::<_, false> { values, matrix: self, ahead: 0 }),
+                true => work.on(s, Scaled::<_, true> { values, matrix, records, ahead: 0 }),
+                false => work.on(s, Scaled::<_, false> { values, matrix, records, ahead: 0 }),
             }
         }
     }
@@ -271,16 +302,19 @@ fn put(sixteen: &mut [u8], lane: usize, number: f32) {
     sixteen[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&number.to_ne_bytes());
 }
 
-/// Writes the codes of `block` inputs of the output in `lane`, those from place `from` of `codes` on.
-fn put_codes(to: &mut [u8], codes: &quant::Codes, lane: usize, from: usize, block: usize) {
+/// Writes the codes of `block` inputs of the output in `lane`, those from place `from` of `codes` on, as `kind` has them.
+fn put_codes(kind: &Codes, to: &mut [u8], codes: &quant::Codes, lane: usize, from: usize, block: usize) {
     const HALF: usize = LANES / 2;
     for i in 0..block {
-        match codes {
-            quant::Codes::Four { packed, .. } => {
+        match (codes, kind) {
+            (quant::Codes::Four { packed, .. }, Codes::Whole) => {
+                exact::put(to, lane, i, quant::nibble(packed, from + i))
+            }
+            (quant::Codes::Four { packed, .. }, _) => {
                 let code = quant::nibble(packed, from + i) << (lane / HALF * 4);
                 to[i / QUAD * QUAD_BYTES + lane % HALF * QUAD + i % QUAD] |= code;
             }
-            quant::Codes::Eight(codes) => to[i * LANES + lane] = codes[from + i] as u8,
+            (quant::Codes::Eight(codes), _) => to[i * LANES + lane] = codes[from + i] as u8,
         }
     }
 }

@@ -115,6 +115,16 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
                 shared[p] = b.shared(s, first + p, block);
             }
             for i in inputs.step_by(N::STEP) {
+                if N::PAIRED {
+                    b.steps(s, &shared, first, i, |p, j, numbers| {
+                        for r in 0..R {
+                            let x = s.splat(*x.add(r * a.row + j * a.step));
+                            acc[r][p] = s.fma(x, numbers, acc[r][p]);
+                        }
+                    });
+                    x = x.wrapping_add(N::STEP * a.step);
+                    continue;
+                }
                 for p in 0..P {
                     // one panel's sums by themselves: the others may wait in memory meanwhile
                     let mut sums = [acc[0][p]; R];
@@ -221,16 +231,23 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
     let panels = n.div_ceil(LANES);
     let mut p = 0;
     while p < panels {
-        let group = if p + wide(m) <= panels && m * wide(m) <= N::TILE { wide(m) } else { 1 };
+        let wide = match m {
+            1 if N::PAIRED => 2,
+            // two rows have chains enough, and mixed panels no registers for more
+            _ if N::PAIRED => 1,
+            m => wide(m),
+        };
+        let group = if p + wide <= panels && m * wide <= N::TILE { wide } else { 1 };
         let lanes = (n - (p + group - 1) * LANES).min(LANES);
         let (near, first) = (b.for_tile(group, 0, 1, k), first + p);
         // SAFETY: the caller's promise, cut to this group.
         unsafe {
             let c = Target { at: c.at.add(p * LANES), ..c };
             match (m, group) {
-                (1, 4) => tile::<S, N, 1, 4>(s, k, a, near, first, c, lanes),
-                (2, 2) => tile::<S, N, 2, 2>(s, k, a, near, first, c, lanes),
-                (3, 2) if N::TILE > 4 => tile::<S, N, 3, 2>(s, k, a, near, first, c, lanes),
+                (1, 4) if !N::PAIRED => tile::<S, N, 1, 4>(s, k, a, near, first, c, lanes),
+                (1, 2) if N::PAIRED => tile::<S, N, 1, 2>(s, k, a, near, first, c, lanes),
+                (2, 2) if !N::PAIRED => tile::<S, N, 2, 2>(s, k, a, near, first, c, lanes),
+                (3, 2) if N::TILE > 4 && !N::PAIRED => tile::<S, N, 3, 2>(s, k, a, near, first, c, lanes),
                 _ => column(s, m, k, a, b, first, c, lanes),
             }
         }

@@ -45,6 +45,44 @@ fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
     (row_blocks, (4 * threads).div_ceil(row_blocks).clamp(1, columns.max(1)))
 }
 
+/// A product to be made: see [`Cpu::product`].
+pub(crate) struct Product<'a> {
+    pub w: &'a CpuMatrix,
+    pub panels: Range<usize>,
+    pub out: Parts<'a>,
+    pub out_row: usize,
+    pub accumulate: bool,
+}
+
+/// A product in pieces: of its rows, and of whole groups of its panels.
+struct Cut {
+    wide: usize,
+    groups: usize,
+    row_pieces: usize,
+    column_pieces: usize,
+}
+
+impl Cut {
+    fn new(threads: usize, product: &Product<'_>, m: usize) -> Self {
+        let wide = product.w.wide(m);
+        let groups = product.panels.len().div_ceil(wide);
+        let (row_pieces, column_pieces) = grid(threads, m.div_ceil(MC), groups);
+        Self { wide, groups, row_pieces, column_pieces }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_pieces * self.column_pieces
+    }
+
+    /// The rows and panels of task `task`.
+    fn piece(&self, task: usize, product: &Product<'_>, m: usize) -> (Range<usize>, Range<usize>) {
+        let Range { start, end } = product.panels;
+        let group = piece(self.groups, self.column_pieces, task % self.column_pieces);
+        let panels = start + group.start * self.wide..(start + group.end * self.wide).min(end);
+        (piece(m, self.row_pieces, task / self.column_pieces), panels)
+    }
+}
+
 /// Piece `i` of `pieces` of `0..items`.
 fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
     items * i / pieces..items * (i + 1) / pieces
@@ -78,19 +116,28 @@ impl Cpu {
         m: usize,
         accumulate: bool,
     ) {
-        if m == 0 || panels.is_empty() {
+        self.products(x, &[Product { w, panels, out, out_row, accumulate }], m);
+    }
+
+    /// As [`Self::product`], with several matrices: threads wait for each other once.
+    pub(crate) fn products(&self, x: Rows<'_>, products: &[Product<'_>], m: usize) {
+        if m == 0 {
             return;
         }
-        // pieces of whole groups of panels
-        let wide = gemm::wide(m);
-        let groups = panels.len().div_ceil(wide);
-        let (row_pieces, column_pieces) = grid(self.team.threads(), m.div_ceil(MC), groups);
-        self.team.run(row_pieces * column_pieces, work(m, panels.len() * LANES, w.inner), |task| {
-            let rows = piece(m, row_pieces, task / column_pieces);
-            let group = piece(groups, column_pieces, task % column_pieces);
-            let group = panels.start + group.start * wide..(panels.start + group.end * wide).min(panels.end);
-            // SAFETY: every piece of the grid belongs to one task.
-            unsafe { self.product_piece(x, w, group, panels.start, out, out_row, rows, accumulate) }
+        let cut = |product: &Product<'_>| Cut::new(self.team.threads(), product, m);
+        let all = products.iter().map(|p| work(m, p.panels.len() * LANES, p.w.inner)).sum();
+        self.team.run(products.iter().map(|p| cut(p).tasks()).sum(), all, |mut task| {
+            for p in products {
+                let cut = cut(p);
+                if task < cut.tasks() {
+                    let (rows, group) = cut.piece(task, p, m);
+                    // SAFETY: every piece of a grid belongs to one task.
+                    return unsafe {
+                        self.product_piece(x, p.w, group, p.panels.start, p.out, p.out_row, rows, p.accumulate)
+                    };
+                }
+                task -= cut.tasks();
+            }
         });
     }
 

@@ -92,11 +92,13 @@ impl CpuMatrix {
                 Store::F32(panels)
             }
             MatrixData::Bf16(bits) => Store::Bf16(by_panels(team, bits, out, inner)),
-            MatrixData::Coded(coded) => match CodedPanels::new(team, coded, out, inner) {
-                Some(panels) => Store::Coded(panels),
-                // blocks that run across the ends of rows have no place in panels
-                None => return Self::new(isa, team, MatrixData::F32(&coded.decoded()), out, inner, room),
-            },
+            MatrixData::Coded(coded) if CodedPanels::fit(coded, inner) => {
+                Store::Coded(CodedPanels::new(team, coded, out, inner, room))
+            }
+            // blocks that run across the ends of rows have no place in panels
+            MatrixData::Coded(coded) => {
+                return Self::new(isa, team, MatrixData::F32(&coded.decoded()), out, inner, room);
+            }
         };
         Self { out, inner, store }
     }
@@ -147,6 +149,14 @@ impl CpuMatrix {
         let work = Multiply { m, n, k: self.inner, a, first: group.start, c };
         // SAFETY: the caller's promise; the matrix has these panels.
         unsafe { multiply(isa, self, work) }
+    }
+
+    /// Panels that `m` rows are best multiplied with at once.
+    pub(crate) fn wide(&self, m: usize) -> usize {
+        match &self.store {
+            Store::Coded(panels) => gemm::wide(m).min(panels.wide()),
+            _ => gemm::wide(m),
+        }
     }
 
     /// Copies row `row` of W to `to`.

@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 mod buffer;
 mod coded;
+mod exact;
 mod gemm;
 mod head;
 mod isa;
@@ -27,7 +28,7 @@ pub use self::{buffer::CpuBuf, isa::Isa, kv::CpuKv, matrix::CpuMatrix};
 use self::{
     buffer::BufferPool,
     isa::Checked,
-    linear::Rows,
+    linear::{Product, Rows},
     team::{Parts, Team},
 };
 use super::{
@@ -214,11 +215,21 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, x: &CpuBuf, w: &CpuMatrix, out: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
-        check_rows("linear x", x.len(), w.inner, &rows);
-        check_rows("linear out", out.len(), w.out, &rows);
-        let x = Rows { values: &x[rows.start * w.inner..rows.end * w.inner], row: w.inner };
-        let out = Parts::new(&mut out[rows.start * w.out..rows.end * w.out]);
-        self.product(x, w, 0..w.out.div_ceil(LANES), out, w.out, rows.len(), accumulate);
+        self.linears(x, &mut [(w, out, accumulate)], rows);
+    }
+
+    fn linears(&self, x: &CpuBuf, each: &mut [(&CpuMatrix, &mut CpuBuf, bool)], rows: Range<usize>) {
+        let Some(inner) = each.first().map(|(w, ..)| w.inner) else { return };
+        check_rows("linear x", x.len(), inner, &rows);
+        let products = each.iter_mut().map(|(w, out, accumulate)| {
+            assert_eq!(w.inner, inner, "linears: inputs of matrices differ");
+            check_rows("linear out", out.len(), w.out, &rows);
+            let out = Parts::new(&mut out[rows.start * w.out..rows.end * w.out]);
+            Product { w, panels: 0..w.out.div_ceil(LANES), out, out_row: w.out, accumulate: *accumulate }
+        });
+        let products: Vec<_> = products.collect();
+        let x = Rows { values: &x[rows.start * inner..rows.end * inner], row: inner };
+        self.products(x, &products, rows.len());
     }
 
     fn rms_norm(&self, x: &CpuBuf, weight: &CpuBuf, eps: f32, out: &mut CpuBuf) {

@@ -22,6 +22,8 @@ pub(crate) trait Panels<S: Simd>: Copy {
     const STEP: usize;
     /// Accumulators of a register tile at most, rows times panels: decoding needs registers too.
     const TILE: usize = 4;
+    /// True if [`Self::steps`] mixes the panels of a tile, so that two of them hide the latency of their chains.
+    const PAIRED: bool = false;
     /// What the numbers of a block of a panel share.
     type Shared: Copy;
 
@@ -43,6 +45,25 @@ pub(crate) trait Panels<S: Simd>: Copy {
     /// # Safety
     /// The block has these inputs, and `shared` is its.
     unsafe fn step(self, s: S, shared: Self::Shared, panel: usize, i: usize, take: impl FnMut(usize, S::F));
+
+    /// The same for `P` panels from `first` on, each number after its panel and its place.
+    ///
+    /// # Safety
+    /// As [`Self::step`], for all panels.
+    #[inline(always)]
+    unsafe fn steps<const P: usize>(
+        self,
+        s: S,
+        shared: &[Self::Shared; P],
+        first: usize,
+        i: usize,
+        mut take: impl FnMut(usize, usize, S::F),
+    ) {
+        for p in 0..P {
+            // SAFETY: the caller's promise.
+            unsafe { self.step(s, shared[p], first + p, i, |j, numbers| take(p, j, numbers)) }
+        }
+    }
 
     /// The same for tile `tile` of the `tiles` that read `k` inputs of `group` panels one after the other: it asks memory for what
     /// comes after.

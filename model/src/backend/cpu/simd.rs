@@ -58,6 +58,12 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `codes` is valid for reads of 32 bytes.
     unsafe fn look_up<const SHORT: bool>(self, table: Self::Table, codes: *const u8) -> [Self::F; 4];
+    /// Codes of four bits as whole numbers: those of an output are a word, that of the first input lowest, and number j is returned
+    /// times 16^j. `HIGH`: the codes of the upper halves, else those of the lower ones.
+    ///
+    /// # Safety
+    /// `codes` is valid for reads of 64 bytes.
+    unsafe fn whole<const HIGH: bool>(self, codes: *const u8) -> [Self::F; 4];
     /// Reads sixteen bfloat16 numbers.
     ///
     /// # Safety
@@ -203,6 +209,13 @@ impl Simd for Scalar {
         std::array::from_fn(|j| each(|i| table[usize::from(codes[i % 8 * 4 + j] >> (i / 8 * 4) & 15)]))
     }
     #[inline(always)]
+    unsafe fn whole<const HIGH: bool>(self, codes: *const u8) -> [Self::F; 4] {
+        // SAFETY: the caller's promise; bytes are always aligned.
+        let words = unsafe { codes.cast::<[[u8; 4]; LANES]>().read() }.map(u32::from_le_bytes);
+        let shift = if HIGH { 16 } else { 0 };
+        std::array::from_fn(|j| each(|i| (words[i] >> shift & 15 << (4 * j)) as f32))
+    }
+    #[inline(always)]
     unsafe fn read_bf16(self, from: *const u16) -> Self::F {
         // SAFETY: the caller's promise.
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
@@ -240,6 +253,10 @@ mod tests {
             [s.look_up::<false>(s.table(&table), codes.as_ptr()), s.look_up::<true>(s.table(&short), codes.as_ptr())]
         };
         out.extend(looked.into_iter().flatten().flat_map(|v| s.lanes(v)));
+        let words: [u8; 4 * LANES] = std::array::from_fn(|i| codes[i % 32].rotate_left(i as u32 / 32));
+        // SAFETY: there are 64 bytes of codes.
+        let whole = unsafe { [s.whole::<false>(words.as_ptr()), s.whole::<true>(words.as_ptr())] };
+        out.extend(whole.into_iter().flatten().flat_map(|v| s.lanes(v)));
         let bits: [u16; LANES] = std::array::from_fn(|i| (b[i].to_bits() >> 16) as u16);
         // SAFETY: as above.
         let wide = unsafe {
