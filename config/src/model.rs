@@ -39,7 +39,8 @@ pub struct BaseForm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face folder, a GGUF file, a name on the hub (`owner/name`, or `owner/name:FILE.gguf`), or `embedded`.
+    /// A Hugging Face folder, a GGUF file, a name on the hub (`owner/name`, or `owner/name:FILE.gguf`), `embedded`, or `random:SHAPE` for
+    /// random weights, which learn nothing and take the memory and time of a model (`random:mistral-7b`).
     pub model_name_or_path: String,
     /// Branch, tag or commit of a name on the hub; none: its branch `main`. A run keeps the commit that it found.
     pub model_revision: Option<String>,

@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Result, bail};
 use folgore_config::{BaseForm, Dtype, HubName, ModelSection};
 use folgore_model::{
-    files::{self, Held, ModelFiles, NestedScales},
+    ModelConfig,
+    files::{self, Held, ModelFiles, NestedScales, random},
     tokenizer::Tokenizer,
 };
 
@@ -25,17 +26,29 @@ pub enum Want {
     Adapter,
 }
 
+/// Where a base is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// In this executable.
+    Embedded,
+    /// Nowhere: it is drawn.
+    Random(Box<ModelConfig>),
+    /// On this machine.
+    Here(PathBuf),
+}
+
 /// A base that was found.
 #[derive(Clone, Debug)]
 pub struct Base {
-    place: Option<PathBuf>,
+    place: Place,
     name: String,
     hub: Option<HubName>,
     held: Held,
 }
 
 impl Base {
-    /// Finds the model `name`: `embedded`, a folder, a GGUF file, or a name on the hub, whose files are downloaded unless they are there.
+    /// Finds the model `name`: `embedded`, `random:SHAPE` for random weights, a folder, a GGUF file, or a name on the hub, whose files are
+    /// downloaded unless they are there.
     ///
     /// # Errors
     /// If it is none of these, or cannot be had.
@@ -49,11 +62,21 @@ impl Base {
     /// As [`Base::find`].
     pub fn wanted(name: &str, want: Want) -> Result<Self> {
         if name == embedded::NAME {
-            return Ok(Self { place: None, name: name.to_owned(), hub: None, held: Held::default() });
+            return Ok(Self { place: Place::Embedded, name: name.to_owned(), hub: None, held: Held::default() });
+        }
+        if let Some(shape) = name.strip_prefix(random::PREFIX) {
+            let Some(config) = random::shape(shape) else {
+                bail!(
+                    "{name}: no such shape; expected {}",
+                    random::SHAPES.map(|s| format!("{}{s}", random::PREFIX)).join(", ")
+                );
+            };
+            let place = Place::Random(Box::new(config));
+            return Ok(Self { place, name: name.to_owned(), hub: None, held: Held::default() });
         }
         let Found { path, hub } = find(name, want)?;
         let name = hub.as_ref().map_or(name.to_owned(), HubName::to_string);
-        Ok(Self { place: Some(path), name, hub, held: Held::default() })
+        Ok(Self { place: Place::Here(path), name, hub, held: Held::default() })
     }
 
     /// Finds the model of a run, held as `section` says.
@@ -90,9 +113,12 @@ impl Base {
         self.hub.as_ref().map_or(&self.name, HubName::repo)
     }
 
-    /// Its folder or file on this machine; none if it is compiled in.
+    /// Its folder or file on this machine; none if it is compiled in or drawn.
     pub fn path(&self) -> Option<&Path> {
-        self.place.as_deref()
+        match &self.place {
+            Place::Here(path) => Some(path),
+            Place::Embedded | Place::Random(_) => None,
+        }
     }
 
     /// Its files.
@@ -101,8 +127,9 @@ impl Base {
     /// If they are no model.
     pub fn files(&self) -> Result<ModelFiles> {
         let files = match &self.place {
-            None => embedded::files()?,
-            Some(path) => files::open(path)?,
+            Place::Embedded => embedded::files()?,
+            Place::Random(config) => random::files(&self.name, (**config).clone())?,
+            Place::Here(path) => files::open(path)?,
         };
         Ok(files.held(self.held))
     }
@@ -113,8 +140,8 @@ impl Base {
     /// If there is none.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         match &self.place {
-            None => Ok(embedded::files()?.tokenizer),
-            Some(path) => Ok(files::open_tokenizer(path)?),
+            Place::Here(path) => Ok(files::open_tokenizer(path)?),
+            Place::Embedded | Place::Random(_) => Ok(self.files()?.tokenizer),
         }
     }
 
@@ -219,6 +246,11 @@ mod tests {
         assert_eq!(adapter(Path::new("no/such/adapter")).unwrap().path, Path::new("no/such/adapter"));
         // the tests of a crate run in its folder
         assert!(told("src/export@main").contains("src/export is on this machine, where it has no revisions"));
+        let drawn = Base::find("random:smollm2").unwrap();
+        assert_eq!((drawn.name(), drawn.path()), ("random:smollm2", None));
+        assert_eq!(drawn.files().unwrap().config.num_hidden_layers, 30);
+        assert!(drawn.tokenizer().unwrap().vocab_size() > 90);
+        assert!(told("random:gpt-5").contains("random:mistral-7b"), "{}", told("random:gpt-5"));
         for nothing in ["nowhere", "/no/where", "./no/where"] {
             assert!(told(nothing).contains("no such model folder or GGUF file"), "{}", told(nothing));
         }
@@ -228,8 +260,12 @@ mod tests {
     fn a_base_of_the_hub_is_recorded_with_its_commit() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let hub = HubName::parse(&format!("owner/name@{commit}:x.gguf")).unwrap();
-        let base =
-            Base { place: Some("somewhere".into()), name: hub.to_string(), hub: Some(hub), held: Held::default() };
+        let base = Base {
+            place: Place::Here("somewhere".into()),
+            name: hub.to_string(),
+            hub: Some(hub),
+            held: Held::default(),
+        };
         let mut section = ModelSection { model_name_or_path: "owner/name:x.gguf".into(), ..ModelSection::default() };
         base.pin(&mut section);
         assert_eq!(section.model_name_or_path, "owner/name:x.gguf");

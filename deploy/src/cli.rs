@@ -101,8 +101,8 @@ pub struct TrainArgs {
     /// again with the same arguments. Needs the run's name
     #[arg(long = "continue", conflicts_with = "resume")]
     pub carry_on: bool,
-    /// Goes on although the run began with another configuration
-    #[arg(long, requires = "resume")]
+    /// Goes on although the run began with another configuration, and begins although the memory will not suffice
+    #[arg(long)]
     pub force: bool,
     /// Shows the run in numbers at http://127.0.0.1:PORT/metrics, for Prometheus; 0 is any free port [log.metrics_port]
     #[arg(long, value_name = "PORT")]

@@ -300,7 +300,7 @@ fn loader(policy: Arc<Policy>) -> PolicyLoader<Option<Arc<Adapter<Cpu>>>> {
         let adapter = match bytes {
             None => None,
             Some(bytes) => {
-                let file = AdapterFile::from_bytes("published policy", bytes.to_vec()).map_err(|e| e.to_string())?;
+                let file = AdapterFile::from_bytes("published policy", bytes).map_err(|e| e.to_string())?;
                 file.validate("published policy", policy.config()).map_err(|e| e.to_string())?;
                 Some(Arc::new(policy.device_adapter(&file).map_err(|e| format!("{e:#}"))?))
             }

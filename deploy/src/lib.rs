@@ -2,6 +2,7 @@
 //! beside rewards written in Rust. `examples/rust-reward/` is such a program.
 
 mod agent;
+mod allocator;
 mod base;
 mod capacity;
 mod cli;
@@ -29,10 +30,8 @@ mod witnesses;
 
 use std::{process::ExitCode, sync::Arc};
 
-/// Every step allocates a few hundred buffers of a few megabytes, each a little larger or smaller than the last time; the
-/// system's allocator keeps the holes between them and grows with every step.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 use clap::Parser as _;
 use cli::{Cli, Command};

@@ -280,6 +280,8 @@ impl Run {
         let work = move || {
             tracing::debug!(step = batch.step, "training");
             let report = train_step(&mut parts.trainee, &batch, &settings, &schedule, &mut guard);
+            // what comes next makes copies of the adapter, and samplers need little
+            parts.trainee.decoder().backend().trim();
             drop(permit);
             (report, batch, parts, guard)
         };
@@ -319,13 +321,18 @@ impl Run {
         let beside = self.plan.beside.clone();
         let work = move || -> Result<(PathBuf, Vec<u64>, LearnerParts<B>), ServiceError> {
             parts.metrics.sync()?;
-            let optimizer = safetensors::to_bytes(&parts.trainee.moments(), &BTreeMap::new());
             let trainer = trainer.to_bytes()?;
-            let mut files = vec![(state::OPTIMIZER, optimizer.as_slice()), (state::TRAINER, trainer.as_slice())];
+            let mut files = vec![(state::TRAINER, trainer.as_slice())];
             files.extend(beside.iter().map(|(name, text)| (name.as_str(), text.as_bytes())));
-            let path = parts
-                .checkpoints
-                .save_with(&meta, &files, |folder| file.write(folder).map_err(std::io::Error::other))?;
+            let LearnerParts { trainee, checkpoints, .. } = &mut parts;
+            // one after the other, so that no more is copied at once than has to be
+            let path = checkpoints.save_with(&meta, &files, |folder| -> Result<(), ServiceError> {
+                file.write(folder)?;
+                drop(file);
+                let optimizer = folder.join(state::OPTIMIZER);
+                std::fs::create_dir_all(optimizer.parent().unwrap_or(folder))?;
+                Ok(safetensors::write(&optimizer, &trainee.moments())?)
+            })?;
             let kept = parts.checkpoints.prune()?;
             Ok((path, kept, parts))
         };

@@ -19,4 +19,4 @@ pub mod tokenizer;
 
 pub use config::{Activation, Local, ModelConfig, NormForm, RopeScaling, Variant};
 pub use error::ModelError;
-pub use tensor::{HostData, HostTensor, TensorSource, Tensors};
+pub use tensor::{Footprint, HostData, HostTensor, TensorSource, Tensors};

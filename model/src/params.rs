@@ -54,8 +54,7 @@ impl<B: Backend> Params<B> {
             };
             (name, HostTensor::f32([rows, columns], values))
         });
-        let list =
-            tensors.collect::<Vec<_>>().into_iter().map(|(name, tensor)| param(backend, name, &tensor)).collect();
+        let list = tensors.map(|(name, tensor)| param(backend, name, &tensor)).collect();
         Self::of_adapter(list, config, shape)
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use half::bf16;
+
 use crate::quant::Coded;
 
 /// A tensor, row-major.
@@ -74,6 +76,35 @@ impl HostTensor {
     }
 }
 
+/// Bytes of memory that a tensor takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Once it is on the processor's device.
+    pub held: u64,
+    /// At most, while it is brought there: what is read, what it is turned to, and what is held.
+    pub loading: u64,
+}
+
+impl Footprint {
+    /// Of `count` numbers that are read as f32 and stay so.
+    pub fn f32(count: usize) -> Self {
+        let held = 4 * count as u64;
+        Self { held, loading: 2 * held }
+    }
+
+    /// Of `count` numbers that are read as bfloat16 and stay so.
+    pub fn bf16(count: usize) -> Self {
+        let held = 2 * count as u64;
+        Self { held, loading: 2 * held }
+    }
+
+    /// Of codes that take `held` bytes and are read as such.
+    pub fn coded(held: usize) -> Self {
+        let held = held as u64;
+        Self { held, loading: 2 * held }
+    }
+}
+
 /// Named tensors, in order of their names.
 pub type Tensors = BTreeMap<String, HostTensor>;
 
@@ -87,8 +118,27 @@ pub trait TensorSource {
         let _ = name;
         Ok(None)
     }
+    /// [`TensorSource::tensor`], but a matrix in f32 is rounded to bfloat16.
+    fn rounded(&self, name: &str) -> Result<HostTensor, crate::ModelError> {
+        let mut tensor = self.tensor(name)?;
+        if let (2, HostData::F32(values)) = (tensor.shape.len(), &tensor.data) {
+            tensor.data = HostData::Bf16(values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect());
+        }
+        Ok(tensor)
+    }
     /// Shape of a tensor without reading it; none if it is not there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// The memory of a tensor, known without reading it; none if it is not there.
+    fn footprint(&self, name: &str) -> Option<Footprint> {
+        Some(Footprint::f32(self.shape(name)?.iter().product()))
+    }
+    /// The same for a matrix in f32 that [`TensorSource::rounded`] gives.
+    fn footprint_rounded(&self, name: &str) -> Option<Footprint> {
+        let count = self.shape(name)?.iter().product();
+        let Footprint { held, .. } = Footprint::bf16(count);
+        // its bytes, and the f32 numbers that they are
+        Some(Footprint { held, loading: Footprint::f32(count).loading })
+    }
     /// All names.
     fn names(&self) -> Vec<String>;
 }

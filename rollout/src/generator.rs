@@ -24,7 +24,7 @@ use crate::{
 
 /// Makes a policy's weights from its announcement and its bytes (none: the base as it is). Checks names, shapes, finiteness
 /// and the fingerprint; the error says what is wrong.
-pub type PolicyLoader<A> = Arc<dyn Fn(&PolicyPublished, Option<&[u8]>) -> Result<A, String> + Send + Sync>;
+pub type PolicyLoader<A> = Arc<dyn Fn(&PolicyPublished, Option<Arc<[u8]>>) -> Result<A, String> + Send + Sync>;
 
 /// Taken for each engine step and each learner step where both alternate: one permit, given in the order of asking.
 pub type ComputeGate = Arc<Semaphore>;
@@ -221,7 +221,7 @@ impl<M: Model> Worker<M> {
             }
             Command::Policy { published, bytes } => {
                 let policy = published.policy;
-                match (self.loader)(&published, bytes.as_deref()) {
+                match (self.loader)(&published, bytes) {
                     Ok(adapter) => {
                         self.engine.publish(policy, adapter);
                         self.meter.status.set_field("policy", policy);

@@ -23,7 +23,7 @@ fn bed(gate: Option<ComputeGate>) -> Bed {
     let links = local("test", LocalConfig::new(folder.path()));
     let loader: PolicyLoader<u64> = Arc::new(|_, bytes| match bytes {
         None => Ok(0),
-        Some(bytes) => String::from_utf8_lossy(bytes).parse().map_err(|e| format!("adapter: {e}")),
+        Some(bytes) => String::from_utf8_lossy(&bytes).parse().map_err(|e| format!("adapter: {e}")),
     });
     let generator = Generator::new(Fake::new(40), Arc::new(Letters), loader, gate, GeneratorConfig::default());
     let (shutdown, status) = (Shutdown::new(), Status::new());

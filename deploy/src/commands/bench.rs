@@ -1,5 +1,5 @@
-//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do. [`scale`] and
-//! [`mod@telemetry`] are other benches, of the fleet and of tracing instead of the engine.
+//! `folgore bench`: how fast this machine makes and learns tokens, and how far that is from what it could do. [`scale`],
+//! [`mod@telemetry`] and [`memory`] are other benches, of the fleet, of tracing and of memory instead of the engine.
 //!
 //! Everything else runs in this process, on the engine and the learner that training uses. Each figure is set against two
 //! ceilings measured here as well ([`ceiling`]): arithmetic and reading. What the work is counted as is in [`cost`]; the
@@ -9,9 +9,11 @@ mod ceiling;
 mod cost;
 mod generate;
 mod learn;
+mod memory;
 mod meter;
 mod result;
 mod scale;
+mod solo;
 mod subject;
 mod telemetry;
 
@@ -32,6 +34,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     match args.other {
         Some(OtherBench::Scale(args)) => return scale::run(&args),
         Some(OtherBench::Telemetry(args)) => return telemetry::run(&args),
+        Some(OtherBench::Memory(args)) => return memory::run(&args),
         None => {}
     }
     check(&args)?;

@@ -20,7 +20,7 @@ use folgore_reward::Reward;
 
 use crate::{
     base::{self, Base},
-    capacity,
+    capacity::{self, Memory},
     cli::{ConfigArgs, ServerArgs, TrainArgs},
     cluster::Head,
     compose::{self, House, Ingredients, Place},
@@ -64,14 +64,14 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     let Some(args) = settled(args)? else { return Ok(Ended::Done) };
     let config = told(configuration(&args)?);
     if args.dry_run {
-        return dry_run(config).map(|()| Ended::Done);
+        return dry_run(config, args.force).map(|()| Ended::Done);
     }
     let door = door(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let signals = Signals::heed(&runtime)?;
     let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
-        Some(name) => Launch::again(config, name)?,
-        None => Launch::first(config)?,
+        Some(name) => Launch::again(config, name, args.force)?,
+        None => Launch::first(config, args.force)?,
     };
     log_to(&dir.next_attempt()?)?;
     let mut telemetry = telemetry::start(&dir.name, Role::Head.name(), "head");
@@ -191,23 +191,23 @@ struct Launch {
 
 impl Launch {
     /// A new run. What cannot be loaded is found before the run has a folder.
-    fn first(config: Config) -> Result<Self> {
+    fn first(config: Config, force: bool) -> Result<Self> {
         let (output_dir, name, keep) =
             (config.run.output_dir.clone(), config.run.name.clone(), config.checkpoint.save_total_limit);
         run_dir::expect_free(&output_dir, name.as_deref())?;
         let from = config.model.adapter.clone();
-        let (what, adapter) = ingredients(config, from.as_deref())?;
+        let (what, adapter) = ingredients(config, from.as_deref(), |memory| fits(memory, force))?;
         let dir = RunDir::begin(&output_dir, name.as_deref())?;
         let (checkpoints, _) = dir.checkpoints(keep, |line| eprintln!("{line}"))?;
         Ok(Self { dir, checkpoints, newest: None, what, adapter })
     }
 
     /// The run `name` again, from its newest checkpoint, or from where it began if there is none.
-    fn again(config: Config, name: &str) -> Result<Self> {
+    fn again(config: Config, name: &str, force: bool) -> Result<Self> {
         let dir = RunDir::resume(&config.run.output_dir, name)?;
         let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
         let from = newest.as_ref().map(|checkpoint| checkpoint.path.clone()).or_else(|| config.model.adapter.clone());
-        let (what, adapter) = ingredients(config, from.as_deref())?;
+        let (what, adapter) = ingredients(config, from.as_deref(), |memory| fits(memory, force))?;
         Ok(Self { dir, checkpoints, newest, what, adapter })
     }
 }
@@ -289,8 +289,18 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
     Ok(load(&sources, &settings)?)
 }
 
-/// Loads and checks everything that a run is made of; `from` is the adapter to go on from.
-pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result<(Ingredients, Option<AdapterFile>)> {
+/// Refuses a run that takes more memory than there is, unless that is forced.
+fn fits(memory: &Memory, force: bool) -> Result<()> {
+    if force { Ok(()) } else { memory.fits(capacity::available()) }
+}
+
+/// Loads and checks everything that a run is made of; `from` is the adapter to go on from. `look` is shown the memory that the run will
+/// take, and may refuse it before anything is loaded.
+pub fn ingredients(
+    mut config: Config,
+    from: Option<&std::path::Path>,
+    look: impl FnOnce(&Memory) -> Result<()>,
+) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
     let elsewhere = config.rollout.remote_reward;
     let reward =
@@ -299,9 +309,11 @@ pub fn ingredients(mut config: Config, from: Option<&std::path::Path>) -> Result
     config.settle_steps(dataset.train.len());
     let base = Base::of(&config.model)?;
     base.pin(&mut config.model);
-    let policy = Policy::on(&base, Arc::new(Cpu::new()))?.with_kv(&config.rollout);
-    prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let from = from.map(base::adapter).transpose()?;
+    let files = base.files()?;
+    look(&capacity::memory(&config, &files, from.as_ref().map(|found| &*found.path))?)?;
+    let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?.with_kv(&config.rollout);
+    prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
         config.model.adapter = Some(name.to_string().into());
     }
@@ -357,19 +369,20 @@ pub fn parts(
     Ok((LearnerParts { trainee, checkpoints, metrics }, standing))
 }
 
-/// What would be done: the resolved configuration, the arithmetic of a step, and its memory.
-fn dry_run(config: Config) -> Result<()> {
-    let (what, _) = ingredients(config, None)?;
-    let (c, model) = (&what.config, what.policy.config());
-    print!("{}", c.resolved_yaml()?);
+/// What would be done: the resolved configuration, the memory, and the arithmetic of a step.
+fn dry_run(config: Config, force: bool) -> Result<()> {
+    let from = config.model.adapter.clone();
+    let mut predicted = String::new();
+    let found = ingredients(config, from.as_deref(), |memory| {
+        predicted = memory.to_string();
+        fits(memory, force)
+    });
+    // what does not fit is told with all its parts
+    let (what, _) = found.inspect_err(|_| print!("{predicted}"))?;
+    print!("{}", what.config.resolved_yaml()?);
     println!("---");
     println!("{}", arithmetic(&what));
-    let memory = capacity::memory(c, model, &what.lora.shape(), what.policy.bytes as u64);
-    println!("predicted peak memory");
-    for (name, bytes, key) in &memory.parts {
-        println!("  {name:<24} {:>10.1} MB   lower it by {key}", *bytes as f64 / 1e6);
-    }
-    println!("  {:<24} {:>10.1} MB", "together", memory.total() as f64 / 1e6);
+    print!("{predicted}");
     Ok(())
 }
 

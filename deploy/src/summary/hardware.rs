@@ -81,8 +81,8 @@ fn cpu() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Total and free: those of the machine, or of the control group where it allows less.
-fn memory() -> (Option<u64>, Option<u64>) {
+/// Total and free, in bytes: those of the machine, or of the control group where it allows less.
+pub fn memory() -> (Option<u64>, Option<u64>) {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo(&info, "MemTotal:");
     let free = meminfo(&info, "MemAvailable:");

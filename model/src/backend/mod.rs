@@ -253,6 +253,8 @@ pub trait Backend: Send + Sync + 'static {
     fn alloc(&self, len: usize) -> Self::Buf;
     /// `len` zeros.
     fn zeros(&self, len: usize) -> Self::Buf;
+    /// Gives memory that nobody uses back to the system, but for a little: before others need much of it.
+    fn trim(&self) {}
     /// Copies `values` to the device.
     fn upload(&self, values: &[f32]) -> Self::Buf;
     /// Copies to the host.

@@ -238,7 +238,7 @@ impl<B: Backend> Decoder<B> {
         let normed = self.normed(&state.middle, &w.feed_forward_norm);
         back(Linear::GateProj, &dgate, &normed, &mut dnormed, false, params);
         back(Linear::UpProj, &dup, &normed, &mut dnormed, true, params);
-        drop(normed);
+        drop((normed, dactivated, dgate, dup));
         let mut dmiddle = dout;
         let dweight = full.map(|s| &mut params.list[s.layer(index).post_attention_layernorm].grad);
         b.rms_norm_backward(&state.middle, &w.feed_forward_norm, c.rms_norm_eps, &dnormed, &mut dmiddle, dweight);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ModelError,
-    quant::{Coded, Codes, Scales, dynamic},
+    quant::{Coded, Codes, Scales, dynamic, nf4},
 };
 
 /// Longest JSON text.
@@ -37,6 +37,13 @@ pub(crate) struct State {
 
 /// Matrices in 4 bits, by name.
 pub(crate) type States = BTreeMap<String, State>;
+
+impl State {
+    /// Bytes of the matrix as it is held.
+    pub(crate) fn bytes(&self) -> usize {
+        nf4::bytes(self.shape.iter().product(), self.blocksize, self.nested_blocksize.is_some())
+    }
+}
 
 /// The bytes of a tensor, an error if there are more than so many of them; none if there is no such tensor.
 pub(crate) type Read<'a> = &'a dyn Fn(&str, usize) -> Result<Option<Vec<u8>>, ModelError>;

@@ -2,13 +2,12 @@
 //!
 //! Files are read, not mapped: a mapped file that shrinks kills the process, and a read that fails is an error with a name.
 
-use std::{borrow::Cow, fs::File, path::Path};
+use std::{fmt, fs::File, path::Path};
 
 use super::fault;
 use crate::ModelError;
 
 /// Where the bytes come from.
-#[derive(Debug)]
 pub(crate) struct Bytes {
     /// Path of the file, or a name for people.
     pub(crate) name: String,
@@ -17,10 +16,18 @@ pub(crate) struct Bytes {
     store: Store,
 }
 
-#[derive(Debug)]
+/// Bytes in memory, whoever holds them.
+type Held = Box<dyn AsRef<[u8]> + Send + Sync>;
+
 enum Store {
     File(File),
-    Memory(Cow<'static, [u8]>),
+    Memory(Held),
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bytes").field("name", &self.name).field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 impl Bytes {
@@ -37,8 +44,8 @@ impl Bytes {
         Ok(Self { name: path.display().to_string(), len, store: Store::File(file) })
     }
 
-    pub(crate) fn memory(name: &str, bytes: Cow<'static, [u8]>) -> Self {
-        Self { name: name.into(), len: bytes.len() as u64, store: Store::Memory(bytes) }
+    pub(crate) fn memory(name: &str, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), len: bytes.as_ref().len() as u64, store: Store::Memory(Box::new(bytes)) }
     }
 
     /// Reads `len` bytes from `offset`; refuses a range outside the file before it allocates.
@@ -49,7 +56,7 @@ impl Bytes {
             return Err(fault::invalid(&self.name, "range", format!("at most {} bytes", self.len), got));
         }
         match &self.store {
-            Store::Memory(bytes) => Ok(bytes[offset as usize..offset as usize + len].to_vec()),
+            Store::Memory(bytes) => Ok((**bytes).as_ref()[offset as usize..offset as usize + len].to_vec()),
             Store::File(file) => {
                 let mut buffer = vec![0; len];
                 read_exact_at(file, &mut buffer, offset).map_err(|e| fault::io(&self.name, e))?;
@@ -101,7 +108,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         std::fs::write(&path, b"abcdef").unwrap();
-        let memory = Bytes::memory("x", Cow::Borrowed(b"abcdef"));
+        let memory = Bytes::memory("x", b"abcdef");
         for bytes in [Bytes::open(&path).unwrap(), memory] {
             assert_eq!(bytes.read_at(2, 3).unwrap(), b"cde");
             assert_eq!(bytes.read_at(6, 0).unwrap(), b"");

@@ -16,7 +16,7 @@ use super::{
     fingerprint::fingerprint,
     safetensors::{Limits, SafetensorsFile},
 };
-use crate::{HostTensor, ModelConfig, ModelError, TensorSource, quant::Coded, tokenizer::Tokenizer};
+use crate::{Footprint, HostTensor, ModelConfig, ModelError, TensorSource, quant::Coded, tokenizer::Tokenizer};
 
 const CONFIG_LIMIT: u64 = 1 << 20;
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -180,6 +180,13 @@ impl TensorSource for Shards {
             return Some(state.shape.clone());
         }
         self.files[*self.index.get(name)?].shape(name)
+    }
+
+    fn footprint(&self, name: &str) -> Option<Footprint> {
+        match self.states.get(name) {
+            Some(state) => Some(Footprint::coded(state.bytes())),
+            None => self.files[*self.index.get(name)?].footprint(name),
+        }
     }
 
     fn names(&self) -> Vec<String> {

@@ -2,12 +2,11 @@
 //! that are trained on.
 
 use folgore_protocol::Digest;
-use half::bf16;
 use serde::Serialize;
 
 use super::{ModelFiles, fault};
 use crate::{
-    HostData, HostTensor, ModelError, TensorSource,
+    Footprint, HostTensor, ModelError, TensorSource,
     decoder::Linear,
     quant::{Coded, Codes, nf4},
 };
@@ -50,7 +49,7 @@ pub(crate) fn nf4_block(name: &str, row: usize) -> Result<usize, ModelError> {
 }
 
 /// True for the weights of a linear map of a layer.
-pub(crate) fn is_linear(name: &str) -> bool {
+pub fn is_linear(name: &str) -> bool {
     let module = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')?.1.strip_suffix(".weight"));
     module.is_some_and(|module| Linear::ALL.iter().any(|linear| linear.path() == module))
 }
@@ -61,11 +60,7 @@ impl TensorSource for Source {
             let shape = self.shape(name).unwrap_or_default();
             return Ok(HostTensor::f32(shape, coded.decoded()));
         }
-        let mut tensor = self.files.tensor(name)?;
-        if let (true, 2, HostData::F32(values)) = (self.how.bf16, tensor.shape.len(), &tensor.data) {
-            tensor.data = HostData::Bf16(values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect());
-        }
-        Ok(tensor)
+        if self.how.bf16 { self.files.rounded(name) } else { self.files.tensor(name) }
     }
 
     fn coded(&self, name: &str) -> Result<Option<Coded>, ModelError> {
@@ -84,6 +79,21 @@ impl TensorSource for Source {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.files.shape(name)
+    }
+
+    fn footprint(&self, name: &str) -> Option<Footprint> {
+        let (inner, shape) = (self.files.footprint(name)?, self.files.shape(name)?);
+        let &[out, row] = shape.as_slice() else { return Some(inner) };
+        let count = out * row;
+        if let Some(NestedScales(nested)) = self.how.nf4.filter(|_| is_linear(name)) {
+            // a file that has it in NF4 already keeps its scales, which are about as large
+            let held = nf4::bytes(count, nf4::block_of(row).unwrap_or(nf4::BLOCK), nested) as u64;
+            return Some(Footprint { held, loading: inner.loading.max(4 * count as u64 + 2 * held) });
+        }
+        match self.how.bf16 && inner == Footprint::f32(count) {
+            true => Some(self.files.footprint_rounded(name)?),
+            false => Some(inner),
+        }
     }
 
     fn names(&self) -> Vec<String> {

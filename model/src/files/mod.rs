@@ -16,6 +16,7 @@ mod folder;
 pub mod gguf;
 mod held;
 pub mod peft;
+pub mod random;
 pub mod safetensors;
 
 use std::{borrow::Cow, path::Path, sync::Arc};
@@ -24,8 +25,8 @@ use folgore_protocol::Digest;
 
 use crate::{ModelConfig, ModelError, TensorSource, tokenizer::Tokenizer};
 pub(crate) use bytes::{Bytes, read_text, read_text_if_there};
-pub use held::{Held, NestedScales};
-pub(crate) use held::{is_linear, nf4_block};
+pub(crate) use held::nf4_block;
+pub use held::{Held, NestedScales, is_linear};
 
 /// A model as its files describe it; no weight is read yet.
 pub struct ModelFiles {

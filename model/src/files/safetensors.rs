@@ -20,13 +20,8 @@ use serde::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{
-    atomic::{write_atomic, write_atomic_with},
-    bytes::Bytes,
-    fault,
-    fingerprint::Part,
-};
-use crate::{HostData, HostTensor, ModelError, TensorSource, Tensors};
+use super::{atomic::write_atomic_with, bytes::Bytes, fault, fingerprint::Part};
+use crate::{Footprint, HostData, HostTensor, ModelError, TensorSource, Tensors};
 
 /// How much header a reader takes.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +50,11 @@ impl SafetensorsFile {
         Self::new(Bytes::open(path)?, limits)
     }
 
-    pub(crate) fn memory(name: &str, bytes: Cow<'static, [u8]>, limits: Limits) -> Result<Self, ModelError> {
+    pub(crate) fn memory(
+        name: &str,
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        limits: Limits,
+    ) -> Result<Self, ModelError> {
         Self::new(Bytes::memory(name, bytes), limits)
     }
 
@@ -148,6 +147,13 @@ impl SafetensorsFile {
 }
 
 impl TensorSource for SafetensorsFile {
+    fn footprint(&self, name: &str) -> Option<Footprint> {
+        let info = self.header.info(name)?;
+        let count = info.shape.iter().product();
+        // vectors are widened; they do not matter
+        Some(if info.dtype == Dtype::BF16 { Footprint::bf16(count) } else { Footprint::f32(count) })
+    }
+
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
         self.read(name, false)
     }
@@ -206,41 +212,85 @@ pub(crate) fn le_chunks<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]
 
 /// Encodes `tensors` with the texts of `metadata` in the header. Equal input gives equal bytes: wide numbers
 /// before narrow ones, then by name.
-pub fn to_bytes(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let kind = |tensor: &HostTensor| match tensor.data {
-        HostData::F32(_) => (4, "F32"),
-        HostData::Bf16(_) => (2, "BF16"),
-        HostData::U8(_) => (1, "U8"),
-    };
-    let mut order: Vec<(&String, &HostTensor)> = tensors.iter().collect();
-    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(kind(tensor).0), *name));
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), json!(metadata));
-    let mut end = 0;
-    for (name, tensor) in &order {
-        let start = end;
-        let (width, dtype) = kind(tensor);
-        end += tensor.shape.iter().product::<usize>() * width;
-        header.insert((*name).clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}));
-    }
-    let mut text = Value::Object(header).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut out = Vec::with_capacity(8 + text.len() + end);
+pub fn to_bytes<'a>(
+    tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
+    let order = in_order(tensors);
+    let text = header(order.iter().map(|(entry, _)| entry), metadata);
+    let mut out = Vec::with_capacity(8 + text.len() + order.iter().map(|(entry, _)| entry.bytes).sum::<usize>());
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text);
     for (_, tensor) in order {
-        match &tensor.data {
-            HostData::F32(values) => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-            HostData::Bf16(bits) => out.extend(bits.iter().flat_map(|v| v.to_le_bytes())),
-            HostData::U8(codes) => out.extend(codes),
-        }
+        append(&tensor.data, &mut out);
     }
     out
 }
 
+/// Encodes `data`.
+fn append(data: &HostData, out: &mut Vec<u8>) {
+    match data {
+        HostData::F32(values) => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        HostData::Bf16(bits) => out.extend(bits.iter().flat_map(|v| v.to_le_bytes())),
+        HostData::U8(codes) => out.extend(codes),
+    }
+}
+
+/// Tensors in the order of a file, with what its header says of them.
+fn in_order<'a>(
+    tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
+) -> Vec<(Entry, &'a HostTensor)> {
+    let entry = |(name, tensor): (_, &'a HostTensor)| {
+        let (width, dtype) = match tensor.data {
+            HostData::F32(_) => (4, "F32"),
+            HostData::Bf16(_) => (2, "BF16"),
+            HostData::U8(_) => (1, "U8"),
+        };
+        let bytes = width * tensor.shape.iter().product::<usize>();
+        (width, Entry { name: Into::into(name), dtype, shape: tensor.shape.clone(), bytes }, tensor)
+    };
+    let mut order: Vec<(usize, Entry, &HostTensor)> = tensors.into_iter().map(entry).collect();
+    order.sort_by(|(a, x, _), (b, y, _)| (b, &x.name).cmp(&(a, &y.name)));
+    order.into_iter().map(|(_, entry, tensor)| (entry, tensor)).collect()
+}
+
+/// The header of a file of `entries`, padded.
+fn header<'a>(entries: impl Iterator<Item = &'a Entry>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(metadata));
+    let mut end = 0;
+    for Entry { name, dtype, shape, bytes } in entries {
+        let start = end;
+        end += bytes;
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    text
+}
+
+/// The metadata that torch's readers look for.
+fn of_torch() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".into(), "pt".into())])
+}
+
 /// Writes `tensors` to `path`, whole or not at all, with the metadata that torch's readers look for.
 pub fn write(path: &Path, tensors: &Tensors) -> Result<(), ModelError> {
-    write_atomic(path, &to_bytes(tensors, &BTreeMap::from([("format".into(), "pt".into())])))
+    write_tensors(path, tensors)
+}
+
+/// As [`write`]. One tensor at a time is encoded.
+pub(crate) fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
+) -> Result<(), ModelError> {
+    let (entries, tensors): (Vec<Entry>, Vec<&HostTensor>) = in_order(tensors).into_iter().unzip();
+    let mut tensors = tensors.into_iter();
+    write_raw(path, &entries, |entry| {
+        let mut out = Vec::with_capacity(entry.bytes);
+        tensors.next().into_iter().for_each(|tensor| append(&tensor.data, &mut out));
+        Ok(out)
+    })
 }
 
 /// How numbers are held in a file.
@@ -344,16 +394,7 @@ pub fn write_raw(
     entries: &[Entry],
     mut contents: impl FnMut(&Entry) -> Result<Vec<u8>, ModelError>,
 ) -> Result<(), ModelError> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), json!({"format": "pt"}));
-    let mut end = 0;
-    for Entry { name, dtype, shape, bytes } in entries {
-        let start = end;
-        end += bytes;
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
-    }
-    let mut text = Value::Object(header).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
+    let text = header(entries.iter(), &of_torch());
     write_atomic_with(path, |file| {
         let io = |e| fault::io(path, e);
         file.write_all(&(text.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&text)).map_err(io)?;
@@ -418,8 +459,7 @@ mod tests {
     fn what_is_written_is_read_by_us_and_by_the_reference() {
         let bytes = to_bytes(&sample(), &BTreeMap::from([("format".into(), "pt".into())]));
         assert_eq!(from_bytes("x", bytes.clone()).unwrap(), sample());
-        let error =
-            SafetensorsFile::memory("x", bytes.clone().into(), Limits::WEIGHTS).unwrap().read_all().unwrap_err();
+        let error = SafetensorsFile::memory("x", bytes.clone(), Limits::WEIGHTS).unwrap().read_all().unwrap_err();
         assert!(error.to_string().contains("tensor codes of type U8"), "codes are no weights: {error}");
         let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(reference.tensor("b.half").unwrap().dtype(), Dtype::BF16);
@@ -456,7 +496,7 @@ mod tests {
         let mut bytes = bytes_of(header, 8);
         let at = bytes.len() - 8;
         bytes[at..at + 4].copy_from_slice(&[0x00, 0x3c, 0x00, 0xc1]);
-        let file = SafetensorsFile::memory("w", bytes.into(), Limits::WEIGHTS).unwrap();
+        let file = SafetensorsFile::memory("w", bytes, Limits::WEIGHTS).unwrap();
         assert_eq!(file.tensor("h").unwrap(), HostTensor::f32([2], vec![1.0, -2.5]));
         let error = file.tensor("i").unwrap_err().to_string();
         assert!(error.contains("tensor i of type I32"), "{error}");
@@ -477,12 +517,12 @@ mod tests {
             (bytes_of("not json", 0), "header"),
         ];
         for (bytes, what) in cases {
-            let error = SafetensorsFile::memory("w", bytes.into(), Limits::WEIGHTS).unwrap_err().to_string();
+            let error = SafetensorsFile::memory("w", bytes, Limits::WEIGHTS).unwrap_err().to_string();
             assert!(error.starts_with(&format!("w: {what}")), "{error}");
         }
         let wide = |len: usize| bytes_of(&("{}".to_owned() + &" ".repeat(len - 2)), 0);
-        assert!(SafetensorsFile::memory("w", wide(1 << 20).into(), Limits::ADAPTER).is_ok());
-        assert!(SafetensorsFile::memory("w", wide((1 << 20) + 1).into(), Limits::ADAPTER).is_err());
+        assert!(SafetensorsFile::memory("w", wide(1 << 20), Limits::ADAPTER).is_ok());
+        assert!(SafetensorsFile::memory("w", wide((1 << 20) + 1), Limits::ADAPTER).is_err());
     }
 
     proptest! {

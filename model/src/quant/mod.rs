@@ -71,6 +71,15 @@ impl Coded {
         }
     }
 
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        let codes = match &self.codes {
+            Codes::Four { packed, .. } => packed.len(),
+            Codes::Eight(codes) => codes.len(),
+        };
+        codes + self.scales.bytes() + self.least.as_ref().map_or(0, |least| size_of_val(&least[..]))
+    }
+
     /// All weights.
     pub fn decoded(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len];
@@ -148,9 +157,19 @@ const SMALLEST: f32 = 1e-38;
 /// The largest magnitude of a block, and its numbers over that. A block of fewer than `block` numbers, the last one, is divided;
 /// the others are multiplied by the inverse, as bitsandbytes does.
 fn scaled(numbers: &[f32], block: usize) -> (f32, impl Iterator<Item = f32>) {
-    let largest = numbers.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let largest = largest(numbers);
     let divisor = largest.max(SMALLEST);
     let (inverse, whole) = (1.0 / divisor, numbers.len() == block);
     let over = move |x: &f32| if whole { x * inverse } else { x / divisor };
     (largest, numbers.iter().map(move |x| over(x).clamp(-1.0, 1.0)))
+}
+
+/// The largest magnitude, by lanes: the largest of many does not depend on the order.
+fn largest(numbers: &[f32]) -> f32 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut most = [0.0f32; 8];
+    for eight in eights {
+        most.iter_mut().zip(eight).for_each(|(most, x)| *most = most.max(x.abs()));
+    }
+    most.iter().chain(rest).fold(0.0, |most, x| most.max(x.abs()))
 }

@@ -8,16 +8,14 @@ use folgore_model::{
     backend::{Backend, Cpu},
     decoder::{Decoder, Linear},
     lora::{LoraInit, LoraShape},
-    params::{Params, RandomWeights},
+    params::Params,
 };
 use folgore_protocol::seed;
 
 use super::cost::Costs;
 use crate::policy;
 
-/// Asks for random weights of SmolLM2-135M's shape: the time of a product does not depend on its numbers.
-const RANDOM: &str = "random:smollm2";
-/// Stream of random weights and prompts.
+/// Stream of the adapter and of prompts.
 const SEED: u64 = 1;
 
 /// A decoder on its threads.
@@ -29,16 +27,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Loads `model`: a path, `embedded` or `random:smollm2`.
+    /// Loads `model`, as [`Base::find`](crate::base::Base::find) takes it.
     pub fn load(model: &str, threads: usize) -> Result<Self> {
         let backend = Arc::new(Cpu::with_threads(threads));
-        let decoder = if model == RANDOM {
-            let config = ModelConfig::smollm2_135m();
-            Decoder::load(backend, config.clone(), &RandomWeights::new(config, SEED))?
-        } else {
-            let files = policy::open(model)?;
-            Decoder::load(backend, files.config, &*files.tensors)?
-        };
+        let files = policy::open(model)?;
+        let decoder = Decoder::load(backend, files.config, &*files.tensors)?;
         let bytes = decoder.weights().bytes(decoder.backend());
         Ok(Self { decoder, bytes })
     }

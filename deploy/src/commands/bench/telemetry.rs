@@ -14,19 +14,14 @@ use folgore_actors::{
     Telemetry,
     telemetry::{self, Identity, Report, settings::Settings},
 };
-use folgore_learner::{
-    alarm::Alarm,
-    ask::Evaluated,
-    learner::{Standing, Witness},
-};
+use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value, json};
 
+use super::solo;
 use crate::{
     cli::{ConfigArgs, bench::TelemetryArgs},
-    commands::train::{ingredients, load_config, parts},
-    compose::{self, House, Place},
-    run_dir::RunDir,
+    commands::train::{ingredients, load_config},
 };
 
 /// Steps before those that count.
@@ -78,8 +73,10 @@ fn measure(config: &ConfigArgs, steps: u32) -> Result<Costs> {
     let who = Identity { run: "bench".into(), role: "bench".into(), worker: "bench".into() };
     let telemetry = Telemetry::with(settings, &who)?;
     let [even, odd] = [0, 1].map(|traced| Arc::new(Switch { traced, times: Mutex::default() }));
-    train(config.clone(), even.clone())?;
-    train(config, odd.clone())?;
+    for switch in [&even, &odd] {
+        let (what, adapter) = ingredients(load_config(&config)?, None, |_| Ok(()))?;
+        solo::train(&what, adapter.as_ref(), switch.clone())?;
+    }
     telemetry::listen(true);
     let report = telemetry.end().context("no spans")?;
     let (even, odd) = (even.take(), odd.take());
@@ -92,21 +89,6 @@ fn measure(config: &ConfigArgs, steps: u32) -> Result<Costs> {
         .collect();
     let of = |value: fn(&(f64, f64)) -> f64| median(pairs.iter().map(value).collect());
     Ok(Costs { traced: of(|pair| pair.0)?, plain: of(|pair| pair.1)?, ratio: of(|pair| pair.0 / pair.1)?, report })
-}
-
-fn train(config: ConfigArgs, witness: Arc<Switch>) -> Result<()> {
-    let folder = tempfile::tempdir().context("a folder for the run")?;
-    let (what, adapter) = ingredients(load_config(&config)?, None)?;
-    let dir = RunDir::begin(folder.path(), Some("bench"))?;
-    let (checkpoints, _) = dir.checkpoints(what.config.checkpoint.save_total_limit, |_| {})?;
-    let (parts, _) = parts(&what, &dir, checkpoints, None, adapter.as_ref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let place = Place { record: dir.record(), blobs: dir.file("blobs") };
-        let house = House::start("bench", &place, &what, false).await?;
-        house.learn(parts, compose::plan(&what)?, Standing::default(), witness).await?;
-        house.end().await
-    })
 }
 
 /// Turns telemetry on and off between steps, and notes how long they take.

@@ -1,4 +1,7 @@
 //! Aligned buffers that go back to a free list when dropped: allocating and zeroing large memory costs as much as a layer.
+//!
+//! The list is no second heap: buffers in use and free ones together take hardly more than the most that were ever in use at once.
+//! Where fresh memory would exceed that, the buffers that have been free for longest go back to the system first.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -12,6 +15,8 @@ use std::{
 const ALIGN: usize = 64;
 /// Numbers that the free list holds at most: 1 GiB.
 const FREE_LIMIT: usize = 1 << 28;
+/// Numbers by which used and free buffers may exceed the most that were in use: 32 MiB, so that small models never wait for the system.
+const SLACK: usize = 1 << 23;
 
 /// A piece of memory of `capacity` numbers, all of them initialised at all times.
 struct Memory {
@@ -73,8 +78,43 @@ fn use_huge_pages(_at: *mut u8, _bytes: usize) {}
 
 #[derive(Default)]
 struct Free {
-    by_capacity: BTreeMap<usize, Vec<Memory>>,
+    /// With the time since when it is free.
+    by_capacity: BTreeMap<usize, Vec<(u64, Memory)>>,
     numbers: usize,
+    /// Numbers in use, and the most that ever were.
+    used: usize,
+    most_used: usize,
+    clock: u64,
+}
+
+impl Free {
+    fn take(&mut self, capacity: usize, oldest: bool) -> Option<Memory> {
+        let list = self.by_capacity.get_mut(&capacity)?;
+        let (_, memory) = if oldest { list.remove(0) } else { list.pop()? };
+        if list.is_empty() {
+            self.by_capacity.remove(&capacity);
+        }
+        self.numbers -= capacity;
+        Some(memory)
+    }
+
+    /// Counts `capacity` numbers as used.
+    fn using(&mut self, capacity: usize) {
+        self.used += capacity;
+        self.most_used = self.most_used.max(self.used);
+    }
+
+    /// What has to go so that no more than `most` numbers are free, longest free first.
+    fn excess(&mut self, most: usize) -> Vec<Memory> {
+        let mut excess = Vec::new();
+        while self.numbers > most {
+            // lists are in the order of time
+            let oldest = self.by_capacity.iter().min_by_key(|(_, list)| list.first().map(|(since, _)| *since));
+            let Some(capacity) = oldest.map(|(capacity, _)| *capacity) else { break };
+            excess.extend(self.take(capacity, true));
+        }
+        excess
+    }
 }
 
 /// The free list of one backend.
@@ -86,21 +126,18 @@ pub(crate) struct BufferPool {
 impl BufferPool {
     /// A buffer of `len` numbers of unspecified value; true if they are known to be zero.
     fn take(self: &Arc<Self>, len: usize) -> (CpuBuf, bool) {
-        let recycled = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let fit = free.by_capacity.range(len..=len + len / 4 + 64).next().map(|(capacity, _)| *capacity);
-            fit.and_then(|capacity| {
-                let list = free.by_capacity.get_mut(&capacity)?;
-                let memory = list.pop();
-                if list.is_empty() {
-                    free.by_capacity.remove(&capacity);
-                }
-                free.numbers -= capacity;
-                memory
-            })
-        };
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fit = free.by_capacity.range(len..=len + len / 4 + 64).next().map(|(capacity, _)| *capacity);
+        let recycled = fit.and_then(|capacity| free.take(capacity, false));
+        let capacity = recycled.as_ref().map_or_else(|| len.next_multiple_of(16), |memory| memory.capacity);
+        free.using(capacity);
+        let most = free.most_used + SLACK - free.used;
+        let excess = if recycled.is_none() { free.excess(most) } else { Vec::new() };
+        drop(free);
+        // before the new memory is touched
+        drop(excess);
         let fresh = recycled.is_none();
-        let memory = recycled.unwrap_or_else(|| Memory::zeroed(len.next_multiple_of(16)));
+        let memory = recycled.unwrap_or_else(|| Memory::zeroed(capacity));
         (CpuBuf { memory: Some(memory), len, pool: Arc::clone(self) }, fresh)
     }
 
@@ -118,11 +155,19 @@ impl BufferPool {
         buf
     }
 
+    /// Gives free buffers back to the system, but for [`SLACK`].
+    pub(crate) fn trim(&self) {
+        let excess = self.free.lock().unwrap_or_else(PoisonError::into_inner).excess(SLACK);
+        drop(excess);
+    }
+
     fn put(&self, memory: Memory) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.used -= memory.capacity;
         if memory.capacity > 0 && free.numbers + memory.capacity <= FREE_LIMIT {
-            free.numbers += memory.capacity;
-            free.by_capacity.entry(memory.capacity).or_default().push(memory);
+            (free.numbers, free.clock) = (free.numbers + memory.capacity, free.clock + 1);
+            let since = free.clock;
+            free.by_capacity.entry(memory.capacity).or_default().push((since, memory));
         }
     }
 }
@@ -198,5 +243,36 @@ mod tests {
         let large: Vec<CpuBuf> = (0..5).map(|_| pool.alloc(FREE_LIMIT / 4)).collect();
         drop(large);
         assert_eq!(pool.free.lock().unwrap().numbers, FREE_LIMIT);
+    }
+
+    #[test]
+    fn buffers_of_other_sizes_take_the_place_of_free_ones() {
+        let pool = Arc::new(BufferPool::default());
+        let held = |pool: &BufferPool| {
+            let free = pool.free.lock().unwrap();
+            (free.used, free.numbers)
+        };
+        let size = SLACK;
+        drop(pool.alloc(4 * size));
+        // ever other sizes: never more than the most that were used, and the slack
+        for i in 0..20 {
+            let first = pool.alloc(size + i * size / 16);
+            let second = pool.alloc(size / 2 + i * size / 32);
+            let (used, free) = held(&pool);
+            assert_eq!(used, first.len() + second.len());
+            assert!(used + free <= 4 * size + SLACK, "{i}: {used} {free}");
+        }
+        // the one that was free for longest went first
+        let pool = Arc::new(BufferPool::default());
+        let (old, new) = (pool.alloc(size), pool.alloc(2 * size));
+        let new_at = new.as_ptr();
+        drop(old);
+        drop(new);
+        let _other = pool.alloc(size / 2);
+        let _more = pool.alloc(size + size / 2);
+        assert_eq!(held(&pool).1, 2 * size);
+        assert_eq!(pool.alloc(2 * size).as_ptr(), new_at);
+        pool.trim();
+        assert!(held(&pool).1 <= SLACK, "{:?}", held(&pool));
     }
 }

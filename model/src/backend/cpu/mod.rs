@@ -110,6 +110,10 @@ impl Backend for Cpu {
         self.buffers.zeros(len)
     }
 
+    fn trim(&self) {
+        self.buffers.trim();
+    }
+
     fn upload(&self, values: &[f32]) -> CpuBuf {
         let mut buf = self.alloc(values.len());
         buf.copy_from_slice(values);

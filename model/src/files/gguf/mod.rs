@@ -29,7 +29,7 @@ use super::{
     fingerprint::{Part, fingerprint},
 };
 use crate::{
-    HostTensor, ModelConfig, ModelError, TensorSource, decoder,
+    Footprint, HostTensor, ModelConfig, ModelError, TensorSource, decoder,
     quant::{Coded, Codes, Scales},
     tokenizer::Tokenizer,
 };
@@ -174,6 +174,15 @@ impl TensorSource for GgufTensors {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|t| t.info.shape.clone())
+    }
+
+    fn footprint(&self, name: &str) -> Option<Footprint> {
+        let t = self.tensors.get(name)?;
+        let count: usize = t.info.shape.iter().product();
+        let (numbers, bytes) = t.block.size();
+        // what one block becomes
+        let one = t.block.coded(&vec![0; bytes]).filter(|_| t.info.shape.len() == 2);
+        Some(one.map_or_else(|| Footprint::f32(count), |one| Footprint::coded(count / numbers * one.bytes())))
     }
 
     fn names(&self) -> Vec<String> {

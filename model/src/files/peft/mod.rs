@@ -8,7 +8,7 @@ mod config;
 mod patterns;
 mod start;
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use super::{
     atomic::write_atomic,
     bytes::read_text,
     fault,
-    safetensors::{Limits, SafetensorsFile, to_bytes},
+    safetensors::{self, Limits, SafetensorsFile},
 };
 use crate::{HostTensor, ModelConfig, ModelError, TensorSource, Tensors};
 
@@ -69,8 +69,7 @@ impl AdapterFile {
     /// Writes both files into `folder` (made if needed), each whole or not at all, the weights first.
     pub fn write(&self, folder: &Path) -> Result<(), ModelError> {
         std::fs::create_dir_all(folder).map_err(|e| fault::io(folder, e))?;
-        let metadata = BTreeMap::from([("format".into(), "pt".into())]);
-        write_atomic(&folder.join(WEIGHTS_FILE), &to_bytes(&self.prefixed(), &metadata))?;
+        safetensors::write_tensors(&folder.join(WEIGHTS_FILE), self.prefixed())?;
         write_atomic(&folder.join(CONFIG_FILE), self.config.to_json(self.base_model.as_deref()).as_bytes())
     }
 
@@ -81,12 +80,12 @@ impl AdapterFile {
         if let Some(base) = &self.base_model {
             metadata.insert(BASE_KEY.into(), base.clone());
         }
-        to_bytes(&self.prefixed(), &metadata)
+        safetensors::to_bytes(self.prefixed(), &metadata)
     }
 
     /// Reads what [`AdapterFile::to_bytes`] made; `name` is for errors.
-    pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, ModelError> {
-        let file = SafetensorsFile::memory(name, bytes.into(), Limits::ADAPTER)?;
+    pub fn from_bytes(name: &str, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self, ModelError> {
+        let file = SafetensorsFile::memory(name, bytes, Limits::ADAPTER)?;
         let text =
             file.metadata(CONFIG_KEY).ok_or_else(|| fault::missing(name, format!("{CONFIG_KEY} in the header")))?;
         let (config, _) = LoraConfig::parse(name, text)?;
@@ -136,12 +135,13 @@ impl AdapterFile {
         all
     }
 
-    fn prefixed(&self) -> Tensors {
+    /// The tensors under PEFT's names.
+    fn prefixed(&self) -> impl Iterator<Item = (String, &HostTensor)> {
         let full = |name: &String| match name.ends_with(MAGNITUDE) {
             true => format!("{PREFIX}{name}"),
             false => format!("{PREFIX}{name}.weight"),
         };
-        self.tensors.iter().map(|(name, tensor)| (full(name), tensor.clone())).collect()
+        self.tensors.iter().map(move |(name, tensor)| (full(name), tensor))
     }
 }
 
