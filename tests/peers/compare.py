@@ -1,11 +1,15 @@
 """Runs Folgore and a peer on the same work, one after the other (A B A B), and prints the ratios.
 
-  python compare.py --folgore ../../target/release/folgore [--only step,train,decode,gguf] [--rounds 2] [--out results.jsonl]
+  python compare.py --folgore ../../target/release/folgore [--only step,train,...] [--rounds 2] [--out results.jsonl]
 
-step    a whole GRPO step: 4 prompts x 8 samples, 64 + 64 tokens, LoRA of rank 16, f32   TRL
-train   LoRA training: 4 x 256 tokens, rank 16, f32                                      PEFT
-decode  tokens a second at batch 1 and 32, 64-token prompts, f32                         transformers
-gguf    the same from GGUF files of the same weights, in f32 and in Q4_1                 llama.cpp
+step       a whole GRPO step: 4 prompts x 8 samples, 64 + 64 tokens, LoRA of rank 16, f32   TRL
+step512    the same with prompts of 512 tokens; TRL in micro-batches of 2, without warm-up  TRL
+tiny       the first on 4 layers of 128                                                     TRL
+train      LoRA training: 4 x 256 tokens, rank 16, f32                                      PEFT
+recompute  the same with gradient checkpointing                                             PEFT
+rollout    8 prompts of 128 tokens x 8 samples of 64                                        transformers
+decode     tokens a second at batch 1 and 32, 64-token prompts, f32                         transformers
+gguf       the same from GGUF files of the same weights, in f32 and in Q4_1                 llama.cpp
 
 Both sides load the same weights (PEERS_DIR/smollm2-hf, for `gguf` PEERS_DIR/smollm2-*.gguf) and use PEER_THREADS threads. A
 ratio is the peer's seconds divided by Folgore's, each the best of its rounds. Where calibrations of two rounds differ by more
@@ -22,7 +26,11 @@ import benchlib
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = {
     "step": ["peer_trl_grpo.py", "--warmup", "1", "--steps", "2"],
+    "step512": ["peer_trl_grpo.py", "--warmup", "0", "--steps", "1", "--prompt-tokens", "512", "--micro-batch", "2"],
+    "tiny": ["peer_trl_grpo.py", "--warmup", "2", "--steps", "8", "--tiny"],
     "train": ["peer_peft_sft.py", "--warmup", "1", "--steps", "3"],
+    "recompute": ["peer_peft_sft.py", "--warmup", "1", "--steps", "3", "--gradient-checkpointing"],
+    "rollout": ["peer_hf_generate.py", "--prompts", "8", "--samples", "8", "--prompt-tokens", "128", "--new-tokens", "64"],
     "decode": ["peer_hf_generate.py", "--prompts", "4", "--samples", "8", "--prompt-tokens", "64", "--new-tokens", "64"],
     "gguf f32": ["peer_llamacpp.py", "--gguf", os.path.join(benchlib.peers_dir(), "smollm2-f32.gguf")],
     "gguf q4_1": ["peer_llamacpp.py", "--gguf", os.path.join(benchlib.peers_dir(), "smollm2-q4_1.gguf")],
@@ -42,9 +50,14 @@ def run(command):
 
 
 def ours(folgore, what):
-    gguf = what.startswith("gguf")
-    model, part = (PEERS[what][-1], "decode") if gguf else (benchlib.model_dir(), what)
-    return run([folgore, "bench", "--model", model, "--threads", str(benchlib.THREADS), "--only", part, "--json"])
+    model, more = benchlib.model_dir(), ["--only", what]
+    if what.startswith("gguf"):
+        model, more = PEERS[what][-1], ["--only", "decode"]
+    elif what == "step512":
+        more = ["--only", "step", "--prompt-tokens", "512", "--repeat", "1"]
+    elif what == "tiny":
+        model, more = "random:tiny", ["--only", "step", "--repeat", "8"]
+    return run([folgore, "bench", "--model", model, "--threads", str(benchlib.THREADS), *more, "--json"])
 
 
 def line(bench, name):
@@ -54,17 +67,20 @@ def line(bench, name):
 def figures(what, bench, peer):
     """Seconds of both for the same work, by what is compared."""
     r = peer["result"]
-    if what == "step":
+    if what in ("step", "step512", "tiny"):
         b = line(bench, "GRPO step")
         return {
-            "GRPO step": (b["best_s"], r["best"]["step_s"]),
+            f"GRPO step ({what})": (b["best_s"], r["best"]["step_s"]),
             "  generation": (b["detail"]["generate_s"], r["best"]["generate_s"]),
             "  learning": (b["detail"]["learn_s"], r["best"]["learn_s"]),
-            "GRPO step, TRL undisturbed": (b["best_s"], r.get("fast_estimate", {}).get("step_s")),
+            "  TRL undisturbed": (b["best_s"], r.get("fast_estimate", {}).get("step_s")),
         }
-    if what == "train":
+    if what in ("train", "recompute"):
         b = line(bench, "LoRA training")
-        return {"LoRA training": (b["best_s"], min(r["step_s"]))}
+        return {f"LoRA training ({what})": (b["best_s"], min(r["step_s"]))}
+    if what == "rollout":
+        b = line(bench, "rollout")
+        return {"rollout, 8 x 8 samples": (b["best_s"], min(r["rollout_s"]))}
     one, many = line(bench, "decode, batch 1"), line(bench, "decode, batch 32")
     if what.startswith("gguf"):
         return {
@@ -95,7 +111,7 @@ def noise(what, rounds):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--folgore", default=os.path.join(HERE, "../../target/release/folgore"))
-    ap.add_argument("--only", default="step,train,decode")
+    ap.add_argument("--only", default="step,step512,tiny,train,recompute,rollout,decode")
     ap.add_argument("--rounds", type=int, default=2)
     ap.add_argument("--out", help="file that every line of JSON is appended to")
     a = ap.parse_args()

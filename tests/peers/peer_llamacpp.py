@@ -22,14 +22,14 @@ command = [os.path.join(a.bin, "llama-batched-bench"), "-m", a.gguf, "-t", threa
 command += ["-npp", str(a.prompt_tokens), "-ntg", str(a.new_tokens), "-npl", a.batches, "--output-format", "jsonl"]
 command += ["-c", str(max(batches) * (a.prompt_tokens + a.new_tokens) + 64), "-b", "2048", "-ub", "512"]
 
-calibration = {"before": benchlib.calibrate(bf16=False)}
+calibration = {"before": benchlib.calibrate()}
 speeds = {batch: [] for batch in batches}
 with benchlib.Noise() as noise:
     for _ in range(a.reps):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         for row in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")):
             speeds[row["pl"]].append(row["speed_tg"])
-calibration["after"] = benchlib.calibrate(bf16=False)
+calibration["after"] = benchlib.calibrate()
 config = {k: v for k, v in vars(a).items() if k not in ("bin", "gguf")} | {"gguf": os.path.basename(a.gguf)}
 result = {f"batch{batch}_tok_s": [round(speed, 1) for speed in of] for batch, of in speeds.items()}
 memory = {"peak_rss_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)}

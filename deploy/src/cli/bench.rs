@@ -11,7 +11,7 @@ pub struct BenchArgs {
     /// Another measurement than that of the engine.
     #[command(subcommand)]
     pub other: Option<OtherBench>,
-    /// Model folder, GGUF file, `embedded`, or `random:SHAPE` for random weights: smollm2, qwen2.5-0.5b, qwen2.5-1.5b, mistral-7b
+    /// Model folder, GGUF file, `embedded`, or `random:SHAPE` for random weights: tiny, smollm2, qwen2.5-0.5b, qwen2.5-1.5b, mistral-7b
     #[arg(long, default_value = "random:smollm2")]
     pub model: String,
     /// Threads
@@ -20,7 +20,10 @@ pub struct BenchArgs {
     /// Repetitions; the best counts
     #[arg(long, default_value_t = 3)]
     pub repeat: usize,
-    /// Only these: ceilings, decode, prefill, train, step
+    /// Tokens of a prompt in a GRPO step
+    #[arg(long, default_value_t = 64)]
+    pub prompt_tokens: usize,
+    /// Only these: ceilings, decode, prefill, rollout, train, recompute, step
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Prints one JSON object instead of a table
@@ -55,7 +58,7 @@ pub enum OtherBench {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = MEMORY_HELP)]
 pub struct MemoryArgs {
-    /// Shapes of the bases, whose weights are random: smollm2, qwen2.5-0.5b, qwen2.5-1.5b, mistral-7b
+    /// Shapes of the bases, whose weights are random: tiny, smollm2, qwen2.5-0.5b, qwen2.5-1.5b, mistral-7b
     #[arg(long, value_delimiter = ',', default_value = "qwen2.5-0.5b,qwen2.5-1.5b,mistral-7b")]
     pub shape: Vec<String>,
     /// Settings over those of the measured run

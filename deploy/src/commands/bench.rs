@@ -17,7 +17,7 @@ mod solo;
 mod subject;
 mod telemetry;
 
-use std::io::Write as _;
+use std::{io::Write as _, num::NonZeroUsize};
 
 use anyhow::{Result, bail};
 
@@ -25,7 +25,7 @@ use self::{ceiling::Ceilings, result::Report, subject::Subject};
 use crate::cli::bench::{BenchArgs, BenchWorkerArgs, OtherBench};
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 5] = ["ceilings", "decode", "prefill", "train", "step"];
+const PARTS: [&str; 7] = ["ceilings", "decode", "prefill", "rollout", "train", "recompute", "step"];
 /// Sequences that decode together.
 const DECODE_BATCHES: [usize; 3] = [1, 8, 32];
 
@@ -60,13 +60,19 @@ pub fn run(args: BenchArgs) -> Result<()> {
             say("prefill");
             results.push(generate::prefill(&subject, args.repeat)?);
         }
-        if wanted("train") {
-            say("LoRA training");
-            results.push(learn::train(&subject, args.repeat)?);
+        if wanted("rollout") {
+            say("rollouts");
+            results.push(generate::rollout(&subject, args.repeat)?);
+        }
+        for (part, recompute) in [("train", None), ("recompute", Some(NonZeroUsize::MIN))] {
+            if wanted(part) {
+                say(&format!("LoRA training ({part})"));
+                results.push(learn::train(&subject, args.repeat, recompute)?);
+            }
         }
         if wanted("step") {
             say("a whole GRPO step");
-            results.push(learn::step(&subject, args.repeat)?);
+            results.push(learn::step(&subject, args.repeat, args.prompt_tokens)?);
         }
     }
     let after = Ceilings::measure(args.threads);
@@ -85,7 +91,9 @@ fn check(args: &BenchArgs) -> Result<()> {
     if let Some(other) = args.only.iter().find(|o| !PARTS.contains(&o.as_str())) {
         bail!("--only {other}: expected some of {}", PARTS.join(", "));
     }
-    for (name, value) in [("--threads", args.threads), ("--repeat", args.repeat)] {
+    for (name, value) in
+        [("--threads", args.threads), ("--repeat", args.repeat), ("--prompt-tokens", args.prompt_tokens)]
+    {
         if value == 0 {
             bail!("{name}: expected at least 1, got 0");
         }
@@ -99,7 +107,15 @@ mod tests {
 
     fn args(only: &[&str]) -> BenchArgs {
         let only = only.iter().map(|o| (*o).to_owned()).collect();
-        BenchArgs { other: None, model: crate::embedded::NAME.into(), threads: 2, repeat: 1, only, json: true }
+        BenchArgs {
+            other: None,
+            model: crate::embedded::NAME.into(),
+            threads: 2,
+            repeat: 1,
+            prompt_tokens: 64,
+            only,
+            json: true,
+        }
     }
 
     #[test]
@@ -119,13 +135,16 @@ mod tests {
         assert!(decode.tokens > 200.0 && decode.best() > 0.0, "{decode:?}");
         let prefill = generate::prefill(&subject, 1).unwrap();
         assert_eq!(prefill.tokens, 255.0);
-        let train = learn::train(&subject, 1).unwrap();
-        assert_eq!(train.tokens, 4.0 * 256.0);
-        let step = learn::step(&subject, 1).unwrap();
+        let rollout = generate::rollout(&subject, 1).unwrap();
+        assert_eq!(rollout.tokens, 64.0 * 64.0);
+        let train = learn::train(&subject, 1, None).unwrap();
+        let recompute = learn::train(&subject, 1, Some(NonZeroUsize::MIN)).unwrap();
+        assert_eq!([train.tokens, recompute.tokens], [4.0 * 256.0; 2]);
+        let step = learn::step(&subject, 1, 64).unwrap();
         assert_eq!(step.tokens, 32.0 * 128.0);
         assert_eq!(step.detail["mismatch/logp_abs_max"], 0.0);
         assert_eq!(step.detail["tokens_trained"], 4.0 * 64.0 + 32.0 * 63.0);
-        for result in [decode, prefill, train, step] {
+        for result in [decode, prefill, rollout, train, recompute, step] {
             assert!(result.work.iter().all(|call| call.flops > 0.0 && call.bytes > 0.0), "{result:?}");
         }
     }

@@ -19,7 +19,7 @@ use crate::{
 /// What names of random bases begin with.
 pub const PREFIX: &str = "random:";
 /// The shapes that there are.
-pub const SHAPES: [&str; 4] = ["smollm2", "qwen2.5-0.5b", "qwen2.5-1.5b", "mistral-7b"];
+pub const SHAPES: [&str; 5] = ["tiny", "smollm2", "qwen2.5-0.5b", "qwen2.5-1.5b", "mistral-7b"];
 
 /// Stream of the weights.
 const SEED: u64 = 1;
@@ -42,6 +42,17 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         ..smollm2.clone()
     };
     let config = match name {
+        "tiny" => ModelConfig {
+            vocab_size: 512,
+            hidden_size: 128,
+            intermediate_size: 352,
+            num_hidden_layers: 4,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 32,
+            max_position_embeddings: 1_024,
+            ..smollm2
+        },
         "smollm2" => smollm2,
         "qwen2.5-0.5b" => ModelConfig {
             hidden_size: 896,
@@ -181,8 +192,8 @@ mod tests {
         let weights = |name: &str| -> usize {
             tensors(&shape(name).unwrap()).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
         };
-        // as the cards of SmolLM2-135M, Qwen2.5-0.5B, Qwen2.5-1.5B and Mistral-7B have them
-        let known = [134_515_008, 494_032_768, 1_543_714_304, 7_241_732_096];
+        // tiny by hand; as the cards of SmolLM2-135M, Qwen2.5-0.5B, Qwen2.5-1.5B and Mistral-7B have them
+        let known = [803_968, 134_515_008, 494_032_768, 1_543_714_304, 7_241_732_096];
         assert_eq!(SHAPES.map(weights), known);
         assert!(shape("gpt-5").is_none());
     }

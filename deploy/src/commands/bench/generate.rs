@@ -20,9 +20,11 @@ use super::{
 };
 
 /// Tokens of a prompt when decoding is measured.
-pub const PROMPT: usize = 64;
+const PROMPT: usize = 64;
 /// New tokens of a sequence.
 pub const NEW: usize = 64;
+/// Prompts of a rollout, samples of each, and tokens of a prompt.
+const ROLLOUT: [usize; 3] = [8, 8, 128];
 /// Tokens of the prompt when prompts are measured.
 const LONG_PROMPT: usize = 512;
 
@@ -122,6 +124,36 @@ pub fn decode(subject: &Subject, batch: usize, repeat: usize) -> Result<Measured
 pub fn step_cost(costs: &super::cost::Costs, batch: usize, held: usize) -> Call {
     let b = batch as f64;
     costs.forward(b, b * (held + 1) as f64, b * (held + 1) as f64, b)
+}
+
+/// New tokens a second of 8 prompts by 8 samples, from the first token of the prompts on.
+pub fn rollout(subject: &Subject, repeat: usize) -> Result<Measured> {
+    let [prompts, samples, wanted] = ROLLOUT;
+    let prompt = subject.at_most(wanted, NEW);
+    let mut engine = engine(subject, prompts * samples, prompt + NEW, None);
+    let meter = Meter::start();
+    let sizes = json!({"prompts": prompts, "samples": samples, "prompt": prompt, "new": NEW});
+    let mut result = Measured::new(format!("rollout, {prompts} x {samples}"), sizes);
+    result.tokens = (prompts * samples * NEW) as f64;
+    for round in 0..=repeat as u64 {
+        publish(&mut engine, round, None);
+        let begin = Instant::now();
+        for p in 0..prompts as u64 {
+            for seed in p * samples as u64..(p + 1) * samples as u64 {
+                engine.submit(request(subject.ids(300 + p, prompt), seed, NEW))?;
+            }
+        }
+        drain(&mut engine)?;
+        // the first warms up
+        if round > 0 {
+            result.seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    result.around = meter.stop();
+    let (costs, p, all) = (subject.costs(false), prompts as f64, prompts * samples);
+    result.work = vec![costs.forward(p * prompt as f64, p * seen(0, prompt), p * prompt as f64, all as f64)];
+    result.work.extend((0..NEW - 1).map(|i| step_cost(&costs, all, prompt + i)));
+    Ok(result)
 }
 
 /// Tokens a second of one long prompt, up to and with its first new token.

@@ -1,6 +1,6 @@
 //! The learner: LoRA training on given tokens, and a whole GRPO step with its rollouts.
 
-use std::{sync::Arc, time::Instant};
+use std::{num::NonZeroUsize, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result};
 use folgore_config::{algo::AlgoSection, optim::OptimSection};
@@ -22,7 +22,7 @@ use serde_json::json;
 
 use super::{
     cost::seen,
-    generate::{self, BenchEngine, NEW, PROMPT, drain, publish, request, step_cost},
+    generate::{self, BenchEngine, NEW, drain, publish, request, step_cost},
     meter::Meter,
     result::Measured,
     subject::{Subject, shape},
@@ -39,8 +39,9 @@ fn trainee(subject: &Subject) -> Result<Trainee<Cpu>> {
     Trainee::new(subject.decoder.clone(), subject.params()).context("adapter")
 }
 
-/// Tokens a second of supervised LoRA training: forward, backward, gradient norm, AdamW.
-pub fn train(subject: &Subject, repeat: usize) -> Result<Measured> {
+/// Tokens a second of supervised LoRA training: forward, backward, gradient norm, AdamW. With `recompute`, only the inputs of one
+/// layer in so many are kept.
+pub fn train(subject: &Subject, repeat: usize, recompute: Option<NonZeroUsize>) -> Result<Measured> {
     let length = subject.at_most(LENGTH, 0);
     let sequences: Vec<Vec<u32>> = (0..SEQUENCES).map(|i| subject.ids(200 + i as u64, length)).collect();
     let rows: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
@@ -51,13 +52,14 @@ pub fn train(subject: &Subject, repeat: usize) -> Result<Measured> {
     let (mut trainee, optim) = (trainee(subject)?, OptimSection::default());
 
     let meter = Meter::start();
-    let mut result =
-        Measured::new("LoRA training", json!({"sequences": SEQUENCES, "tokens": length, "rank": shape().r}));
+    let name = if recompute.is_some() { "LoRA training, recomputed" } else { "LoRA training" };
+    let mut result = Measured::new(name, json!({"sequences": SEQUENCES, "tokens": length, "rank": shape().r}));
     result.tokens = (SEQUENCES * length) as f64;
     let (mut forward, mut backward) = (f64::INFINITY, f64::INFINITY);
     for round in 0..=repeat {
         let begin = Instant::now();
-        let pending = trainee.forward(input.clone(), targets.clone(), 1.0, Backprop::default());
+        let pending =
+            trainee.forward(input.clone(), targets.clone(), 1.0, Backprop { recompute, ..Backprop::default() });
         let middle = Instant::now();
         trainee.backward(pending, &slopes);
         let end = Instant::now();
@@ -89,9 +91,9 @@ struct Run {
     prompt: usize,
 }
 
-/// A whole GRPO step: rollouts of 4 prompts by 8 samples, rewards, training, the new policy in the engine.
-pub fn step(subject: &Subject, repeat: usize) -> Result<Measured> {
-    let mut run = Run::new(subject)?;
+/// A whole GRPO step: rollouts of 4 prompts of `prompt` tokens by 8 samples, rewards, training, the new policy in the engine.
+pub fn step(subject: &Subject, repeat: usize, prompt: usize) -> Result<Measured> {
+    let mut run = Run::new(subject, prompt)?;
     let meter = Meter::start();
     let sizes = json!({"prompts": PROMPTS, "samples": SAMPLES, "prompt": run.prompt, "new": NEW, "rank": shape().r});
     let mut result = Measured::new("GRPO step", sizes);
@@ -115,8 +117,8 @@ pub fn step(subject: &Subject, repeat: usize) -> Result<Measured> {
 }
 
 impl Run {
-    fn new(subject: &Subject) -> Result<Self> {
-        let prompt = subject.at_most(PROMPT, NEW);
+    fn new(subject: &Subject, prompt: usize) -> Result<Self> {
+        let prompt = subject.at_most(prompt, NEW);
         let optim = OptimSection::default();
         let recall = Arc::new(Recall::new(optim.max_tokens_per_micro_batch as usize, None));
         let mut engine = generate::engine(subject, PROMPTS * SAMPLES, prompt + NEW, Some(recall.clone()));
