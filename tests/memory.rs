@@ -1,5 +1,7 @@
 //! The memory that a run takes: what is predicted before anything is loaded, and what was.
 
+#![cfg(target_os = "linux")]
+
 mod support;
 
 use serde_json::Value;
@@ -15,7 +17,6 @@ fn peaks(settings: &[&str]) -> (f64, f64) {
     (number("predicted_bytes"), number("peak_bytes"))
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn the_predicted_peak_is_within_a_tenth_of_the_measured_one() {
     let coarse = ["model.load_in_4bit=false", "model.use_bnb_nested_quant=false", "model.dtype=float32"];
@@ -27,13 +28,12 @@ fn the_predicted_peak_is_within_a_tenth_of_the_measured_one() {
     }
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_fit_is_refused_before_it_is_loaded() {
     let folder = support::folder();
     let runs = folder.path().display().to_string();
     let large = ["train", "demo", "--output-dir", &runs, "rollout.kv_tokens=4000000000"];
-    refused(folgore(large), &["at its peak", "available", "key-value cache", "rollout.kv_tokens", "--force"]);
+    refused(folgore(large), &["at its peak", "available", "key-value cache", "rollout.kv_tokens", "--ignore-memory"]);
     assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 0, "the run has no folder");
     let dry = ["train", "demo", "--output-dir", &runs, "rollout.kv_tokens=4000000000", "--dry-run"];
     refused(folgore(dry), &["at its peak", "rollout.kv_tokens"]);

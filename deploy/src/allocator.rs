@@ -104,9 +104,11 @@ mod pages {
     /// changes nothing.
     #[cfg(target_os = "linux")]
     fn use_huge(at: *mut u8, size: usize) {
-        if !at.is_null() && size >= super::HUGE {
+        let skip = at.align_offset(super::HUGE);
+        let whole = size.saturating_sub(skip) / super::HUGE * super::HUGE;
+        if !at.is_null() && whole > 0 {
             // SAFETY: pages of ours; the advice leaves their contents alone.
-            unsafe { libc::madvise(at.cast(), size, libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(at.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
         }
     }
 
@@ -162,7 +164,8 @@ mod tests {
 
     #[test]
     fn memory_keeps_its_contents_as_it_grows_and_shrinks() {
-        let sizes = [10, LARGE - 1, LARGE, 5 * LARGE + 3, 2 * LARGE, LARGE - 5, 100];
+        let huge = 16 * LARGE;
+        let sizes = [10, LARGE - 1, LARGE, 5 * LARGE + 3, huge - 1, 3 * huge + 5, huge + 1, 2 * LARGE, LARGE - 5, 100];
         for align in [1, 64, PAGE, 4 * PAGE] {
             let mut layout = Layout::from_size_align(1, align).unwrap();
             // SAFETY: every piece is used within its size and given back with its layout.

@@ -6,10 +6,10 @@
 use std::{fmt, num::NonZeroUsize, path::Path};
 
 use anyhow::{Result, bail};
-use folgore_config::{Config, optim::OptimizerName};
+use folgore_config::{Config, Dtype, optim::OptimizerName};
 use folgore_model::{
     ModelConfig, TensorSource,
-    backend::BLOCK,
+    backend::{BLOCK, KvPrecision},
     decoder,
     files::{ModelFiles, is_linear, peft::AdapterFile},
     lora::LoraShape,
@@ -59,7 +59,7 @@ impl Memory {
         let ways =
             parts.iter().take(4).map(|part| format!("{} ({}) by {}", part.name, bytes_text(part.bytes), part.lower));
         bail!(
-            "the run would take {} of memory at its peak, while {}, and {} are available: lower {}; or begin it all the same with --force",
+            "the run may take up to {} of memory at its peak, while {}, and {} are available: lower {}; or begin it all the same with --ignore-memory",
             bytes_text(self.total()),
             self.phase,
             bytes_text(available),
@@ -73,17 +73,17 @@ pub fn available() -> Option<u64> {
     hardware::memory().1
 }
 
-/// Predicts the memory of the run that `config` describes on the base of `files`, which begins with the adapter in the folder `from`,
-/// if there is one. Of the base only headers are read.
+/// Predicts the memory that this process takes in the run that `config` describes on the base of `files`, which begins with the adapter
+/// in the folder `from`, if there is one. Without `samples`, other processes sample. Of the base only headers are read.
 ///
 /// # Errors
 /// If the adapter cannot be read.
-pub fn memory(config: &Config, files: &ModelFiles, from: Option<&Path>) -> Result<Memory> {
+pub fn memory(config: &Config, files: &ModelFiles, from: Option<&Path>, samples: bool) -> Result<Memory> {
     let shape = match from {
         None => policy::shape(&config.lora)?,
         Some(folder) => AdapterFile::read(folder)?.config.shape(),
     };
-    Ok(predict(config, &files.config, &shape, &*files.tensors))
+    Ok(predict(config, &files.config, &shape, &*files.tensors, samples))
 }
 
 impl fmt::Display for Memory {
@@ -107,7 +107,7 @@ const TOKEN: u64 = 200;
 const HANDED: u64 = 4;
 
 /// Predicts the memory of a run on a base of shape `model` whose weights are `tensors`, with an adapter of `shape`.
-fn predict(c: &Config, model: &ModelConfig, shape: &LoraShape, tensors: &dyn TensorSource) -> Memory {
+fn predict(c: &Config, model: &ModelConfig, shape: &LoraShape, tensors: &dyn TensorSource, samples: bool) -> Memory {
     let base = Weights::of(model, tensors);
     let adapter = F32 * shape.parameters(model) as u64;
     let part = |name: &str, bytes: u64, lower: &str| Part { name: name.into(), bytes, lower: lower.into() };
@@ -121,34 +121,44 @@ fn predict(c: &Config, model: &ModelConfig, shape: &LoraShape, tensors: &dyn Ten
         // two codes; scales and what stays in f32 weigh little
         OptimizerName::Adamw8bit => 2,
     };
-    let rows = Rows::of(c, model);
+    let rows = Rows::of(c, model, samples);
+    let (few_bits, few_moments) = (c.model.dtype == Dtype::Bfloat16, c.optim.optim == OptimizerName::Adamw8bit);
     let kept = match c.model.recompute().map(NonZeroUsize::get) {
+        _ if rows.reused.is_some() => TOKENS,
         None => "model.gradient_checkpointing",
         Some(1) => TOKENS,
         Some(_) => "model.gradient_checkpointing_every",
     };
-    let throughout = vec![
+    let reused = match c.model.recompute() {
+        None => "model.gradient_checkpointing, optim.max_tokens_per_micro_batch",
+        Some(_) => TOKENS,
+    };
+    let cached = match policy::kv_precision(&c.rollout) {
+        KvPrecision::F32 => "rollout.kv_cache_dtype=bfloat16, rollout.kv_tokens, rollout.max_concurrent_sequences",
+        KvPrecision::Bf16 => "rollout.kv_tokens, rollout.max_concurrent_sequences",
+    };
+    let policies = EngineConfig::from(&c.rollout).max_policies_in_flight as u64;
+    let sampling = part("sampling", sampling(c, model), "rollout.max_concurrent_sequences");
+    let throughout = [
         part("linear maps", base.linears, codes),
-        part("embeddings and head", base.others, "model.dtype=bfloat16"),
+        part("embeddings and head", base.others, if few_bits { smaller } else { "model.dtype=bfloat16" }),
         part("process and tokenizer", process, ""),
     ];
-    let running = [
-        part(
-            "adapter and optimiser",
-            adapter * (3 * F32 + moments) / F32,
-            "lora.lora_r, lora.lora_target_modules, optim.optim",
-        ),
-        part("policy of the sampler", adapter, rank),
-        part("activations of the sampler", rows.reused(c, model), "model.reuse_activations=false"),
-        part(
-            "key-value cache",
-            cache(c, model),
-            "rollout.kv_cache_dtype=bfloat16, rollout.kv_tokens, rollout.max_concurrent_sequences",
-        ),
-    ];
+    let trains = if few_moments { rank } else { "lora.lora_r, lora.lora_target_modules, optim.optim" };
+    let mut running = vec![part("adapter and optimiser", adapter * (3 * F32 + moments) / F32, trains)];
+    if samples {
+        running.push(part("policies of the sampler", policies * adapter, rank));
+        running.push(part("activations of the sampler", rows.reused(c, model), reused));
+        running.push(part("key-value cache", cache(c, model), cached));
+    }
+    // at staleness 0 sampling and learning take turns
+    let takes_turns = samples && c.rollout.max_staleness == 0;
+    if samples && !takes_turns {
+        running.push(sampling.clone());
+    }
     let phases = [
         ("loading", vec![part("reading a matrix", base.loading, "")]),
-        ("sampling", vec![part("sampling", sampling(c, model), "rollout.max_concurrent_sequences")]),
+        ("sampling", if takes_turns { vec![sampling] } else { Vec::new() }),
         (
             "learning",
             vec![
@@ -228,7 +238,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(c: &Config, model: &ModelConfig) -> Self {
+    fn of(c: &Config, model: &ModelConfig, samples_here: bool) -> Self {
         let r = &c.rollout;
         let context = model.max_position_embeddings as u64;
         let (prompt, new, samples) =
@@ -239,7 +249,11 @@ impl Rows {
         let all = step.min(u64::from(c.optim.max_tokens_per_micro_batch).max(one));
         let scored = all * samples * new / (prompt + samples * new).max(1);
         let most = u64::from(c.optim.max_tokens_per_micro_batch);
-        let reuse = c.model.reuse_activations && r.max_staleness == 0 && c.lora.lora_dropout == 0.0 && step <= most;
+        let reuse = samples_here
+            && c.model.reuse_activations
+            && r.max_staleness == 0
+            && c.lora.lora_dropout == 0.0
+            && step <= most;
         Self { all, scored, reused: reuse.then_some(step) }
     }
 
@@ -314,7 +328,7 @@ mod tests {
         c.rollout.max_concurrent_sequences = 4;
         set(&mut c);
         let files = crate::base::Base::of(&c.model).unwrap().files().unwrap();
-        memory(&c, &files, None).unwrap()
+        memory(&c, &files, None, true).unwrap()
     }
 
     fn part(memory: &Memory, name: &str) -> u64 {
@@ -349,7 +363,9 @@ mod tests {
         type Set = fn(&mut Config);
         let sets: [(&str, Set); 6] = [
             ("layers kept", |c| c.model.gradient_checkpointing = true),
-            ("activations of the sampler", |c| c.model.reuse_activations = false),
+            ("activations of the sampler", |c| {
+                (c.model.gradient_checkpointing, c.model.reuse_activations) = (true, true)
+            }),
             ("gradients of a layer", |c| c.optim.max_tokens_per_micro_batch = 512),
             ("key-value cache", |c| c.rollout.kv_tokens = Some(512)),
             ("adapter and optimiser", |c| c.lora.lora_r = 4),
@@ -363,7 +379,22 @@ mod tests {
             });
             let before = before(name);
             assert!(part(&after, name) < part(&before, name), "{name}: {before} {after}");
+            assert!(after.total() < before.total(), "{name}: {before} {after}");
         }
+    }
+
+    #[test]
+    fn who_does_not_sample_holds_nothing_of_a_sampler() {
+        let mut c = Config::default();
+        c.model.model_name_or_path = "random:tiny".into();
+        let files = crate::base::Base::of(&c.model).unwrap().files().unwrap();
+        let [alone, head] = [true, false].map(|samples| memory(&c, &files, None, samples).unwrap());
+        assert!(head.total() < alone.total(), "{alone} {head}");
+        assert!(!head.parts.iter().any(|part| part.name.contains("sampler") || part.name == "key-value cache"));
+        // where both go on at a time, both are counted
+        c.rollout.max_staleness = 1;
+        let both = memory(&c, &files, None, true).unwrap();
+        assert!(part(&both, "sampling") > 0 && both.phase != "sampling", "{both}");
     }
 
     #[test]
@@ -372,7 +403,9 @@ mod tests {
         assert_eq!(memory.phase, "learning");
         assert!(memory.fits(None).is_ok() && memory.fits(Some(memory.total())).is_ok());
         let told = memory.fits(Some(memory.total() - 1)).unwrap_err().to_string();
-        for words in ["linear maps", "a smaller model", "lora.lora_r", "model.gradient_checkpointing", "--force"] {
+        for words in
+            ["linear maps", "a smaller model", "lora.lora_r", "model.gradient_checkpointing", "--ignore-memory"]
+        {
             assert!(told.contains(words), "{words}: {told}");
         }
     }

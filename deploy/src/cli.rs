@@ -101,9 +101,12 @@ pub struct TrainArgs {
     /// again with the same arguments. Needs the run's name
     #[arg(long = "continue", conflicts_with = "resume")]
     pub carry_on: bool,
-    /// Goes on although the run began with another configuration, and begins although the memory will not suffice
-    #[arg(long)]
+    /// Goes on although the run began with another configuration
+    #[arg(long, requires = "resume")]
     pub force: bool,
+    /// Begins although the run may take more memory than is available
+    #[arg(long)]
+    pub ignore_memory: bool,
     /// Shows the run in numbers at http://127.0.0.1:PORT/metrics, for Prometheus; 0 is any free port [log.metrics_port]
     #[arg(long, value_name = "PORT")]
     pub metrics_port: Option<u16>,

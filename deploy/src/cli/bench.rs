@@ -75,7 +75,7 @@ pub struct MemoryArgs {
 /// How `bench memory` is to be read.
 const MEMORY_HELP: &str = "\
 One GRPO step, trained as `folgore train` does it, in a process of its own for each base: 4 samples of 448 + 64 tokens, rank 16 on \
-all linear maps, the base in NF4 with nested scales, embeddings and head in bfloat16, gradient checkpointing. The measured peak \
+all linear maps, the base in NF4 with nested scales, embeddings, head and key-value cache in bfloat16, 8-bit AdamW, recomputation every 2 layers, activations of the sampler not reused. The measured peak \
 is VmHWM of the whole process from its start to its end; the parts are what `folgore train --dry-run` predicts before anything is \
 loaded. Settings change the run: model.load_in_4bit=false model.use_bnb_nested_quant=false holds the base in bfloat16.";
 

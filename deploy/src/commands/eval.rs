@@ -23,7 +23,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     (config.eval.before, config.eval.after, config.eval.eval_steps) = (false, false, 0);
     config.eval.sampled = args.k.unwrap_or(config.eval.sampled);
     let adapter = config.model.adapter.clone();
-    let (what, adapter) = ingredients(config, adapter.as_deref(), |_| Ok(()))?;
+    let (what, adapter) = ingredients(config, adapter.as_deref(), true, |_| Ok(()))?;
     if !what.reward.judges_alone() {
         bail!("{}", crate::reward::cannot_evaluate(what.reward.as_ref()));
     }

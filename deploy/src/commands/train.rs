@@ -64,14 +64,14 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     let Some(args) = settled(args)? else { return Ok(Ended::Done) };
     let config = told(configuration(&args)?);
     if args.dry_run {
-        return dry_run(config, args.force).map(|()| Ended::Done);
+        return dry_run(config, &args).map(|()| Ended::Done);
     }
     let door = door(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let signals = Signals::heed(&runtime)?;
     let Launch { dir, checkpoints, newest, what, adapter } = match &args.resume {
-        Some(name) => Launch::again(config, name, args.force)?,
-        None => Launch::first(config, args.force)?,
+        Some(name) => Launch::again(config, name, &args)?,
+        None => Launch::first(config, &args)?,
     };
     log_to(&dir.next_attempt()?)?;
     let mut telemetry = telemetry::start(&dir.name, Role::Head.name(), "head");
@@ -191,23 +191,23 @@ struct Launch {
 
 impl Launch {
     /// A new run. What cannot be loaded is found before the run has a folder.
-    fn first(config: Config, force: bool) -> Result<Self> {
+    fn first(config: Config, args: &TrainArgs) -> Result<Self> {
         let (output_dir, name, keep) =
             (config.run.output_dir.clone(), config.run.name.clone(), config.checkpoint.save_total_limit);
         run_dir::expect_free(&output_dir, name.as_deref())?;
         let from = config.model.adapter.clone();
-        let (what, adapter) = ingredients(config, from.as_deref(), |memory| fits(memory, force))?;
+        let (what, adapter) = ingredients(config, from.as_deref(), args.nats.is_none(), |memory| fits(memory, args))?;
         let dir = RunDir::begin(&output_dir, name.as_deref())?;
         let (checkpoints, _) = dir.checkpoints(keep, |line| eprintln!("{line}"))?;
         Ok(Self { dir, checkpoints, newest: None, what, adapter })
     }
 
     /// The run `name` again, from its newest checkpoint, or from where it began if there is none.
-    fn again(config: Config, name: &str, force: bool) -> Result<Self> {
+    fn again(config: Config, name: &str, args: &TrainArgs) -> Result<Self> {
         let dir = RunDir::resume(&config.run.output_dir, name)?;
         let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
         let from = newest.as_ref().map(|checkpoint| checkpoint.path.clone()).or_else(|| config.model.adapter.clone());
-        let (what, adapter) = ingredients(config, from.as_deref(), |memory| fits(memory, force))?;
+        let (what, adapter) = ingredients(config, from.as_deref(), args.nats.is_none(), |memory| fits(memory, args))?;
         Ok(Self { dir, checkpoints, newest, what, adapter })
     }
 }
@@ -289,16 +289,17 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
     Ok(load(&sources, &settings)?)
 }
 
-/// Refuses a run that takes more memory than there is, unless that is forced.
-fn fits(memory: &Memory, force: bool) -> Result<()> {
-    if force { Ok(()) } else { memory.fits(capacity::available()) }
+/// Refuses a run that may take more memory than there is, unless `args` say otherwise.
+fn fits(memory: &Memory, args: &TrainArgs) -> Result<()> {
+    if args.ignore_memory { Ok(()) } else { memory.fits(capacity::available()) }
 }
 
-/// Loads and checks everything that a run is made of; `from` is the adapter to go on from. `look` is shown the memory that the run will
-/// take, and may refuse it before anything is loaded.
+/// Loads and checks everything that a run is made of; `from` is the adapter to go on from. `look` is shown the memory that this process
+/// will take, which samples or leaves that to workers, and may refuse it before anything is loaded.
 pub fn ingredients(
     mut config: Config,
     from: Option<&std::path::Path>,
+    samples: bool,
     look: impl FnOnce(&Memory) -> Result<()>,
 ) -> Result<(Ingredients, Option<AdapterFile>)> {
     let mut dataset = folgore_dataset::load(&config.data)?;
@@ -311,7 +312,7 @@ pub fn ingredients(
     base.pin(&mut config.model);
     let from = from.map(base::adapter).transpose()?;
     let files = base.files()?;
-    look(&capacity::memory(&config, &files, from.as_ref().map(|found| &*found.path))?)?;
+    look(&capacity::memory(&config, &files, from.as_ref().map(|found| &*found.path), samples)?)?;
     let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?.with_kv(&config.rollout);
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
@@ -370,12 +371,12 @@ pub fn parts(
 }
 
 /// What would be done: the resolved configuration, the memory, and the arithmetic of a step.
-fn dry_run(config: Config, force: bool) -> Result<()> {
+fn dry_run(config: Config, args: &TrainArgs) -> Result<()> {
     let from = config.model.adapter.clone();
     let mut predicted = String::new();
-    let found = ingredients(config, from.as_deref(), |memory| {
+    let found = ingredients(config, from.as_deref(), args.nats.is_none(), |memory| {
         predicted = memory.to_string();
-        fits(memory, force)
+        fits(memory, args)
     });
     // what does not fit is told with all its parts
     let (what, _) = found.inspect_err(|_| print!("{predicted}"))?;

@@ -81,19 +81,30 @@ fn cpu() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Total and free, in bytes: those of the machine, or of the control group where it allows less.
+/// Total and free, in bytes: those of the machine, or of the control groups of this process where one allows less.
 pub fn memory() -> (Option<u64>, Option<u64>) {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo(&info, "MemTotal:");
-    let free = meminfo(&info, "MemAvailable:");
-    let group = |name: &str| -> Option<u64> { number(&Path::new("/sys/fs/cgroup").join(name)) };
-    match (group("memory.max"), group("memory.current")) {
-        (Some(limit), used) if total.is_none_or(|total| limit < total) => {
-            let left = used.map(|used| limit.saturating_sub(used));
-            (Some(limit), left.into_iter().chain(free).min())
-        }
-        _ => (total, free),
-    }
+    let machine = (meminfo(&info, "MemTotal:"), meminfo(&info, "MemAvailable:"));
+    let root = Path::new("/sys/fs/cgroup");
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // the unified hierarchy is the one without a name
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    root.join(path)
+        .ancestors()
+        .take_while(|group| group.starts_with(root))
+        .fold(machine, |least, group| within(group, least))
+}
+
+/// `least`, or what the control group in `folder` allows where that is less. Pages of files that it has read are given up for others, so
+/// they are free.
+fn within(folder: &Path, (total, free): (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
+    let Some(limit) = number(&folder.join("memory.max")) else { return (total, free) };
+    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let pages =
+        |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let files = pages("active_file ") + pages("inactive_file ");
+    let left = number(&folder.join("memory.current")).map(|used| limit.saturating_sub(used.saturating_sub(files)));
+    (total.into_iter().chain([limit]).min(), left.into_iter().chain(free).min())
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -108,6 +119,22 @@ fn meminfo(info: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_group_may_allow_less_and_its_files_are_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let machine = (Some(1000), Some(900));
+        assert_eq!(within(folder.path(), machine), machine);
+        write("memory.max", "max\n");
+        assert_eq!(within(folder.path(), machine), machine);
+        write("memory.max", "500\n");
+        write("memory.current", "480\n");
+        assert_eq!(within(folder.path(), machine), (Some(500), Some(20)));
+        write("memory.stat", "anon 80\nfile 400\nactive_file 100\ninactive_file 300\n");
+        assert_eq!(within(folder.path(), machine), (Some(500), Some(420)));
+        assert_eq!(within(folder.path(), (Some(300), Some(200))), (Some(300), Some(200)));
+    }
 
     #[test]
     fn bytes_are_told_in_the_unit_that_fits() {

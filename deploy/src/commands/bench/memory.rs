@@ -96,7 +96,7 @@ fn measure(shape: &str, given: &[String]) -> Result<Line> {
     let config = load_config(&ConfigArgs { given: sources, ..ConfigArgs::default() })?;
     let mut predicted = None;
     let begin = Instant::now();
-    let (mut what, adapter) = ingredients(config, None, |memory| {
+    let (mut what, adapter) = ingredients(config, None, true, |memory| {
         predicted = Some(memory.clone());
         Ok(())
     })?;

@@ -74,7 +74,7 @@ fn measure(config: &ConfigArgs, steps: u32) -> Result<Costs> {
     let telemetry = Telemetry::with(settings, &who)?;
     let [even, odd] = [0, 1].map(|traced| Arc::new(Switch { traced, times: Mutex::default() }));
     for switch in [&even, &odd] {
-        let (what, adapter) = ingredients(load_config(&config)?, None, |_| Ok(()))?;
+        let (what, adapter) = ingredients(load_config(&config)?, None, true, |_| Ok(()))?;
         solo::train(&what, adapter.as_ref(), switch.clone())?;
     }
     telemetry::listen(true);
