@@ -21,7 +21,9 @@ fn peaks(settings: &[&str]) -> (f64, f64) {
 fn the_predicted_peak_is_within_a_tenth_of_the_measured_one() {
     let coarse = ["model.load_in_4bit=false", "model.use_bnb_nested_quant=false", "model.dtype=float32"];
     let whole = ["model.gradient_checkpointing=false", "model.gradient_checkpointing_every=1"];
-    for settings in [&[][..], &coarse, &whole] {
+    // a second step holds the activations of its samples beside those it learns from
+    let shared = ["model.reuse_activations=true", "optim.max_steps=2"];
+    for settings in [&[][..], &coarse, &whole, &shared] {
         let (predicted, measured) = peaks(settings);
         let ratio = predicted / measured;
         assert!((0.9..=1.1).contains(&ratio), "{settings:?}: predicted {predicted}, measured {measured}: {ratio:.3}");
@@ -32,9 +34,12 @@ fn the_predicted_peak_is_within_a_tenth_of_the_measured_one() {
 fn what_cannot_fit_is_refused_before_it_is_loaded() {
     let folder = support::folder();
     let runs = folder.path().display().to_string();
-    let large = ["train", "demo", "--output-dir", &runs, "rollout.kv_tokens=4000000000"];
+    let large = ["train", "arithmetic", "--output-dir", &runs, "rollout.kv_tokens=4000000000"];
     refused(folgore(large), &["at its peak", "available", "key-value cache", "rollout.kv_tokens", "--ignore-memory"]);
     assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 0, "the run has no folder");
-    let dry = ["train", "demo", "--output-dir", &runs, "rollout.kv_tokens=4000000000", "--dry-run"];
+    let dry = ["train", "arithmetic", "--output-dir", &runs, "rollout.kv_tokens=4000000000", "--dry-run"];
     refused(folgore(dry), &["at its peak", "rollout.kv_tokens"]);
+    let parts = run(folgore(dry)).stdout;
+    assert!(parts.contains("predicted peak memory") && parts.contains("key-value cache   "), "{parts}");
+    run(folgore(dry.iter().chain(&["--ignore-memory"]))).well();
 }

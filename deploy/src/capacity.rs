@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use folgore_config::{Config, Dtype, optim::OptimizerName};
 use folgore_model::{
     ModelConfig, TensorSource,
-    backend::{BLOCK, KvPrecision},
+    backend::{BLOCK, KvPrecision, cpu::held_rows},
     decoder,
     files::{ModelFiles, is_linear, peft::AdapterFile},
     lora::LoraShape,
@@ -242,12 +242,12 @@ impl Rows {
         let r = &c.rollout;
         let context = model.max_position_embeddings as u64;
         let (prompt, new, samples) =
-            (u64::from(r.max_prompt_length), u64::from(r.max_completion_length), u64::from(r.num_generations));
+            (u64::from(r.max_prompt_length), r.most_after_prompt(), u64::from(r.num_generations));
         // a group's prompt is computed once, and nobody asks what follows the last token
         let step = u64::from(r.num_prompts) * (prompt + samples * new.saturating_sub(1));
         let one = (prompt + new).min(context);
         let all = step.min(u64::from(c.optim.max_tokens_per_micro_batch).max(one));
-        let scored = all * samples * new / (prompt + samples * new).max(1);
+        let scored = all * samples * r.most_sampled() / (prompt + samples * new).max(1);
         let most = u64::from(c.optim.max_tokens_per_micro_batch);
         let reuse = samples_here
             && c.model.reuse_activations
@@ -291,7 +291,9 @@ impl Rows {
 
     /// Bytes from the last hidden states to log-probs and back.
     fn head(&self, model: &ModelConfig) -> u64 {
-        F32 * 4 * self.scored * model.hidden_size as u64
+        // logits are held where the sampler's log-probs are not taken
+        let held = if self.reused.is_some() { 0 } else { self.scored.min(held_rows(model.vocab_size) as u64) };
+        F32 * (4 * self.scored * model.hidden_size as u64 + held * model.vocab_size as u64)
     }
 }
 

@@ -261,8 +261,7 @@ fn init_a(init: LoraInit, inner: usize, rows: usize, seed: u64) -> Vec<f32> {
     }
 }
 
-/// Random weights for a model of a shape (normal, deviation 0.02, norms 1, biases 0), each drawn when it is asked for: where training
-/// from nothing begins, and benchmarks, which need not hold a second copy of a large model.
+/// Random weights for a model of a shape (normal, deviation 0.02, norms 1, biases 0): where training from nothing begins.
 #[derive(Clone, Debug)]
 pub struct RandomWeights {
     config: ModelConfig,
@@ -278,15 +277,11 @@ impl RandomWeights {
 
 impl TensorSource for RandomWeights {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
-        let missing = || ModelError::Missing { what: format!("tensor {name}"), place: "random weights".into() };
-        let list = tensors(&self.config);
-        let place = list.iter().position(|(n, _)| n == name).ok_or_else(missing)?;
-        let shape = list[place].1.clone();
+        let (place, shape) = place_of(&self.config, name)?;
         let stream = seed::mix(&[self.seed, place as u64]);
         let count = shape.iter().product::<usize>();
-        let one = if self.config.variant.norm_form == NormForm::Weight { 1.0 } else { 0.0 };
         let values = match shape.len() {
-            1 => vec![if name.ends_with(".bias") { 0.0 } else { one }; count],
+            1 => vec![at_first(&self.config, name); count],
             _ => (0..count).into_par_iter().map(|j| 0.02 * seed::normal(stream, j as u64)).collect(),
         };
         Ok(HostTensor::f32(shape, values))
@@ -299,6 +294,19 @@ impl TensorSource for RandomWeights {
     fn names(&self) -> Vec<String> {
         tensors(&self.config).into_iter().map(|(name, _)| name).collect()
     }
+}
+
+/// Number of the tensor `name`, which names the stream that it is drawn from, and its shape.
+pub(crate) fn place_of(config: &ModelConfig, name: &str) -> Result<(usize, Vec<usize>), ModelError> {
+    let missing = || ModelError::Missing { what: format!("tensor {name}"), place: "random weights".into() };
+    let mut list = tensors(config).into_iter().enumerate();
+    list.find(|(_, (n, _))| n == name).map(|(place, (_, shape))| (place, shape)).ok_or_else(missing)
+}
+
+/// The numbers of a norm or a bias before any training: a norm changes nothing.
+pub(crate) fn at_first(config: &ModelConfig, name: &str) -> f32 {
+    let changes_nothing = !name.ends_with(".bias") && config.variant.norm_form == NormForm::Weight;
+    f32::from(u8::from(changes_nothing))
 }
 
 /// All of [`RandomWeights`] at once.

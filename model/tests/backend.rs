@@ -74,6 +74,8 @@ struct Product {
 const PRODUCTS: &[Product] = &[
     Product { rows: 1, inner: 1, out: 1, part: (0, 1) },
     Product { rows: 1, inner: 576, out: 576, part: (0, 1) },
+    Product { rows: 1, inner: 64, out: 40, part: (0, 1) },
+    Product { rows: 1, inner: 64, out: 50, part: (0, 1) },
     Product { rows: 2, inner: 33, out: 50, part: (0, 2) },
     Product { rows: 3, inner: 64, out: 31, part: (1, 3) },
     Product { rows: 2, inner: 96, out: 80, part: (0, 2) },
@@ -525,7 +527,15 @@ fn headed<B: Backend>(b: &B, n: usize, width: usize, vocab: usize, temperature: 
     let head = Head { matrix: &matrix, softcap };
     let targets: Vec<u32> = (0..n as u64).map(|i| seed::below(3, i, vocab as u64) as u32).collect();
     let scored = b.head_logprobs(&hidden, head, &targets, temperature);
+    let (again, gradients) = b.head_gradients(&hidden, head, &targets, temperature);
+    assert_eq!(scored, again);
+    let mut back = b.zeros(n * width);
+    b.head_backward(&hidden, head, &targets, temperature, &scored.lse, &vec![1.0; n], &mut back, None);
+    assert_same_bits("gradients as the backward makes them", &b.download(&gradients), &b.download(&back));
+    let mut scaled = gradients;
+    b.scale_rows(&mut scaled, &random(7, n));
     vec![
+        ("gradients".into(), b.download(&scaled)),
         ("logprobs".into(), scored.logprobs),
         ("lse".into(), scored.lse),
         ("entropy".into(), scored.entropy),

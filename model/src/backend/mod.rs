@@ -278,6 +278,8 @@ pub trait Backend: Send + Sync + 'static {
     fn add(&self, x: &mut Self::Buf, y: &Self::Buf);
     /// `x *= factor`.
     fn scale(&self, x: &mut Self::Buf, factor: f32);
+    /// Row `r` of `x` times `factors[r]`.
+    fn scale_rows(&self, x: &mut Self::Buf, factors: &[f32]);
     /// Rounds each number to the nearest of bfloat16, of two that are as near the even one.
     fn round_bf16(&self, x: &mut Self::Buf);
     /// Sets every row of `out` to `row`: the start of a product with a bias.
@@ -401,6 +403,20 @@ pub trait Backend: Send + Sync + 'static {
         targets: &[u32],
         temperature: f32,
     ) -> HeadOut;
+    /// [`Backend::head_logprobs`], and the gradient of each log-prob by its row of `hidden`, [n, width]: the bits of
+    /// [`Backend::head_backward`] into zeros with every dL/dlogprob 1, for which logits need not be computed a second time.
+    fn head_gradients(
+        &self,
+        hidden: &Self::Buf,
+        head: Head<'_, Self::Matrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> (HeadOut, Self::Buf) {
+        let scored = self.head_logprobs(hidden, head, targets, temperature);
+        let (mut gradients, ones) = (self.zeros(self.len(hidden)), vec![1.0; targets.len()]);
+        self.head_backward(hidden, head, targets, temperature, &scored.lse, &ones, &mut gradients, None);
+        (scored, gradients)
+    }
     /// Backward of the log-probs: given dL/dlogprob of each row, adds to `dhidden`, and to `dhead` [vocab, width] if given.
     fn head_backward(
         &self,

@@ -153,6 +153,11 @@ impl Backend for Naive {
         x.iter_mut().for_each(|x| *x *= factor);
     }
 
+    fn scale_rows(&self, x: &mut Vec<f32>, factors: &[f32]) {
+        let width = rows_of("scale_rows", x.len(), factors.len().max(1));
+        x.chunks_mut(width.max(1)).zip(factors).for_each(|(row, factor)| row.iter_mut().for_each(|x| *x *= factor));
+    }
+
     fn round_bf16(&self, x: &mut Vec<f32>) {
         x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
     }

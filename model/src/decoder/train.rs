@@ -14,7 +14,7 @@ use super::{
     recall::Recalled,
 };
 use crate::{
-    backend::{Backend, KvPrecision},
+    backend::{Backend, HeadOut, KvPrecision},
     lora::Adapter,
     params::Params,
 };
@@ -65,6 +65,8 @@ pub struct Tape<B: Backend> {
     layers: Layers<B>,
     wanted: B::Buf,
     hidden: B::Buf,
+    /// Gradients of the log-probs by `hidden`, where [`Decoder::score`] made them.
+    gradients: Option<B::Buf>,
     how: Backprop,
 }
 
@@ -100,7 +102,7 @@ impl<B: Backend> Decoder<B> {
         }
         let wanted = self.wanted_rows(&x, &input.wanted);
         let hidden = self.last_norm(&wanted);
-        Tape { input, layout, layers: Layers::Computed { inputs, states }, wanted, hidden, how }
+        Tape { input, layout, layers: Layers::Computed { inputs, states }, wanted, hidden, gradients: None, how }
     }
 
     /// What [`Decoder::forward_train`] of `input` without dropout would give, from rows that a sampler computed.
@@ -108,7 +110,7 @@ impl<B: Backend> Decoder<B> {
         let wanted = rows.wanted(self, &input.wanted);
         let (layout, hidden) = (Layout::of(&input), self.last_norm(&wanted));
         let how = Backprop { recompute, dropout: None };
-        Tape { input, layout, layers: Layers::Recalled(rows), wanted, hidden, how }
+        Tape { input, layout, layers: Layers::Recalled(rows), wanted, hidden, gradients: None, how }
     }
 
     /// Hidden states of the wanted rows without keeping anything: reference log-probs, evaluation.
@@ -124,12 +126,20 @@ impl<B: Backend> Decoder<B> {
         self.last_norm(&self.wanted_rows(&x, &input.wanted))
     }
 
+    /// [`Decoder::logprobs`] of the wanted rows. The gradients through a frozen head are made with them and kept for the backward, which
+    /// gives the same bits without.
+    pub fn score(&self, tape: &mut Tape<B>, targets: &[u32], temperature: f32) -> HeadOut {
+        let (head, gradients) = self.backend().head_gradients(&tape.hidden, self.head(), targets, temperature);
+        tape.gradients = Some(gradients);
+        head
+    }
+
     /// From dL/dlogprob of each wanted row to the gradients of `params`, which are added to.
     ///
     /// `targets`, `temperature` and `lse` are those of the log-probs ([`Backend::head_logprobs`] of [`Tape::hidden`]).
     pub fn backward(
         &self,
-        tape: Tape<B>,
+        mut tape: Tape<B>,
         adapter: Option<&Adapter<B>>,
         targets: &[u32],
         temperature: f32,
@@ -140,9 +150,19 @@ impl<B: Backend> Decoder<B> {
         let b = &**self.backend();
         let c = self.config();
         let full = params.full_slots();
-        let mut dhidden = b.zeros(b.len(&tape.hidden));
-        let dhead = full.map(|slots| &mut params.list[slots.head].grad);
-        b.head_backward(&tape.hidden, self.head(), targets, temperature, lse, dlogprobs, &mut dhidden, dhead);
+        let through_head = |dlogprobs: &[f32], dhead: Option<&mut B::Buf>| {
+            let mut dhidden = b.zeros(b.len(&tape.hidden));
+            b.head_backward(&tape.hidden, self.head(), targets, temperature, lse, dlogprobs, &mut dhidden, dhead);
+            dhidden
+        };
+        let dhidden = match full {
+            Some(slots) => through_head(dlogprobs, Some(&mut params.list[slots.head].grad)),
+            None => {
+                let mut each = tape.gradients.take().unwrap_or_else(|| through_head(&vec![1.0; targets.len()], None));
+                b.scale_rows(&mut each, dlogprobs);
+                each
+            }
+        };
 
         let mut dwanted = b.zeros(b.len(&tape.wanted));
         let dnorm = full.map(|slots| &mut params.list[slots.norm].grad);

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::ModelFiles;
 use crate::{
-    Footprint, HostData, HostTensor, ModelConfig, ModelError, NormForm, TensorSource, Variant,
+    Footprint, HostData, HostTensor, ModelConfig, ModelError, TensorSource, Variant,
     decoder::{Linear, tensors},
+    params::{at_first, place_of},
     tokenizer::Tokenizer,
 };
 
@@ -118,30 +119,19 @@ fn tokenizer(vocabulary: usize) -> Value {
 /// The weights: nearly normal in matrices, 1 in norms, 0 in biases.
 struct Drawn(ModelConfig);
 
-impl Drawn {
-    /// Its number, which names the stream that it is drawn from, and its shape.
-    fn find(&self, name: &str) -> Result<(usize, Vec<usize>), ModelError> {
-        let missing = || ModelError::Missing { what: format!("tensor {name}"), place: "random weights".into() };
-        let mut list = tensors(&self.0).into_iter().enumerate();
-        list.find(|(_, (n, _))| n == name).map(|(place, (_, shape))| (place, shape)).ok_or_else(missing)
-    }
-}
-
 impl TensorSource for Drawn {
     fn tensor(&self, name: &str) -> Result<HostTensor, ModelError> {
-        let (place, shape) = self.find(name)?;
-        let mut values = vec![0.0; shape.iter().product()];
+        let (place, shape) = place_of(&self.0, name)?;
+        let mut values = vec![at_first(&self.0, name); shape.iter().product()];
         if shape.len() > 1 {
             let stream = seed::mix(&[SEED, place as u64]);
             values.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| draw(stream, (i * PIECE) as u64, piece));
-        } else if !name.ends_with(".bias") && self.0.variant.norm_form == NormForm::Weight {
-            values.fill(1.0);
         }
         Ok(HostTensor::f32(shape, values))
     }
 
     fn rounded(&self, name: &str) -> Result<HostTensor, ModelError> {
-        let (place, shape) = self.find(name)?;
+        let (place, shape) = place_of(&self.0, name)?;
         if shape.len() < 2 {
             return self.tensor(name);
         }

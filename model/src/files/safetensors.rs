@@ -410,6 +410,11 @@ pub fn write_raw(
     })
 }
 
+/// Opens a safetensors file of weights: its header is checked, tensors are read when they are asked for.
+pub fn open(path: &Path) -> Result<Box<dyn TensorSource + Send + Sync>, ModelError> {
+    Ok(Box::new(SafetensorsFile::open(path, Limits::WEIGHTS)?))
+}
+
 /// Reads a safetensors file whole.
 pub fn read(path: &Path) -> Result<Tensors, ModelError> {
     SafetensorsFile::open(path, Limits::WEIGHTS)?.read_all()

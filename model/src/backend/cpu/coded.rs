@@ -254,9 +254,9 @@ impl CodedPanels {
         self.records.as_ptr().cast()
     }
 
-    /// Panels that one row is best multiplied with at once.
-    pub(super) fn wide(&self) -> usize {
-        if matches!(self.codes, Codes::Whole) { 2 } else { 4 }
+    /// True if [`Panels::PAIRED`](super::panels::Panels::PAIRED) holds for them.
+    pub(super) fn paired(&self) -> bool {
+        matches!(self.codes, Codes::Whole)
     }
 
     pub(crate) fn bytes(&self) -> usize {

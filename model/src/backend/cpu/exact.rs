@@ -23,9 +23,14 @@ pub(super) fn holds(coded: &Coded) -> bool {
     else {
         return false;
     };
-    let whole = table.iter().enumerate().all(|(code, number)| code as f32 == *number);
-    let spare = |scale: &f32| *scale == 0.0 || scale.to_bits() & SPARE == 0 && SCALES.contains(&scale.abs());
-    whole && coded.block.is_multiple_of(OCTET) && scales.iter().all(spare)
+    // by their bits, because a zero that is less than zero would become the other one
+    let whole = table.iter().enumerate().all(|(code, number)| (code as f32).to_bits() == number.to_bits());
+    whole && coded.block.is_multiple_of(OCTET) && scales.iter().all(exact)
+}
+
+/// True if products of `scale` and codes are exact, also where the scale was divided by a power of 16.
+fn exact(scale: &f32) -> bool {
+    scale.to_bits() == 0 || scale.to_bits() & SPARE == 0 && SCALES.contains(&scale.abs())
 }
 
 /// Writes the code of input `i` of a block to its codes, for the output in `lane`: they are zero before.
@@ -114,5 +119,44 @@ impl<S: Simd> Panels<S> for Exact<'_> {
     #[inline(always)]
     fn for_tile(self, group: usize, _tile: usize, _tiles: usize, _k: usize) -> Self {
         Self { ahead: bytes_ahead(group * self.matrix.blocks * self.matrix.record), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_exact_as_long_as_their_last_bits_are_zero_and_their_exponents_moderate() {
+        let half = |bits: u16| half::f16::from_bits(bits).to_f32();
+        // every scale that GGUF can hold in two bytes, but for zero below zero
+        assert!((0..0x7c00).all(|bits| exact(&half(bits)) && (bits == 0 || exact(&-half(bits)))));
+        assert!(!exact(&-0.0), "-0 * code is -0, and the sum with a least number of -0 would differ");
+        let one = 1.0f32.to_bits();
+        assert!(
+            exact(&f32::from_bits(one + 16)) && !exact(&f32::from_bits(one + 8)) && !exact(&f32::from_bits(one + 1))
+        );
+        assert!(!exact(&f32::INFINITY) && !exact(&f32::NAN) && !exact(&2f32.powi(100)) && !exact(&2f32.powi(-100)));
+        for scale in [half(0x3c01), half(1), half(0x7bff)] {
+            for code in 0..16u8 {
+                let wide = f64::from(scale) * f64::from(code);
+                assert_eq!(f64::from(scale * f32::from(code)), wide, "{scale} * {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_tables_of_whole_numbers_hold() {
+        let coded = |table: [f32; 16]| Coded {
+            codes: Codes::Four { packed: vec![0; 16], table },
+            scales: Scales::Plain(vec![0.5]),
+            least: Some(vec![1.0]),
+            block: 32,
+            len: 32,
+        };
+        let whole: [f32; 16] = std::array::from_fn(|code| code as f32);
+        assert!(holds(&coded(whole)));
+        assert!(!holds(&coded(whole.map(|number| if number == 0.0 { -0.0 } else { number }))));
+        assert!(!holds(&coded(whole.map(|number| number - 8.0))));
     }
 }

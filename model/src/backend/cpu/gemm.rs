@@ -44,7 +44,7 @@ pub(crate) const MC: usize = 192;
 /// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
 const NEAR: usize = 96;
 
-/// B, and what to ask of memory ahead of use: one place per step of the chain, for each panel.
+/// B, and what to ask of memory ahead of use: one place per step of the chain, for each panel, `step` bytes after the last.
 #[derive(Clone, Copy)]
 pub(crate) struct Stream {
     b: Right,
@@ -67,7 +67,7 @@ impl<S: Simd> Panels<S> for Stream {
     unsafe fn shared(self, _s: S, _panel: usize, _block: usize) {}
     #[inline(always)]
     unsafe fn step(self, s: S, (): (), panel: usize, i: usize, mut take: impl FnMut(usize, S::F)) {
-        s.prefetch(self.ahead.wrapping_add(panel * self.b.panel + i * self.step));
+        s.prefetch(self.ahead.wrapping_add(panel * self.b.panel).wrapping_byte_add(i * self.step));
         // SAFETY: the caller's promise.
         take(0, unsafe { s.read(self.b.at.add(panel * self.b.panel + i * self.b.step)) });
     }
@@ -75,9 +75,13 @@ impl<S: Simd> Panels<S> for Stream {
     #[inline(always)]
     fn for_tile(self, group: usize, tile: usize, tiles: usize, k: usize) -> Self {
         let Right { at, panel, step } = self.b;
+        let bytes = step * size_of::<f32>();
         match tiles {
-            1 => Self { ahead: at.wrapping_add(NEAR / group * step), step, ..self },
-            _ => Self { ahead: at.wrapping_add(panel + tile * k * step / tiles), step: step / tiles, ..self },
+            1 => Self { ahead: at.wrapping_add(NEAR / group * step), step: bytes, ..self },
+            _ => {
+                let step = bytes / tiles;
+                Self { ahead: at.wrapping_add(panel).wrapping_byte_add(tile * k * step), step, ..self }
+            }
         }
     }
 }
@@ -205,10 +209,11 @@ unsafe fn column<S: Simd, N: Panels<S>>(
 }
 
 /// Panels that `m` rows are multiplied with at once: few rows leave registers idle, and several panels hide the latency of the chain.
-pub(crate) fn wide(m: usize) -> usize {
-    match m {
-        1 => 4,
-        2 | 3 => 2,
+/// Panels that are `paired` need more registers: two rows of theirs have chains enough.
+pub(crate) fn wide(m: usize, paired: bool) -> usize {
+    match (m, paired) {
+        (1, false) => 4,
+        (1, true) | (2 | 3, false) => 2,
         _ => 1,
     }
 }
@@ -231,12 +236,7 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
     let panels = n.div_ceil(LANES);
     let mut p = 0;
     while p < panels {
-        let wide = match m {
-            1 if N::PAIRED => 2,
-            // two rows have chains enough, and mixed panels no registers for more
-            _ if N::PAIRED => 1,
-            m => wide(m),
-        };
+        let wide = wide(m, N::PAIRED);
         let group = if p + wide <= panels && m * wide <= N::TILE { wide } else { 1 };
         let lanes = (n - (p + group - 1) * LANES).min(LANES);
         let (near, first) = (b.for_tile(group, 0, 1, k), first + p);

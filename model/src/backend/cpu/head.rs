@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::{
     Cpu,
+    buffer::CpuBuf,
     gemm::MC,
     isa::kernel,
     linear::{Rows, scratch_row},
@@ -25,6 +26,8 @@ use crate::backend::{
 const SCORE_ROWS: usize = 48;
 /// Rows of a block in the backward: their gradients of a chunk are 2 MiB.
 const GRADIENT_ROWS: usize = 256;
+/// Numbers of the logits that are held at once in [`held_rows`]: 32 MiB, unless a row is very long.
+const HELD: usize = 8 << 20;
 /// Rows that are sampled together: their logits are held in full.
 const SAMPLE_ROWS: usize = 32;
 /// Panels of a chunk.
@@ -88,6 +91,27 @@ fn columns_of(head: &CpuMatrix, c: usize) -> Range<usize> {
     c * CHUNK..((c + 1) * CHUNK).min(head.out)
 }
 
+/// Rows whose logits are held in full where log-probs and their gradients are made together.
+pub fn held_rows(vocab: usize) -> usize {
+    (HELD / vocab.max(1)).clamp(SAMPLE_ROWS, MC)
+}
+
+/// Place of `target` among `columns`, if it is there.
+fn within(columns: &Range<usize>, target: u32) -> Option<usize> {
+    (target as usize).checked_sub(columns.start).filter(|t| *t < columns.len())
+}
+
+/// Adds a row to `out` for each of `targets`: `stats` are those of its chunks, `wanted` its logit.
+fn add_scores(out: &mut HeadOut, stats: &[Stats], wanted: &[f32], targets: &[u32], vocab: usize) {
+    let merged = stats.chunks_exact(vocab.div_ceil(CHUNK).max(1)).map(merge);
+    for ((stats, z), target) in merged.zip(wanted).zip(targets) {
+        assert!((*target as usize) < vocab, "head_logprobs: token {target} of {vocab}");
+        out.lse.push(stats.lse());
+        out.logprobs.push(z - stats.lse());
+        out.entropy.push(stats.entropy());
+    }
+}
+
 fn work(rows: usize, head: &CpuMatrix) -> usize {
     rows * head.out * (head.inner + 20) / 40
 }
@@ -142,15 +166,81 @@ impl Cpu {
                 }
             }
         });
-        let merged = stats.chunks_exact(chunks.max(1)).map(merge);
         let mut result = HeadOut::default();
-        for ((stats, z), target) in merged.zip(wanted).zip(targets) {
-            assert!((*target as usize) < head.out, "head_logprobs: token {target} of {}", head.out);
-            result.lse.push(stats.lse());
-            result.logprobs.push(z - stats.lse());
-            result.entropy.push(stats.entropy());
-        }
+        add_scores(&mut result, &stats, &wanted, targets, head.out);
         result
+    }
+
+    /// [`Self::score`] and gradients by `hidden`, for blocks of rows whose logits are held in full.
+    pub(super) fn score_gradients(
+        &self,
+        hidden: &[f32],
+        head: Head<'_, CpuMatrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> (HeadOut, CpuBuf) {
+        let Head { matrix: head, softcap } = head;
+        let (n, width, chunks) = (targets.len(), head.inner, head.out.div_ceil(CHUNK));
+        check_len("head_gradients hidden", hidden.len(), n * width);
+        let row_len = scratch_row(head.out);
+        let step = held_rows(head.out).min(n.max(1));
+        let (mut logits, mut gradients) = (self.buffers.alloc(step * row_len), self.buffers.alloc(n * width));
+        let (mut stats, mut wanted) = (vec![Stats::EMPTY; step * chunks], vec![f32::NAN; step]);
+        let mut result = HeadOut::default();
+        for first in (0..n).step_by(step) {
+            let rows = first..(first + step).min(n);
+            let (m, targets) = (rows.len(), &targets[rows.clone()]);
+            let x = Rows { values: &hidden[rows.start * width..rows.end * width], row: width };
+            self.product(x, head, 0..head.out.div_ceil(LANES), Parts::new(&mut logits), row_len, m, false);
+            let (parts, stats_parts, wanted_parts) =
+                (Parts::new(&mut logits), Parts::new(&mut stats), Parts::new(&mut wanted));
+            self.team.run(m * chunks, m * head.out, |task| {
+                let (r, c) = (task / chunks, task % chunks);
+                let columns = columns_of(head, c);
+                let target = targets[r] as usize;
+                // SAFETY: a row's chunk belongs to one task, and so does its target.
+                unsafe {
+                    let row = parts.part(r * row_len + columns.start..r * row_len + columns.end);
+                    self.cap(softcap, row);
+                    stats_parts.part(task..task + 1)[0] = chunk_stats(self.isa, row, temperature);
+                    if columns.contains(&target) {
+                        wanted_parts.part(r..r + 1)[0] = row[target - columns.start] / temperature;
+                    }
+                }
+            });
+            add_scores(&mut result, &stats[..m * chunks], &wanted, targets, head.out);
+            let lse = &result.lse[rows.clone()];
+            self.team.run(m * chunks, m * head.out, |task| {
+                let (r, c) = (task / chunks, task % chunks);
+                let columns = columns_of(head, c);
+                // SAFETY: as above.
+                let row = unsafe { parts.part(r * row_len + columns.start..r * row_len + columns.end) };
+                self.logit_slopes(row, softcap, within(&columns, targets[r]), temperature, lse[r], 1.0);
+            });
+            let dx = &mut gradients[rows.start * width..rows.end * width];
+            for c in 0..chunks {
+                let dy = Rows { values: &logits[c * CHUNK..], row: row_len };
+                self.product_back(dy, head, panels_of(head, c), Parts::new(dx), width, m, c > 0);
+            }
+        }
+        (result, gradients)
+    }
+
+    /// From a row's capped logits of a chunk to `dlogprob` times the derivatives of its log-prob; `target` is a place in the chunk.
+    fn logit_slopes(
+        &self,
+        row: &mut [f32],
+        softcap: Option<f32>,
+        target: Option<usize>,
+        temperature: f32,
+        lse: f32,
+        dlogprob: f32,
+    ) {
+        let capped = softcap.map(|cap| (cap, row.to_vec()));
+        pointwise::logit_grad(self.isa, row, target, temperature, lse, dlogprob / temperature);
+        if let Some((cap, z)) = capped {
+            pointwise::softcap_back(self.isa, &z, cap, row);
+        }
     }
 
     pub(super) fn score_back(
@@ -187,13 +277,15 @@ impl Cpu {
                         let r = rows.start + i;
                         // SAFETY: a row belongs to one piece.
                         let row = unsafe { parts.part(i * row_len..i * row_len + columns.len()) };
-                        let target = (targets[r] as usize).checked_sub(columns.start).filter(|t| *t < columns.len());
                         self.cap(softcap, row);
-                        let capped = softcap.map(|cap| (cap, row.to_vec()));
-                        pointwise::logit_grad(self.isa, row, target, temperature, lse[r], dlogprobs[r] / temperature);
-                        if let Some((cap, z)) = capped {
-                            pointwise::softcap_back(self.isa, &z, cap, row);
-                        }
+                        self.logit_slopes(
+                            row,
+                            softcap,
+                            within(&columns, targets[r]),
+                            temperature,
+                            lse[r],
+                            dlogprobs[r],
+                        );
                     }
                 });
                 let dy = Rows { values: grads, row: row_len };

@@ -40,9 +40,13 @@ fn work(m: usize, n: usize, k: usize) -> usize {
     (2 * m * n * k / 80).max(n * k / 4)
 }
 
-/// How `tasks` are cut from a grid: pieces over rows and over columns.
+/// How `tasks` are cut from a grid: pieces over rows and over columns, so many that each thread has equally many, or that one more does not
+/// matter.
 fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
-    (row_blocks, (4 * threads).div_ceil(row_blocks).clamp(1, columns.max(1)))
+    let even = |tasks: usize| tasks.is_multiple_of(threads) || tasks >= 16 * threads;
+    let least = (4 * threads).div_ceil(row_blocks);
+    let pieces = (least..least + threads).find(|pieces| even(row_blocks * pieces)).unwrap_or(least);
+    (row_blocks, pieces.clamp(1, columns.max(1)))
 }
 
 /// A product to be made: see [`Cpu::product`].

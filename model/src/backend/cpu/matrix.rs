@@ -153,10 +153,7 @@ impl CpuMatrix {
 
     /// Panels that `m` rows are best multiplied with at once.
     pub(crate) fn wide(&self, m: usize) -> usize {
-        match &self.store {
-            Store::Coded(panels) => gemm::wide(m).min(panels.wide()),
-            _ => gemm::wide(m),
-        }
+        gemm::wide(m, matches!(&self.store, Store::Coded(panels) if panels.paired()))
     }
 
     /// Copies row `row` of W to `to`.

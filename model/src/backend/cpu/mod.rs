@@ -23,7 +23,7 @@ mod pointwise;
 mod simd;
 mod team;
 
-pub use self::{buffer::CpuBuf, isa::Isa, kv::CpuKv, matrix::CpuMatrix};
+pub use self::{buffer::CpuBuf, head::held_rows, isa::Isa, kv::CpuKv, matrix::CpuMatrix};
 
 use self::{
     buffer::BufferPool,
@@ -168,6 +168,17 @@ impl Backend for Cpu {
         self.team.split(len, PIECE, len / 4, |range| {
             // SAFETY: a number belongs to one piece.
             pointwise::scale(self.isa, unsafe { parts.part(range) }, factor);
+        });
+    }
+
+    fn scale_rows(&self, x: &mut CpuBuf, factors: &[f32]) {
+        let (len, width) = (x.len(), rows_of("scale_rows", x.len(), factors.len().max(1)));
+        let parts = Parts::new(x);
+        self.team.split(factors.len(), 1, len / 4, |rows| {
+            for r in rows {
+                // SAFETY: a row belongs to one piece.
+                pointwise::scale(self.isa, unsafe { parts.part(r * width..(r + 1) * width) }, factors[r]);
+            }
         });
     }
 
@@ -403,6 +414,16 @@ impl Backend for Cpu {
 
     fn head_logprobs(&self, hidden: &CpuBuf, head: Head<'_, CpuMatrix>, targets: &[u32], temperature: f32) -> HeadOut {
         self.score(hidden, head, targets, temperature)
+    }
+
+    fn head_gradients(
+        &self,
+        hidden: &CpuBuf,
+        head: Head<'_, CpuMatrix>,
+        targets: &[u32],
+        temperature: f32,
+    ) -> (HeadOut, CpuBuf) {
+        self.score_gradients(hidden, head, targets, temperature)
     }
 
     fn head_backward(

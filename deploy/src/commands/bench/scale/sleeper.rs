@@ -110,6 +110,10 @@ impl PromptEncoder for Ids {
         Ok(Vec::new())
     }
 
+    fn own(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(ids.iter().map(|id| char::from(b'a' + (id % 26) as u8)).collect())
     }

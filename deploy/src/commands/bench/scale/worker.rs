@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use folgore_actors::{Level, Links, Shutdown};
-use folgore_protocol::{Role, RunName};
+use folgore_protocol::{Role, RunName, subjects};
 use folgore_reward::{PerItem, Reward};
 use folgore_rollout::{
     Environments, PromptEncoder, RolloutWorker, WorkerConfig,
@@ -40,7 +40,11 @@ async fn work(args: &BenchWorkerArgs) -> Result<()> {
     let nats = cluster::reach(&server, &run, Role::Rollout, &args.name, None).await?;
     let begun = shutdown.unless_stopping(until_begun(&nats.links(), &args.name)).await;
     let Some(()) = begun.transpose()? else { return Ok(()) };
-    let house = House::over(cluster::worker_links(&nats, &args.cache, args.kept, true), None).await?;
+    let house = House::over(
+        cluster::worker_links(&nats, &args.cache, args.kept, &[subjects::GENERATE, subjects::REWARD]),
+        None,
+    )
+    .await?;
     let started = start(&house, args).await;
     let house = house.or_its_end(started).await?;
     let failed = house.shutdown();
