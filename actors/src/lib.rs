@@ -13,6 +13,7 @@
 //! | [`contract`] | what every form of the links must do, as tests |
 //! | [`service`], [`supervisor`] | an actor's work, and who restarts it |
 //! | [`shutdown`], [`status`], [`compute`] | how a service stops, what it shows, where it computes |
+//! | [`mod@http`] | requests to addresses that are no actors |
 //! | [`mod@telemetry`] | spans and where they go: OpenTelemetry |
 //! | [`metrics`] | numbers that a process shows to others |
 //! | [`trace`], [`backoff`] | whose work a message belongs to; how long to wait before trying again |
@@ -23,6 +24,7 @@ pub mod compute;
 pub mod contract;
 pub mod faulty;
 pub mod fenced;
+pub mod http;
 pub mod link;
 pub mod local;
 pub mod metrics;

@@ -11,7 +11,7 @@ rollout    8 prompts of 128 tokens x 8 samples of 64                            
 decode     tokens a second at batch 1 and 32, 64-token prompts, f32                         transformers
 gguf       the same from GGUF files of the same weights, in f32 and in Q4_1                 llama.cpp
 
-Both sides load the same weights (PEERS_DIR/smollm2-hf, for `gguf` PEERS_DIR/smollm2-*.gguf) and use PEER_THREADS threads. A
+Both sides load the same weights (PEERS_DIR/smollm2-hf, for `gguf` PEERS_DIR/smollm2-*.gguf; for `tiny` each draws its own) and use PEER_THREADS threads. A
 ratio is the peer's seconds divided by Folgore's, each the best of its rounds. Where calibrations of two rounds differ by more
 than 15%, or others kept the machine busy, the line says so: then the ratio is a guess.
 """

@@ -1,0 +1,59 @@
+//! Cross-encoders: query and passage go through the model together, and its first token says how well they fit.
+
+use std::path::Path;
+
+use super::Reranker;
+use crate::encode::{
+    EncodeError, batches,
+    bert::{Bert, Linear, Vocabulary},
+};
+
+/// A BERT with pooler and one logit, such as ms-marco-MiniLM, from a folder of transformers (`BertForSequenceClassification`).
+/// Scores are logits.
+pub struct CrossEncoder {
+    name: String,
+    bert: Bert,
+    vocabulary: Vocabulary,
+    pooler: Linear,
+    classifier: Linear,
+}
+
+impl CrossEncoder {
+    /// Opens a folder.
+    pub fn open(folder: &Path) -> Result<Self, EncodeError> {
+        let bert = Bert::open(folder)?;
+        let width = bert.width();
+        let pooler = bert.head("pooler.dense", width, width, true)?;
+        let classifier = bert.head("classifier", 1, width, true)?;
+        let vocabulary = bert.vocabulary(folder, bert.max_tokens())?;
+        let name =
+            folder.file_name().map_or_else(|| "cross-encoder".into(), |name| name.to_string_lossy().into_owned());
+        Ok(Self { name, bert, vocabulary, pooler, classifier })
+    }
+}
+
+impl Reranker for CrossEncoder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn scores(&self, query: &str, passages: &[&str]) -> Result<Vec<f32>, EncodeError> {
+        let tokens = self.vocabulary.pairs(query, passages)?;
+        let width = self.bert.width();
+        let mut scores = vec![0.0; passages.len()];
+        for batch in batches(&tokens) {
+            let states = self.bert.forward(&batch.iter().map(|&i| &tokens[i]).collect::<Vec<_>>());
+            let mut firsts = Vec::with_capacity(batch.len() * width);
+            let mut at = 0;
+            for &i in &batch {
+                firsts.extend_from_slice(&states[at * width..(at + 1) * width]);
+                at += tokens[i].ids.len();
+            }
+            let mut pooled = self.bert.apply(&self.pooler, &self.bert.upload(&firsts));
+            pooled.iter_mut().for_each(|x| *x = x.tanh());
+            let logits = self.bert.apply(&self.classifier, &pooled);
+            batch.iter().zip(logits.iter()).for_each(|(&i, logit)| scores[i] = *logit);
+        }
+        Ok(scores)
+    }
+}

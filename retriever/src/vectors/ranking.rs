@@ -1,0 +1,34 @@
+//! Queries as words, answered by vectors.
+
+use std::sync::Arc;
+
+use super::Vectors;
+use crate::{ChunkId, Hit, Ranking, SearchError, encode::Encoder};
+
+/// Encodes queries and ranks by the vectors of chunks, which the same encoder made.
+#[derive(Clone)]
+pub struct VectorRanking {
+    encoder: Arc<dyn Encoder>,
+    vectors: Arc<dyn Vectors>,
+}
+
+impl VectorRanking {
+    /// Over `vectors` of `encoder`.
+    pub fn new(encoder: Arc<dyn Encoder>, vectors: Arc<dyn Vectors>) -> Self {
+        Self { encoder, vectors }
+    }
+}
+
+impl Ranking for VectorRanking {
+    fn search(
+        &self,
+        queries: &[&str],
+        top_k: usize,
+        allowed: &dyn Fn(ChunkId) -> bool,
+    ) -> Result<Vec<Vec<Hit>>, SearchError> {
+        let refused = |e: &dyn std::fmt::Display| SearchError::Refused(e.to_string());
+        let encoded = self.encoder.encode_queries(queries).map_err(|e| refused(&e))?;
+        let encoded: Vec<&[f32]> = encoded.iter().map(Vec::as_slice).collect();
+        self.vectors.search(&encoded, top_k, allowed).map_err(|e| refused(&e))
+    }
+}
