@@ -195,6 +195,9 @@ pub struct AlgoSection {
     pub max_generation_batches: u32,
     /// Trains on no token of a completion that was cut off.
     pub mask_truncated_completions: bool,
+    /// Trains on no token that the policy was told during an episode (passages that it searched for): they are in no loss,
+    /// divergence, entropy or average. False shows what that is good for.
+    pub mask_observations: bool,
     /// How often each batch is trained on.
     pub num_iterations: u32,
     /// Optimiser updates that one pass over a batch is divided into (verl's mini-batches); whole groups in each.
@@ -232,6 +235,7 @@ impl Default for AlgoSection {
             dynamic_sampling: false,
             max_generation_batches: 10,
             mask_truncated_completions: false,
+            mask_observations: true,
             num_iterations: 1,
             steps_per_generation: 1,
         }

@@ -27,6 +27,8 @@ pub(crate) const ALIASES: &[(&str, &str)] = &[
     ("data.train_batch_size", "rollout.num_prompts"),
     ("data.max_prompt_length", "rollout.max_prompt_length"),
     ("data.max_response_length", "rollout.max_completion_length"),
+    ("data.max_obs_length", "rollout.search.max_obs_length"),
+    ("retriever.topk", "rollout.search.topk"),
     ("actor_rollout_ref.model.path", "model.model_name_or_path"),
     ("actor_rollout_ref.model.lora_rank", "lora.lora_r"),
     ("actor_rollout_ref.model.lora_alpha", "lora.lora_alpha"),

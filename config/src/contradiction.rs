@@ -51,8 +51,8 @@ fn group(config: &Config, p: &mut Problems) {
 fn lengths(config: &Config, p: &mut Problems) {
     let r = &config.rollout;
     if let Some(most) = config.model.max_seq_length {
-        let longest = u64::from(r.max_prompt_length) + u64::from(r.max_completion_length);
-        let want = format!("at least rollout.max_prompt_length + rollout.max_completion_length = {longest}");
+        let longest = u64::from(r.max_prompt_length) + r.most_after_prompt();
+        let want = format!("at least rollout.max_prompt_length + {} = {longest}", r.lengths());
         p.expect(u64::from(most) >= longest, "model.max_seq_length", want, most);
     }
 }

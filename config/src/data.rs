@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Problems;
 
 /// Names of the procedural tasks: a `dataset` that is none of them is a path.
-pub const PROCEDURAL: [&str; 3] = ["arithmetic", "countdown", "letter_count"];
+pub const PROCEDURAL: [&str; 4] = ["arithmetic", "countdown", "letter_count", "countries"];
 
 /// How the rows of a file are shaped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,11 +87,25 @@ impl Default for LetterCount {
     }
 }
 
+/// Difficulty of `dataset: countries`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Countries {
+    /// Passages that are needed: 1, where the question names the country, or 2, where it names its capital.
+    pub hops: u32,
+}
+
+impl Default for Countries {
+    fn default() -> Self {
+        Self { hops: 1 }
+    }
+}
+
 /// The section `data`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// `arithmetic`, `countdown`, `letter_count`, or a path to a JSON or JSONL file.
+    /// `arithmetic`, `countdown`, `letter_count`, `countries`, or a path to a JSON or JSONL file.
     pub dataset: String,
     /// A file of held-out rows; none: `eval_fraction` of `dataset` is held out.
     pub eval_dataset: Option<PathBuf>,
@@ -103,6 +117,8 @@ pub struct DataSection {
     pub answer_column: Option<String>,
     /// Put before every prompt that has no system message; plain prompts become conversations.
     pub system_prompt: Option<String>,
+    /// Text in front of every prompt that is plain text: worked examples, for a model that goes on rather than follows.
+    pub prompt_prefix: Option<String>,
     /// What to do with a row that cannot be read.
     pub on_bad_row: OnBadRow,
     /// Longest line read, in bytes.
@@ -119,6 +135,8 @@ pub struct DataSection {
     pub countdown: Countdown,
     /// Difficulty of `letter_count`.
     pub letter_count: LetterCount,
+    /// Difficulty of `countries`.
+    pub countries: Countries,
 }
 
 impl Default for DataSection {
@@ -130,6 +148,7 @@ impl Default for DataSection {
             prompt_column: None,
             answer_column: None,
             system_prompt: None,
+            prompt_prefix: None,
             on_bad_row: OnBadRow::Stop,
             max_line_bytes: 16 << 20,
             eval_fraction: 0.1,
@@ -138,6 +157,7 @@ impl Default for DataSection {
             arithmetic: Arithmetic::default(),
             countdown: Countdown::default(),
             letter_count: LetterCount::default(),
+            countries: Countries::default(),
         }
     }
 }
@@ -165,6 +185,9 @@ impl DataSection {
         for (key, column) in [("prompt_column", &self.prompt_column), ("answer_column", &self.answer_column)] {
             p.expect(column.as_deref() != Some(""), key, "the name of a column, or null", "an empty text");
         }
+        let plain = self.prompt_prefix.is_none() || !self.chat && self.system_prompt.is_none();
+        let which = "data.chat=true or data.system_prompt, which make conversations";
+        p.expect(plain, "prompt_prefix", "plain prompts", which);
         let a = &self.arithmetic;
         p.range("arithmetic.digits", 1.0, 9.0, a.digits.into());
         p.range("arithmetic.second_digits", 1.0, 9.0, a.second_digits.unwrap_or(a.digits).into());
@@ -175,5 +198,6 @@ impl DataSection {
         p.range("countdown.max_number", 4.0, 1000.0, c.max_number.into());
         p.range("countdown.max_target", 10.0, 100_000.0, c.max_target.into());
         p.range("letter_count.num_words", 1.0, 8.0, self.letter_count.num_words.into());
+        p.range("countries.hops", 1.0, 2.0, self.countries.hops.into());
     }
 }

@@ -24,10 +24,12 @@ pub mod model;
 pub mod optim;
 mod preset;
 pub mod replay;
+pub mod retriever;
 pub mod reward;
 pub mod rollout;
 pub mod run;
 mod schema;
+pub mod search;
 mod yaml;
 
 use serde::{Deserialize, Serialize};
@@ -47,9 +49,11 @@ pub use model::{BaseForm, Dtype, ModelSection};
 pub use optim::OptimSection;
 pub use preset::{PRESETS, preset, preset_names};
 pub use replay::ReplaySection;
+pub use retriever::RetrieverSection;
 pub use reward::{JudgeSpec, MAX_TIMEOUT_S, RewardScope, RewardSpec, RewardWay};
 pub use rollout::RolloutSection;
 pub use run::RunSection;
+pub use search::{ObservationForm, OnFailure, OnInvalid, SearchSection, SearchTags};
 
 /// Everything that a run was asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +67,8 @@ pub struct Config {
     pub data: DataSection,
     /// How samples are made.
     pub rollout: RolloutSection,
+    /// Where passages come from, for who searches.
+    pub retriever: RetrieverSection,
     /// The rules that score them; their weighted sum is the reward.
     pub reward: Vec<RewardSpec>,
     /// The objective.
@@ -91,6 +97,7 @@ impl Config {
         self.model.check(p.section("model"));
         self.data.check(p.section("data"));
         self.rollout.check(p.section("rollout"));
+        self.retriever.check(p.section("retriever"));
         for (i, rule) in self.reward.iter().enumerate() {
             let mut own = Problems::default();
             rule.check(&mut own);

@@ -1,8 +1,12 @@
 //! Configurations that are compiled in: `folgore train demo`.
 
 /// Name and text of every preset.
-pub const PRESETS: &[(&str, &str)] =
-    &[("demo", include_str!("../presets/demo.yaml")), ("smollm2", include_str!("../presets/smollm2.yaml"))];
+pub const PRESETS: &[(&str, &str)] = &[
+    ("arithmetic", include_str!("../presets/arithmetic.yaml")),
+    ("demo", include_str!("../presets/demo.yaml")),
+    ("smollm2", include_str!("../presets/smollm2.yaml")),
+    ("two-hops", include_str!("../presets/two-hops.yaml")),
+];
 
 /// The text of the preset called `name`.
 pub fn preset(name: &str) -> Option<&'static str> {

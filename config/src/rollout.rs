@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Problems;
+use crate::{Problems, SearchSection};
 
 /// Precision in which the key-value cache holds what was read and written so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub enum KvCacheDtype {
     #[serde(alias = "bf16")]
     Bfloat16,
 }
+
+/// Name of the environment in which a policy searches.
+const SEARCH: &str = "search";
 
 /// The section `rollout`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,13 +45,15 @@ pub struct RolloutSection {
     pub repetition_penalty: f64,
     /// Texts that end a completion; they stay in it.
     pub stop: Vec<String>,
-    /// Name of the environment that plays the episode.
+    /// Name of the environment that plays the episode: `single_turn` or `search`.
     pub environment: String,
+    /// How a policy searches, in the environment `search`.
+    pub search: SearchSection,
     /// Optimiser steps that the oldest token of a sample may lag behind the step that trains on it; 0: generating and
     /// learning alternate, and a run repeats bit for bit.
     pub max_staleness: u32,
     /// Sequences that the engine decodes together: bounds the memory of the key-value cache, which is made for so many sequences of
-    /// `max_prompt_length + max_completion_length` tokens before the first one and does not grow.
+    /// `max_prompt_length + max_completion_length` tokens (with `search`, of all turns and what they bring) before the first one and does not grow.
     pub max_concurrent_sequences: u32,
     /// Tokens that the key-value cache may hold, which bound it instead; a sequence that finds no room waits. None: enough for
     /// `max_concurrent_sequences` of full length.
@@ -75,6 +80,7 @@ impl Default for RolloutSection {
             repetition_penalty: 1.0,
             stop: Vec::new(),
             environment: "single_turn".into(),
+            search: SearchSection::default(),
             max_staleness: 0,
             max_concurrent_sequences: 64,
             kv_tokens: None,
@@ -89,6 +95,37 @@ impl RolloutSection {
     /// Samples of one optimiser step.
     pub fn samples_per_step(&self) -> u64 {
         u64::from(self.num_prompts) * u64::from(self.num_generations)
+    }
+
+    /// True if the policy searches.
+    pub fn searches(&self) -> bool {
+        self.environment == SEARCH
+    }
+
+    /// Most turns of an episode in which the policy searches, the last one included; none in other environments.
+    fn search_turns(&self) -> Option<u64> {
+        self.searches().then(|| u64::from(self.search.max_turns) + 1)
+    }
+
+    /// Most tokens that the policy writes in an episode.
+    pub fn most_sampled(&self) -> u64 {
+        self.search_turns().unwrap_or(1) * u64::from(self.max_completion_length)
+    }
+
+    /// Most tokens that follow a prompt: what the policy writes and what it is told in between.
+    pub fn most_after_prompt(&self) -> u64 {
+        let told = self.search_turns().map_or(0, |turns| (turns - 1) * u64::from(self.search.max_obs_length));
+        self.most_sampled() + told
+    }
+
+    /// The settings that [`Self::most_after_prompt`] follows from, for messages.
+    pub fn lengths(&self) -> &'static str {
+        if self.searches() {
+            "rollout.max_completion_length for each of rollout.search.max_turns + 1 turns, and \
+             rollout.search.max_obs_length for each search"
+        } else {
+            "rollout.max_completion_length"
+        }
     }
 
     /// True if log-probs of the sampled tokens are those of the whole distribution.
@@ -112,9 +149,11 @@ impl RolloutSection {
         p.expect(!self.environment.is_empty(), "environment", "a name", "nothing");
         p.range("max_staleness", 0.0, 1000.0, self.max_staleness.into());
         p.range("max_concurrent_sequences", 1.0, 65_536.0, self.max_concurrent_sequences.into());
-        let longest = u64::from(self.max_prompt_length) + u64::from(self.max_completion_length);
+        self.search.check(p);
+        let longest = u64::from(self.max_prompt_length) + self.most_after_prompt();
         if let Some(kv) = self.kv_tokens {
-            let want = format!("at least max_prompt_length + max_completion_length = {longest} tokens");
+            let lengths = self.lengths().trim_start_matches("rollout.");
+            let want = format!("at least max_prompt_length + {lengths} = {longest} tokens");
             p.expect(kv >= longest, "kv_tokens", want, kv);
         }
         let full = self.samples_the_full_distribution();

@@ -139,6 +139,11 @@ mod tests {
             (json!([{"messages": [], "prompt": "a", "completion": "b"}]), DataFormat::Messages),
             (json!([{"prompt": [], "data_source": "x", "reward_model": {"ground_truth": "1"}}]), DataFormat::Verl),
             (json!([{"prompt": [], "reward_spec": {"ground_truth": "1"}}]), DataFormat::Verl),
+            (
+                json!([{"question": "a", "golden_answers": ["1"], "data_source": "nq", "prompt": [], "ability": "x",
+                        "reward_model": {"style": "rule", "ground_truth": {"target": ["1"]}}, "extra_info": {}}]),
+                DataFormat::Verl,
+            ),
             (json!([{"prompt": "a", "reward_model": "best-rm-7b"}]), DataFormat::Prompt),
             (json!([{"prompt": "a"}, {"prompt": "a"}, {"prompt": "a", "messages": []}]), DataFormat::Prompt),
         ] {

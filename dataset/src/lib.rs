@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use detect::Detection;
 pub use error::{BadRow, DatasetError};
-pub use procedural::{Questions, TraceMixture, arithmetic_traces, crc32, held_out};
+pub use procedural::{Questions, Side, TraceMixture, arithmetic_traces, countries, crc32, held_out};
 pub use report::{FileReport, Report};
 pub use rows::Container;
 
@@ -42,7 +42,7 @@ pub enum Tasks {
     /// Rows of a file.
     Rows(Vec<Task>),
     /// Made when asked for; without end, for every practical purpose.
-    Made(Questions),
+    Made(Box<Questions>),
 }
 
 impl Tasks {
@@ -86,7 +86,7 @@ fn make(rule: procedural::Rule, section: &DataSection) -> Result<Dataset, Datase
     let questions = Questions::training(rule, section)?;
     let eval = questions.held_out()?;
     let report = Report { made: Some(questions.describe()), eval: eval.len() as u64, ..Report::default() };
-    Ok(Dataset { digest: questions.digest(), train: Tasks::Made(questions), eval: Tasks::Rows(eval), report })
+    Ok(Dataset { digest: questions.digest(), train: Tasks::Made(Box::new(questions)), eval: Tasks::Rows(eval), report })
 }
 
 fn files(section: &DataSection) -> Result<Dataset, DatasetError> {

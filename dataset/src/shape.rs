@@ -31,7 +31,7 @@ pub(crate) fn task(stem: &str, row: RawRow, format: DataFormat, section: &DataSe
     let made = columns_and_prompt(row.fields, format, section);
     let (prompt, columns) =
         made.map_err(|(field, expected, got)| BadRow { row: number, line, field: Some(field), expected, got })?;
-    let prompt = with_system(prompt, section.system_prompt.as_deref());
+    let prompt = introduced(prompt, section.prompt_prefix.as_deref(), section.system_prompt.as_deref());
     Ok(Task { id: format!("{stem}:{number}"), prompt, columns })
 }
 
@@ -59,7 +59,8 @@ fn columns_and_prompt(
     if format == DataFormat::Verl {
         let graded = if fields.contains_key("reward_spec") { "reward_spec" } else { "reward_model" };
         let truth = present(&fields, &format!("{graded}.ground_truth"))?.clone();
-        fields.entry("answer").or_insert_with(|| truth.clone());
+        // Search-R1 keeps a list of right answers inside of it
+        fields.entry("answer").or_insert_with(|| truth.get("target").unwrap_or(&truth).clone());
         fields.insert("ground_truth".into(), truth);
     }
     if let Some(answer) = answer {
@@ -152,8 +153,13 @@ fn parts_of_text(name: &str, parts: &[Value]) -> Result<String, Fault> {
     Ok(joined)
 }
 
-/// Puts the system prompt in front of a conversation that has none; plain text becomes a conversation with it.
-pub(crate) fn with_system(prompt: Prompt, system: Option<&str>) -> Prompt {
+/// Puts examples in front of plain text, and the system prompt in front of a conversation that has none; plain text becomes a
+/// conversation with it.
+pub(crate) fn introduced(prompt: Prompt, prefix: Option<&str>, system: Option<&str>) -> Prompt {
+    let prompt = match (prompt, prefix) {
+        (Prompt::Text(text), Some(prefix)) => Prompt::Text(format!("{prefix}{text}")),
+        (prompt, _) => prompt,
+    };
     let Some(system) = system else { return prompt };
     let first = Message::new("system", system);
     match prompt {
@@ -214,6 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_search_r1_keep_all_their_answers() {
+        let row = json!({
+            "id": "test_0", "question": "who wrote dune", "golden_answers": ["Frank Herbert", "Herbert"], "data_source": "nq",
+            "prompt": [{"role": "user", "content": "Answer ... Question: who wrote dune?\n"}], "ability": "fact-reasoning",
+            "reward_model": {"style": "rule", "ground_truth": {"target": ["Frank Herbert", "Herbert"]}},
+            "extra_info": {"split": "test", "index": 0}
+        });
+        let task = plain(row.clone(), DataFormat::Verl).unwrap();
+        let answers = json!(["Frank Herbert", "Herbert"]);
+        assert_eq!(task.columns["answer"], answers);
+        assert_eq!((&task.columns["golden_answers"], &task.columns["ground_truth"]["target"]), (&answers, &answers));
+        assert_eq!(task.columns["reward_model"], row["reward_model"]);
+        let Prompt::Messages(messages) = &task.prompt else { panic!("{:?}", task.prompt) };
+        assert!(messages[0].content.ends_with("who wrote dune?\n"), "as it stands");
+    }
+
+    #[test]
     fn columns_are_mapped_also_from_inside_a_field() {
         let section = DataSection {
             prompt_column: Some("question".into()),
@@ -227,6 +250,15 @@ mod tests {
         let own = json!({"question": [{"role": "system", "content": "mine"}, {"role": "user", "content": "q"}], "extra": {"final": 1}});
         let Prompt::Messages(kept) = make(own, DataFormat::Prompt, &section).unwrap().prompt else { panic!() };
         assert_eq!(kept[0].content, "mine");
+    }
+
+    #[test]
+    fn examples_go_in_front_of_plain_prompts_only() {
+        let section = DataSection { prompt_prefix: Some("1+1=2\n".into()), ..DataSection::default() };
+        let prompt = |row| make(row, DataFormat::Prompt, &section).unwrap().prompt;
+        assert_eq!(prompt(json!({"prompt": "2+2="})), Prompt::Text("1+1=2\n2+2=".into()));
+        let own = prompt(json!({"prompt": [{"role": "user", "content": "q"}]}));
+        assert_eq!(own, Prompt::Messages(vec![Message::new("user", "q")]));
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub fn train_step<B: Backend>(
 ) -> Result<StepReport, StepError> {
     let StepSettings { algo, optim, .. } = settings;
     let advantages = advantage::of_batch(algo, batch)?;
-    let flat = Flat::of(batch, &advantages, algo.mask_truncated_completions)?;
+    let flat = Flat::of(batch, &advantages, algo.mask_truncated_completions, algo.mask_observations)?;
     let objective = Objective::new(algo, settings.max_completion_length)?;
     let parts = split_groups(flat.groups, (algo.steps_per_generation as usize).min(flat.groups.max(1)))?;
     let mut step = Step { flat: &flat, objective: &objective, settings, batch_step: batch.step, tokens: 0, calls: 0 };
@@ -226,7 +226,14 @@ impl Step<'_> {
                 self.compute_shortest(trainee, &rows, &mut logprobs);
                 compared = true;
             }
-            let columns = Columns { logprobs: &logprobs, old, reference, rollout: Some(&self.flat.rollout) };
+            let filled;
+            let rollout = if self.settings.algo.mask_observations {
+                &self.flat.rollout
+            } else {
+                filled = self.flat.rollout_or(old.unwrap_or(&logprobs));
+                &filled
+            };
+            let columns = Columns { logprobs: &logprobs, old, reference, rollout: Some(rollout) };
             let normaliser = whole.for_micro_batch(self.flat.counts(&rows), micro_batches);
             let evaluation = self.objective.evaluate(&self.flat.inputs(&rows, columns), &normaliser)?;
             update.loss += evaluation.loss;

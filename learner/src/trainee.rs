@@ -92,7 +92,7 @@ impl<B: Backend> Trainee<B> {
 
     /// Log-probs of `targets` after the wanted rows of `input`, kept for a backward.
     pub fn forward(&self, input: Ragged, targets: Vec<u32>, temperature: f32, how: Backprop) -> Pending<B> {
-        let (tape, head) = match self.recalled(&input, how) {
+        let (mut tape, head) = match self.recalled(&input, how) {
             Some((recall, rows)) => {
                 let head = recall.scores(&rows, &input.wanted, &targets, temperature);
                 (self.decoder.recalled(input, rows, how.recompute), head)
@@ -105,7 +105,10 @@ impl<B: Backend> Trainee<B> {
             }
         };
         let recalled = head.is_some();
-        let head = head.unwrap_or_else(|| self.decoder.logprobs(tape.hidden(), &targets, temperature));
+        let head = head.unwrap_or_else(|| match self.adapter {
+            Some(_) => self.decoder.score(&mut tape, &targets, temperature),
+            None => self.decoder.logprobs(tape.hidden(), &targets, temperature),
+        });
         Pending { tape, targets, temperature, head, recalled }
     }
 

@@ -66,7 +66,7 @@ fn ones(batch: &Batch) -> Vec<Vec<f64>> {
 }
 
 fn flat(batch: &Batch) -> Flat {
-    Flat::of(batch, &ones(batch), false).unwrap()
+    Flat::of(batch, &ones(batch), false, true).unwrap()
 }
 
 use SegmentKind::{Observed, Prompt as Question, Sampled};
@@ -142,7 +142,7 @@ fn rows_without_gradient_are_left_out_but_counted() {
     let mut members = vec![member(0, 2), member(1, 3), member(2, 5)];
     members[2].stop_reason = StopReason::Length;
     let b = batch(vec![members]);
-    let flat = Flat::of(&b, &[vec![0.0, 1.0, 1.0]], true).unwrap();
+    let flat = Flat::of(&b, &[vec![0.0, 1.0, 1.0]], true, true).unwrap();
     assert_eq!(flat.with_gradient(&[0, 1, 2], false), [1]);
     assert_eq!(flat.with_gradient(&[0, 1, 2], true), [0, 1]);
     let counts = flat.counts(&[0, 1, 2]);
@@ -157,9 +157,9 @@ fn a_batch_that_cannot_be_laid_out_is_named() {
         vec![row(&[(Question, &[1]), (Sampled, &[2])]), row(&[(Sampled, &[2])])],
         1.0,
     )]]);
-    let error = Flat::of(&b, &[vec![1.0]], false).unwrap_err();
+    let error = Flat::of(&b, &[vec![1.0]], false, true).unwrap_err();
     assert_eq!(error.to_string(), "trajectory g0.3.0, row 1: expected a token before the first sampled one, got none");
-    let error = Flat::of(&b, &[vec![1.0, 2.0]], false).unwrap_err();
+    let error = Flat::of(&b, &[vec![1.0, 2.0]], false, true).unwrap_err();
     assert_eq!(error, PackError::Advantages { group: 0, expected: 1, got: 2 });
     assert_eq!(split_groups(5, 2).unwrap(), [0..2, 2..5]);
     assert_eq!(split_groups(2, 3).unwrap_err(), PackError::TooManyParts { groups: 2, parts: 3 });

@@ -1,9 +1,11 @@
 //! The contract of every reward, in whatever language it is written: batched items in, one of three outcomes each.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{generate::StopReason, ids::SeatKey, task::Prompt};
+use crate::{generate::StopReason, ids::SeatKey, task::Prompt, trajectory::SegmentKind};
 
 /// One completion to score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +22,29 @@ pub struct ScoreItem {
     pub completion_ids: Vec<u32>,
     /// Why the last turn ended.
     pub stop_reason: StopReason,
+    /// What followed the prompt, in order, where the environment told the policy something in between; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Said>,
+}
+
+impl ScoreItem {
+    /// What followed the prompt, in order: of an episode in which nobody but the policy spoke, its completion.
+    pub fn episode(&self) -> Cow<'_, [Said]> {
+        if self.said.is_empty() {
+            Cow::Owned(vec![Said { by: SegmentKind::Sampled, text: self.completion.clone() }])
+        } else {
+            Cow::Borrowed(&self.said)
+        }
+    }
+}
+
+/// A part of an episode, as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Whose words these are: the policy's (`sampled`) or the environment's (`observed`).
+    pub by: SegmentKind,
+    /// The words, special tokens left out.
+    pub text: String,
 }
 
 /// What one request holds.
@@ -87,12 +112,25 @@ pub enum Outcome {
     },
     /// Nobody was asked yet: to be judged with its group, when all members of it are there. A worker's word, never a reward's.
     Unjudged {
-        /// What is judged, at most [`UNJUDGED_BYTES_MAX`]; whoever asks then has no tokenizer.
+        /// What is judged, with `said` at most [`UNJUDGED_BYTES_MAX`]; whoever asks then has no tokenizer.
         completion: String,
+        /// What is judged, as [`ScoreItem::said`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        said: Vec<Said>,
     },
 }
 
 impl Outcome {
+    /// Bytes of text that are to be judged later.
+    pub fn unjudged_bytes(&self) -> usize {
+        match self {
+            Outcome::Unjudged { completion, said } => {
+                said.iter().map(|s| s.text.len()).fold(completion.len(), usize::saturating_add)
+            }
+            _ => 0,
+        }
+    }
+
     /// A score with a single part.
     pub fn scored(name: &str, value: f64) -> Self {
         if value.is_finite() {

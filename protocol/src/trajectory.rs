@@ -9,7 +9,7 @@ use crate::{
     ids::{PolicyId, SeatKey},
     job::Purpose,
     runlength::RunLength,
-    score::Outcome,
+    score::{Outcome, Said},
 };
 
 /// Who wrote a segment.
@@ -106,6 +106,18 @@ impl Row {
         }
         Ok(())
     }
+}
+
+/// What was said in `rows` after the prompt, if more than the policy spoke; else nothing. `decode` turns ids into text.
+///
+/// # Errors
+/// Those of `decode`.
+pub fn said<E>(rows: &[Row], decode: impl Fn(&[u32]) -> Result<String, E>) -> Result<Vec<Said>, E> {
+    let segments = || rows.iter().flat_map(|row| &row.segments).filter(|s| s.kind != SegmentKind::Prompt);
+    if segments().all(|segment| segment.kind == SegmentKind::Sampled) {
+        return Ok(Vec::new());
+    }
+    segments().map(|segment| Ok(Said { by: segment.kind, text: decode(&segment.ids)? })).collect()
 }
 
 /// The result of one job.

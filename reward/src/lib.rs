@@ -13,6 +13,7 @@ mod extract;
 pub mod host;
 mod judge;
 pub mod math_answer;
+mod qa;
 mod registry;
 mod reward;
 pub mod rules;

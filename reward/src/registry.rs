@@ -19,6 +19,10 @@ const RULES: &[(&str, Build)] = &[
     ("length", |args| rule(args, rules::length::Length::new)),
     ("math", |args| rule(args, rules::math::Math::new)),
     ("numeric", |args| rule(args, rules::numeric::Numeric::new)),
+    ("search_em", |args| rule(args, rules::search_em::new)),
+    ("search_f1", |args| rule(args, rules::search_f1::new)),
+    ("search_format", |args| rule(args, rules::search_format::SearchFormat::new)),
+    ("search_subem", |args| rule(args, rules::search_subem::new)),
     ("soft_overlong_punishment", |args| rule(args, rules::soft_overlong_punishment::SoftOverlongPunishment::new)),
     ("think_format", |args| rule(args, rules::think_format::ThinkFormat::new)),
 ];

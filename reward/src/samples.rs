@@ -12,6 +12,7 @@ pub(crate) fn item(completion: &str, columns: &[(&str, Value)]) -> ScoreItem {
         completion: completion.to_owned(),
         completion_ids: Vec::new(),
         stop_reason: StopReason::Eos,
+        said: Vec::new(),
     }
 }
 

@@ -4,7 +4,8 @@ use std::{path::Path, process::Command};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use folgore_protocol::{
-    Answer, GroupId, Message, Outcome, Prompt, Scope, ScoreItem, ScoreReply, ScoreRequest, SeatKey, StopReason,
+    Answer, GroupId, Message, Outcome, Prompt, Said, Scope, ScoreItem, ScoreReply, ScoreRequest, SeatKey, SegmentKind,
+    StopReason,
 };
 use folgore_reward::external::wire;
 use serde_json::{Map, Value, json};
@@ -60,6 +61,13 @@ fn request() -> ScoreRequest {
         completion: "\u{0}\"12\"\n".into(),
         completion_ids: vec![3, u32::MAX],
         stop_reason,
+        said: match i {
+            0 => Vec::new(),
+            _ => vec![
+                Said { by: SegmentKind::Sampled, text: "a".into() },
+                Said { by: SegmentKind::Observed, text: "b".into() },
+            ],
+        },
     });
     ScoreRequest { items: items.collect(), budget_ms: 60_000, scope: Scope::Sample }
 }

@@ -70,6 +70,7 @@ fn item(sample: u32, completion: &str) -> ScoreItem {
         completion: completion.to_owned(),
         completion_ids: vec![1, 2],
         stop_reason: StopReason::Eos,
+        said: Vec::new(),
     }
 }
 

@@ -125,6 +125,7 @@ async fn ask(reward: &Arc<dyn Reward>, completion: &str) -> Outcome {
         completion: completion.into(),
         completion_ids: Vec::new(),
         stop_reason: StopReason::Eos,
+        said: Vec::new(),
     };
     let request = ScoreRequest { items: vec![item], budget_ms: 60_000, scope: Scope::Sample };
     host::score(reward.clone(), request).await.outcomes.remove(0).1

@@ -121,6 +121,7 @@ fn item(completion: &str, answer: &str) -> ScoreItem {
         completion: completion.to_owned(),
         completion_ids: Vec::new(),
         stop_reason: StopReason::Eos,
+        said: Vec::new(),
     }
 }
 

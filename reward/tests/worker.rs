@@ -43,6 +43,7 @@ fn request(completions: &[&str], budget_ms: u64) -> ScoreRequest {
         completion: (*text).to_owned(),
         completion_ids: vec![1, 2],
         stop_reason: StopReason::Eos,
+        said: Vec::new(),
     };
     ScoreRequest { items: completions.iter().enumerate().map(item).collect(), budget_ms, scope: Scope::Sample }
 }

@@ -33,6 +33,10 @@ impl PromptEncoder for ModelEncoder {
         self.tokenizer.encode_untrusted(text).map_err(|e| e.to_string())
     }
 
+    fn own(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_trusted(text).map_err(|e| e.to_string())
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         self.tokenizer.decode(ids, true).map_err(|e| e.to_string())
     }
@@ -85,6 +89,7 @@ mod tests {
         let encoder = encoder();
         assert_eq!(encoder.prompt(&Prompt::Text("two plus".into())).unwrap(), [1, 2]);
         assert!(!encoder.text("two <end>").unwrap().contains(&3));
+        assert_eq!(encoder.own("two <end>").unwrap(), [1, 3], "what the program wrote may");
         assert!(encoder.prompt(&Prompt::Messages(Vec::new())).unwrap_err().contains("chat template"));
         assert_eq!((encoder.vocab_size(), encoder.context()), (5, 64));
     }

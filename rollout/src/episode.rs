@@ -8,13 +8,13 @@ use std::time::Duration;
 use folgore_actors::{Backoff, CallError, LinkError, Links, telemetry::names};
 use folgore_config::RolloutSection;
 use folgore_protocol::{
-    Generate, Generated, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Segment, SegmentKind, Source,
-    StopReason, seed, subjects,
+    Generate, Generated, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Said, SamplingParams,
+    Segment, SegmentKind, Source, StopReason, seed, subjects, trajectory,
 };
 use tokio::sync::watch;
 
 use crate::{
-    environment::{Action, Answer, Ask, Environment, Observation, Reaction},
+    environment::{Action, Answer, Ask, Environment, Framed, Observation, Reaction},
     spans,
 };
 
@@ -24,6 +24,8 @@ pub trait PromptEncoder: Send + Sync {
     fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, String>;
     /// Ids of untrusted text: never a special token, and nothing is added in front.
     fn text(&self, text: &str) -> Result<Vec<u32>, String>;
+    /// Ids of text that the program itself wrote: added tokens count in it, and nothing is added in front.
+    fn own(&self, text: &str) -> Result<Vec<u32>, String>;
     /// Text of sampled ids, special tokens left out.
     fn decode(&self, ids: &[u32]) -> Result<String, String>;
     /// Number of token ids.
@@ -37,7 +39,7 @@ pub trait PromptEncoder: Send + Sync {
 pub struct EpisodeLimits {
     /// Most tokens of a prompt; a longer one is refused by name.
     pub max_prompt_length: usize,
-    /// Most tokens of one observation; the rest is cut off.
+    /// Most tokens of one observation; the rest is cut off, but for what the environment itself wrote around it.
     pub max_observation_length: usize,
     /// Most times that the policy speaks.
     pub max_turns: u32,
@@ -64,7 +66,12 @@ impl Default for EpisodeLimits {
 
 impl From<&RolloutSection> for EpisodeLimits {
     fn from(section: &RolloutSection) -> Self {
-        Self { max_prompt_length: section.max_prompt_length as usize, ..Self::default() }
+        let usual = Self { max_prompt_length: section.max_prompt_length as usize, ..Self::default() };
+        if !section.searches() {
+            return usual;
+        }
+        let search = &section.search;
+        Self { max_turns: search.max_turns + 1, max_observation_length: search.max_obs_length as usize, ..usual }
     }
 }
 
@@ -77,6 +84,8 @@ pub struct Episode {
     pub completion_ids: Vec<u32>,
     /// Their text, special tokens left out.
     pub completion: String,
+    /// What followed the prompt, in order, where somebody besides the policy spoke; else empty.
+    pub said: Vec<Said>,
     /// Why the last turn ended.
     pub stop_reason: StopReason,
 }
@@ -113,7 +122,10 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// Plays `job` in `environment` to its end.
     pub async fn play(&self, job: &RolloutJob, environment: &mut dyn Environment) -> Result<Episode, EpisodeError> {
-        let mut script = Script { job, rows: Vec::new(), turns: 0, stop_reason: StopReason::Eos, policy: None };
+        let mut sampling = job.sampling.clone();
+        sampling.stop.extend_from_slice(environment.stop());
+        let mut script =
+            Script { job, sampling, rows: Vec::new(), turns: 0, stop_reason: StopReason::Eos, policy: None };
         let mut reaction = environment.step(Action::Begin(&job.task));
         loop {
             reaction = match reaction {
@@ -130,6 +142,7 @@ impl Stage<'_> {
                 Reaction::Ask(ask) => environment.step(Action::Answer(self.perform(ask, &script.key()).await)),
                 Reaction::Done => break,
                 Reaction::Fail(reason) => return Err(Impossible(format!("environment {}: {reason}", job.environment))),
+                Reaction::GiveUp(reason) => return Err(Failed(format!("environment {}: {reason}", job.environment))),
             };
         }
         script.end(self.encoder)
@@ -142,7 +155,7 @@ impl Stage<'_> {
         let newest = *self.published.borrow();
         let mut request = Generate {
             ids,
-            sampling: script.job.sampling.clone(),
+            sampling: script.sampling.clone(),
             seed: seed::mix(&[script.job.seed, u64::from(script.turns)]),
             policy: script.pinned().or(newest),
             // To stand still while each new policy travels would cost the samples that staleness is there to save.
@@ -266,6 +279,8 @@ fn check_generated(generated: &Generated, context: usize) -> Result<(), String> 
 /// An episode being written.
 struct Script<'a> {
     job: &'a RolloutJob,
+    /// That of the job, with what ends a turn of the environment.
+    sampling: SamplingParams,
     rows: Vec<Row>,
     turns: u32,
     stop_reason: StopReason,
@@ -295,10 +310,16 @@ impl Script<'_> {
     /// Appends an observation. False if the policy cannot speak after it, because the context is full.
     fn observe(&mut self, stage: &Stage<'_>, observation: Observation) -> Result<bool, EpisodeError> {
         let starts_row = self.rows.is_empty() || matches!(observation, Observation::Prompt(_));
-        let mut ids = match observation {
+        let most = if starts_row { usize::MAX } else { stage.limits.max_observation_length };
+        let cut = |mut ids: Vec<u32>| {
+            ids.truncate(most);
+            ids
+        };
+        let ids = match observation {
             Observation::Prompt(prompt) => stage.encoder.prompt(&prompt),
-            Observation::Text(text) => stage.encoder.text(&text),
-            Observation::Ids(ids) => Ok(ids),
+            Observation::Text(text) => stage.encoder.text(&text).map(cut),
+            Observation::Framed(framed) => encode_framed(stage.encoder, &framed, most),
+            Observation::Ids(ids) => Ok(cut(ids)),
         }
         .map_err(|reason| Impossible(format!("task {}: {reason}", self.job.task.id)))?;
         if starts_row {
@@ -307,7 +328,6 @@ impl Script<'_> {
             self.rows.push(Row { segments: vec![prompt], source: Source::OnPolicy });
             return Ok(true);
         }
-        ids.truncate(stage.limits.max_observation_length);
         let row = self.rows.last_mut().ok_or_else(|| Failed("no row to append to".into()))?;
         if row.len() + ids.len() >= stage.encoder.context() {
             self.stop_reason = StopReason::Context;
@@ -368,8 +388,18 @@ impl Script<'_> {
         let sampled: Vec<&Segment> = segments.filter(|s| s.kind == SegmentKind::Sampled).collect();
         let completion_ids = sampled.iter().flat_map(|s| s.ids.iter().copied()).collect();
         let completion = sampled.iter().map(|s| encoder.decode(&s.ids)).collect::<Result<_, _>>().map_err(Failed)?;
-        Ok(Episode { completion_ids, completion, rows: self.rows, stop_reason: self.stop_reason })
+        let said = trajectory::said(&self.rows, |ids| encoder.decode(ids)).map_err(Failed)?;
+        Ok(Episode { completion_ids, completion, said, rows: self.rows, stop_reason: self.stop_reason })
     }
+}
+
+/// Ids of `framed`, at most `most` of them unless its frame alone has more.
+fn encode_framed(encoder: &dyn PromptEncoder, framed: &Framed, most: usize) -> Result<Vec<u32>, String> {
+    let (mut ids, tail) = (encoder.own(&framed.head)?, encoder.own(&framed.tail)?);
+    let room = most.saturating_sub(ids.len() + tail.len());
+    ids.extend(encoder.text(&framed.body)?.into_iter().take(room));
+    ids.extend(tail);
+    Ok(ids)
 }
 
 fn segment(kind: SegmentKind, ids: Vec<u32>) -> Segment {

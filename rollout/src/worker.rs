@@ -324,6 +324,7 @@ impl Crew {
             completion: episode.completion.clone(),
             completion_ids: episode.completion_ids.clone(),
             stop_reason: episode.stop_reason,
+            said: episode.said.clone(),
         };
         let deadline = self.config.score_deadline;
         let request = ScoreRequest { items: vec![item], scope: Scope::Sample, budget_ms: deadline.as_millis() as u64 };
@@ -387,11 +388,11 @@ impl Crew {
 
 /// What is handed in of an `episode` that is judged with its group.
 fn unjudged(episode: &Episode) -> Outcome {
-    let bytes = episode.completion.len();
-    if bytes <= UNJUDGED_BYTES_MAX {
-        return Outcome::Unjudged { completion: episode.completion.clone() };
+    let outcome = Outcome::Unjudged { completion: episode.completion.clone(), said: episode.said.clone() };
+    let (bytes, most) = (outcome.unjudged_bytes(), UNJUDGED_BYTES_MAX);
+    if bytes <= most {
+        return outcome;
     }
-    let most = UNJUDGED_BYTES_MAX;
     Outcome::Unscorable { reason: format!("a completion of {bytes} bytes, at most {most} are judged with their group") }
 }
 

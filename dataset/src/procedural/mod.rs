@@ -1,10 +1,12 @@
 //! Questions made by a rule: endless, with an exact answer, a difficulty, and held-out questions that never train.
 //!
 //! A question is a pure function of the rule, its side and its index. Its side is decided by its own text: those whose
-//! CRC-32 ends in a number below 100 of 1000 are held out, whoever makes them, for whatever run.
+//! CRC-32 ends in a number below 100 of 1000 are held out, whoever makes them, for whatever run. Only `countries` holds out
+//! what the questions are about.
 
 mod arithmetic;
 mod countdown;
+pub mod countries;
 mod crc32;
 mod letter_count;
 mod trace;
@@ -51,6 +53,7 @@ pub(crate) enum Rule {
     Arithmetic(folgore_config::data::Arithmetic),
     Countdown(folgore_config::data::Countdown),
     LetterCount(folgore_config::data::LetterCount),
+    Countries(folgore_config::data::Countries),
 }
 
 /// Questions tried for one index before the rule is found to have none.
@@ -63,6 +66,7 @@ impl Rule {
             "arithmetic" => Some(Rule::Arithmetic(section.arithmetic.clone())),
             "countdown" => Some(Rule::Countdown(section.countdown.clone())),
             "letter_count" => Some(Rule::LetterCount(section.letter_count.clone())),
+            "countries" => Some(Rule::Countries(section.countries.clone())),
             _ => None,
         }
     }
@@ -72,6 +76,7 @@ impl Rule {
             Rule::Arithmetic(_) => "arithmetic",
             Rule::Countdown(_) => "countdown",
             Rule::LetterCount(_) => "letter_count",
+            Rule::Countries(_) => "countries",
         }
     }
 
@@ -81,23 +86,26 @@ impl Rule {
             Rule::Arithmetic(_) => "raise data.arithmetic.digits",
             Rule::Countdown(_) => "raise data.countdown.max_target, or lower data.countdown.num_numbers",
             Rule::LetterCount(_) => "raise data.letter_count.num_words",
+            Rule::Countries(_) => "set data.countries.hops to 1",
         }
     }
 
-    /// Question of the stream `stream`, if the rule makes one from it.
-    fn make(&self, stream: u64) -> Option<Question> {
-        match self {
+    /// Question of the stream `stream`, if the rule makes one of that side from it.
+    fn make(&self, side: Side, stream: u64) -> Option<Question> {
+        let question = match self {
             Rule::Arithmetic(difficulty) => Some(arithmetic::question(difficulty, stream)),
             Rule::Countdown(difficulty) => countdown::question(difficulty, stream),
             Rule::LetterCount(difficulty) => Some(letter_count::question(difficulty, stream)),
-        }
+            // Whole countries are held out, whatever is asked about them.
+            Rule::Countries(settings) => return countries::question(settings, side, stream),
+        };
+        question.filter(|q| held_out(&q.key) == (side == Side::Eval))
     }
 
     /// Question number `index` of `side`; none if [`TRIES`] draws gave none.
     fn question(&self, side: Side, index: u64) -> Option<Question> {
         let own = seed::mix(&[u64::from(side == Side::Eval), index]);
-        let drawn = (0..TRIES).filter_map(|attempt| self.make(seed::mix(&[own, attempt])));
-        drawn.into_iter().find(|q| held_out(&q.key) == (side == Side::Eval))
+        (0..TRIES).find_map(|attempt| self.make(side, seed::mix(&[own, attempt])))
     }
 }
 
@@ -107,6 +115,7 @@ pub struct Questions {
     rule: Rule,
     chat: bool,
     system: Option<String>,
+    prefix: Option<String>,
     /// Asked in place of a question that is not found: one that was, so that asking never fails.
     witness: Question,
 }
@@ -122,7 +131,8 @@ impl Questions {
         let Some(witness) = rule.question(Side::Train, 0) else {
             return Err(DatasetError::NoQuestion { name: rule.name(), side: "training", advice: rule.advice() });
         };
-        Ok(Self { rule, chat: section.chat, system: section.system_prompt.clone(), witness })
+        let (system, prefix) = (section.system_prompt.clone(), section.prompt_prefix.clone());
+        Ok(Self { rule, chat: section.chat, system, prefix, witness })
     }
 
     /// Task number `index`.
@@ -160,7 +170,7 @@ impl Questions {
         };
         Task {
             id: format!("{}:{side}:{index}", self.rule.name()),
-            prompt: crate::shape::with_system(prompt, self.system.as_deref()),
+            prompt: crate::shape::introduced(prompt, self.prefix.as_deref(), self.system.as_deref()),
             columns: question.columns,
         }
     }
@@ -168,7 +178,12 @@ impl Questions {
     /// Identity of the questions: the rule, its difficulty and how it asks.
     pub(crate) fn digest(&self) -> Digest {
         // The number is that of the rules in this folder: a change of what they ask changes it.
-        Digest::of(format!("rules 1 {:?} {} {:?}", self.rule, self.chat, self.system).as_bytes())
+        let facts = match &self.rule {
+            Rule::Countries(_) => countries::FACTS,
+            _ => "",
+        };
+        let prefix = self.prefix.iter().map(|prefix| format!(" {prefix:?}")).collect::<String>();
+        Digest::of(format!("rules 1 {:?} {} {:?}{prefix}{facts}", self.rule, self.chat, self.system).as_bytes())
     }
 
     /// One line for the user.

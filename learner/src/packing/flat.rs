@@ -23,9 +23,9 @@ pub struct FlatRow {
     pub ids: Vec<u32>,
     /// Ids before the first sampled one: the part that rows may share. At least 1.
     pub prompt: usize,
-    /// Places of the sampled ids in `ids`.
+    /// Places of the sampled ids in `ids`; where observations are not masked, of the observed ones between them, too.
     pub sampled: Vec<usize>,
-    /// Places of the sampled ids in the flat list; as many as `sampled`.
+    /// Places of these ids in the flat list; as many as `sampled`.
     pub tokens: Range<usize>,
     /// Advantage of its trajectory.
     pub advantage: f64,
@@ -38,7 +38,7 @@ pub struct Flat {
     pub rows: Vec<FlatRow>,
     /// By flat token: true where it is trained on.
     pub mask: Vec<bool>,
-    /// By flat token: log-prob that the sampler reported.
+    /// By flat token: log-prob that the sampler reported; not a number where nobody sampled it.
     pub rollout: Vec<f64>,
     /// Groups of the batch.
     pub groups: usize,
@@ -59,8 +59,13 @@ pub struct Columns<'a> {
 
 impl Flat {
     /// Lays `batch` out. `advantages` are by group and member; with `mask_truncated` no token of a trajectory that was
-    /// cut off is trained on.
-    pub fn of(batch: &Batch, advantages: &[Vec<f64>], mask_truncated: bool) -> Result<Self, PackError> {
+    /// cut off is trained on; without `mask_observations`, what the policy was told counts like what it said.
+    pub fn of(
+        batch: &Batch,
+        advantages: &[Vec<f64>],
+        mask_truncated: bool,
+        mask_observations: bool,
+    ) -> Result<Self, PackError> {
         let mut flat = Flat { rows: Vec::new(), mask: Vec::new(), rollout: Vec::new(), groups: batch.groups.len() };
         for (g, group) in batch.groups.iter().enumerate() {
             let given = advantages.get(g).map_or(0, Vec::len);
@@ -70,7 +75,7 @@ impl Flat {
             for (m, member) in group.members.iter().enumerate() {
                 let trained = !(mask_truncated && member.stop_reason.truncated());
                 for r in 0..member.rows.len() {
-                    flat.push(member, r, (g, m), advantages[g][m], trained)?;
+                    flat.push(member, r, (g, m), advantages[g][m], trained, mask_observations)?;
                 }
             }
         }
@@ -84,11 +89,13 @@ impl Flat {
         (group, member): (usize, usize),
         advantage: f64,
         trained: bool,
+        mask_observations: bool,
     ) -> Result<(), PackError> {
         let row: &Row = &trajectory.rows[r];
         let refuse = |reason: String| PackError::Row { seat: trajectory.seat, row: r, reason };
         let (mut ids, mut sampled, begin) = (row.ids(), Vec::new(), self.mask.len());
         let mut at = 0;
+        let last_sampled = row.segments.iter().rposition(|s| s.kind == SegmentKind::Sampled);
         for (i, segment) in row.segments.iter().enumerate() {
             let n = segment.ids.len();
             if segment.kind == SegmentKind::Sampled {
@@ -98,6 +105,9 @@ impl Flat {
                 }
                 sampled.extend(at..at + n);
                 self.rollout.extend(segment.logprobs.iter().map(|lp| f64::from(*lp)));
+            } else if !mask_observations && segment.kind == SegmentKind::Observed && Some(i) < last_sampled {
+                sampled.extend(at..at + n);
+                self.rollout.extend(std::iter::repeat_n(f64::NAN, n));
             }
             at += n;
         }
@@ -113,6 +123,15 @@ impl Flat {
         let source = row.source;
         self.rows.push(FlatRow { group, member, source, ids, prompt: first, sampled, tokens, advantage });
         Ok(())
+    }
+
+    /// What the sampler reported, with `ours` in place of what nobody sampled.
+    ///
+    /// # Panics
+    /// If `ours` is shorter than the flat list.
+    pub fn rollout_or(&self, ours: &[f64]) -> Vec<f64> {
+        let reported = self.rollout.iter().enumerate();
+        reported.map(|(token, lp)| if lp.is_nan() { ours[token] } else { *lp }).collect()
     }
 
     /// Rows of the groups `groups`, in order.

@@ -78,8 +78,8 @@ pub(super) fn check_content(
         row.validate(vocab_size).map_err(|e| (Refusal::Rows, format!("row {i}: {e}")))?;
     }
     match &trajectory.outcome {
-        Outcome::Unjudged { completion } if completion.len() > UNJUDGED_BYTES_MAX => {
-            let got = completion.len();
+        outcome if outcome.unjudged_bytes() > UNJUDGED_BYTES_MAX => {
+            let got = outcome.unjudged_bytes();
             Err((Refusal::Rows, format!("expected at most {UNJUDGED_BYTES_MAX} bytes to be judged, got {got}")))
         }
         Outcome::Unjudged { .. } if !judged_later => {

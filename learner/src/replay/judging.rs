@@ -76,7 +76,7 @@ fn failure(outcome: &Outcome) -> Option<(DrawEnd, String)> {
 
 /// What is judged of `member`, which answers `task`; none if it has been judged.
 pub(super) fn item(task: &Task, member: &Trajectory) -> Option<ScoreItem> {
-    let Outcome::Unjudged { completion } = &member.outcome else { return None };
+    let Outcome::Unjudged { completion, said } = &member.outcome else { return None };
     Some(ScoreItem {
         id: member.seat,
         columns: task.columns.clone(),
@@ -84,5 +84,6 @@ pub(super) fn item(task: &Task, member: &Trajectory) -> Option<ScoreItem> {
         completion: completion.clone(),
         completion_ids: member.completion_ids(),
         stop_reason: member.stop_reason,
+        said: said.clone(),
     })
 }

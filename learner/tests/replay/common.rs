@@ -117,7 +117,9 @@ pub fn judged_settings() -> ReplaySettings {
 /// The same, to be judged with its group.
 pub fn unjudged(trajectory: Trajectory) -> Trajectory {
     let outcome = match trajectory.outcome {
-        Outcome::Scored { .. } => Outcome::Unjudged { completion: format!("{:?}", trajectory.completion_ids()) },
+        Outcome::Scored { .. } => {
+            Outcome::Unjudged { completion: format!("{:?}", trajectory.completion_ids()), said: vec![] }
+        }
         other => other,
     };
     Trajectory { outcome, ..trajectory }

@@ -55,7 +55,7 @@ fn a_group_waits_for_its_verdict_also_after_a_crash() {
     let mut store = open(judged_settings(), &disk.crash(false));
     assert_eq!(wait(&store), [0, 1, 2]);
     let texts = store.members(GroupId(1)).unwrap();
-    assert!(texts.iter().all(|m| matches!(&m.outcome, Outcome::Unjudged { completion } if !completion.is_empty())));
+    assert!(texts.iter().all(|m| matches!(&m.outcome, Outcome::Unjudged { completion, .. } if !completion.is_empty())));
     for group in 0..3 {
         assert_eq!(judge(&mut store, group, by_seat), [Ingested::Taken, Ingested::Taken]);
         proven(&store);
@@ -120,7 +120,7 @@ fn numbers_that_are_none_are_no_verdict() {
     let mut store = open(judged_settings(), &MemoryDisk::default());
     fill(&mut store);
     judge(&mut store, 0, |_| Outcome::Scored { total: f64::NAN, parts: Vec::new() });
-    judge(&mut store, 1, |_| Outcome::Unjudged { completion: "me".into() });
+    judge(&mut store, 1, |_| Outcome::Unjudged { completion: "me".into(), said: vec![] });
     let rejected = store.ledger().status().rejected;
     assert_eq!((wait(&store), rejected), (vec![2], vec![("reward".to_owned(), 2), ("reward_error".to_owned(), 2)]));
     proven(&store);
@@ -137,7 +137,7 @@ fn what_comes_in_is_of_the_kind_that_the_run_is_of() {
             other => panic!("{other:?}"),
         }
     };
-    let text = |bytes| Outcome::Unjudged { completion: "x".repeat(bytes) };
+    let text = |bytes| Outcome::Unjudged { completion: "x".repeat(bytes), said: vec![] };
     let (refusal, reason) = refused(judged_settings(), Outcome::scored("self", 1.0));
     assert!(refusal == Refusal::Reward && reason.contains("got a score"), "{reason}");
     let (refusal, reason) = refused(settings(), text(1));

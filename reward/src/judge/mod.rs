@@ -9,13 +9,15 @@ mod verdict;
 
 use std::path::Path;
 
-use folgore_actors::link::BoxFuture;
+use folgore_actors::{
+    http::{HeaderMap, HeaderValue, Poster, header},
+    link::BoxFuture,
+};
 use folgore_config::JudgeSpec;
 use folgore_protocol::{Digest, Outcome, Prompt, ScoreItem, ScoreRequest};
-use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
-use crate::external::{Carrier, Failure, http::Poster};
+use crate::external::{Carrier, Failure};
 use cache::Cache;
 
 /// Longest reply read, in bytes.

@@ -8,6 +8,10 @@ pub mod gsm8k;
 pub mod length;
 pub mod math;
 pub mod numeric;
+pub mod search_em;
+pub mod search_f1;
+pub mod search_format;
+pub mod search_subem;
 pub mod soft_overlong_punishment;
 pub mod think_format;
 

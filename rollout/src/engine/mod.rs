@@ -68,8 +68,7 @@ pub fn cache_blocks(section: &RolloutSection, context: usize) -> usize {
     if let Some(tokens) = section.kv_tokens {
         return (tokens as usize).div_ceil(BLOCK);
     }
-    let longest =
-        (section.max_prompt_length as usize).saturating_add(section.max_completion_length as usize).min(context);
+    let longest = (u64::from(section.max_prompt_length) + section.most_after_prompt()).min(context as u64) as usize;
     section.max_concurrent_sequences as usize * (longest.div_ceil(BLOCK) + 1)
 }
 

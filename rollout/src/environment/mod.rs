@@ -4,13 +4,16 @@
 //! next. Whatever has to be fetched is an [`Ask`], which the rollout worker performs. So an environment is a pure state
 //! machine, which can be tested with a script and replayed from a log.
 
+mod search;
 mod single_turn;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use folgore_config::RolloutSection;
 use folgore_protocol::{Passages, Prompt, Search, StopReason, Task};
 use serde_json::{Map, Value};
 
+pub use search::{SearchEpisode, SearchRules};
 pub use single_turn::SingleTurn;
 
 /// What happened.
@@ -51,8 +54,10 @@ pub enum Reaction {
     Ask(Ask),
     /// The episode is over and can be scored.
     Done,
-    /// The episode cannot go on and must not be scored.
+    /// The episode cannot go on and must not be scored; nor could another try of it.
     Fail(String),
+    /// The episode cannot go on and must not be scored; another try of it may go better.
+    GiveUp(String),
 }
 
 /// What the policy is told.
@@ -62,8 +67,22 @@ pub enum Observation {
     Prompt(Prompt),
     /// Untrusted text, appended as it stands; no part of it ever becomes a special token.
     Text(String),
+    /// Untrusted text within text of the environment's own.
+    Framed(Framed),
     /// Ids that the environment answers for.
     Ids(Vec<u32>),
+}
+
+/// Untrusted text between two texts that the environment wrote: in those, added tokens of the base count, and they are never
+/// cut. Where all together is too long, the untrusted text is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Framed {
+    /// What comes first.
+    pub head: String,
+    /// What others wrote; no part of it ever becomes an added token.
+    pub body: String,
+    /// What comes last.
+    pub tail: String,
 }
 
 /// What the worker fetches on behalf of an environment.
@@ -82,9 +101,14 @@ pub enum Ask {
 
 /// One episode's world.
 pub trait Environment: Send {
-    /// Says what should happen after `action`. The first action is [`Action::Begin`]; every reaction but `Done` and `Fail`
-    /// is followed by the action that it asks for.
+    /// Says what should happen after `action`. The first action is [`Action::Begin`]; every reaction but `Done`, `Fail`
+    /// and `GiveUp` is followed by the action that it asks for.
     fn step(&mut self, action: Action<'_>) -> Reaction;
+
+    /// Texts that end a turn of the policy, besides those that its job names; they stay in it.
+    fn stop(&self) -> &[String] {
+        &[]
+    }
 }
 
 type Factory = Arc<dyn Fn() -> Box<dyn Environment> + Send + Sync>;
@@ -96,10 +120,17 @@ pub struct Environments {
 }
 
 impl Environments {
-    /// The built-in ones: `single_turn`.
+    /// The built-in ones with their usual settings: `single_turn`, `search`.
     pub fn builtin() -> Self {
+        Self::of(&RolloutSection::default())
+    }
+
+    /// The built-in ones as `section` sets them.
+    pub fn of(section: &RolloutSection) -> Self {
         let mut environments = Self::default();
         environments.register("single_turn", || Box::new(SingleTurn));
+        let rules = Arc::new(SearchRules::new(&section.search));
+        environments.register("search", move || Box::new(SearchEpisode::new(rules.clone())));
         environments
     }
 

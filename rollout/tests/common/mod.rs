@@ -45,6 +45,10 @@ impl PromptEncoder for Bytes {
         Ok(text.bytes().map(u32::from).collect())
     }
 
+    fn own(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned())
     }
