@@ -13,7 +13,7 @@ use support::{folder, folgore, raw_metrics, refused, root, run};
 
 /// `folgore train` in the folder `at`, short and without evaluations.
 fn train(at: &Path, args: &[&str]) -> Command {
-    let mut command = folgore(["train", "run.output_dir=runs", "optim.max_steps=2"]);
+    let mut command = folgore(["train", "arithmetic", "run.output_dir=runs", "optim.max_steps=2"]);
     command.args(["rollout.num_prompts=2", "rollout.num_generations=4", "eval.before=false", "eval.after=false"]);
     command.args(args).current_dir(at);
     command
@@ -33,9 +33,9 @@ fn setting(key: &str, value: &str) -> String {
 fn model(at: &Path, name: &str) -> PathBuf {
     let folder = at.join(name);
     fs::create_dir(&folder).unwrap();
-    for entry in fs::read_dir(root().join("deploy/embedded")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    let all = fs::read_dir(root().join("deploy/embedded/arithmetic")).unwrap().map(Result::unwrap);
+    for file in all.filter(|entry| entry.path().is_file()) {
+        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
     }
     folder
 }
@@ -91,7 +91,9 @@ fn a_configuration_that_is_none() {
     let wrong = file(at, "wrong.yaml", "optim:\n  learning_rate: much\n");
     refused(train(at, &[&wrong]), &["wrong.yaml:2", "optim.learning_rate", "expected", "much"]);
     let ruleless = file(at, "ruleless.yaml", "run:\n  seed: 1\n");
-    refused(train(at, &[&ruleless]), &["reward", "at least one rule"]);
+    let mut alone = folgore(["train", &ruleless]);
+    alone.current_dir(at);
+    refused(alone, &["reward", "at least one rule"]);
     let bytes = file(at, "bytes.yaml", [0xff, 0xfe, 0x00, 0x80]);
     refused(train(at, &[&bytes]), &["bytes.yaml"]);
     refused(train(at, &["optim.max_steps=0"]), &["optim.max_steps", "at least 1"]);

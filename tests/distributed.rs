@@ -48,7 +48,7 @@ fn server() -> Arc<Server> {
 
 impl Server {
     fn head(&self, at: &Path, run: &str, more: &[&str]) -> Command {
-        let mut command = folgore(["train", "--nats", &self.url, "--run-name", run]);
+        let mut command = folgore(["train", "arithmetic", "--nats", &self.url, "--run-name", run]);
         command.arg("--output-dir").arg(at).args(more);
         command
     }
@@ -81,7 +81,7 @@ fn three_workers_learn_what_one_process_learns() {
     let (server, at) = (server(), folder());
     for seed in ["0", "1", "2"] {
         let (apart, together) = (format!("apart-{seed}"), format!("together-{seed}"));
-        let mut one = folgore(["train", "--seed", seed, "--run-name", &together]);
+        let mut one = folgore(["train", "arithmetic", "--seed", seed, "--run-name", &together]);
         one.arg("--output-dir").arg(at.path());
         run(one).well();
         let workers = server.crew(&apart, 3);

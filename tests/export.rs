@@ -317,7 +317,8 @@ fn an_adapter_that_is_missing_is_caught_where_numbers_are_coarse() {
 fn a_run_is_exported_from_its_newest_checkpoint() {
     let folder = folder();
     let place = folder.path().display().to_string();
-    let train = ["train", "demo", "--run-name", "r", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
+    let train =
+        ["train", "arithmetic", "--run-name", "r", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
     run(&[&train[..], &["data.system_prompt=null", "lora.lora_r=4", "rollout.num_prompts=2"]].concat()).well();
     let agent = fs::read_to_string(folder.path().join("r/checkpoints/checkpoint-2/agent_config.yaml")).unwrap();
     assert!(agent.contains("temperature: 1") && agent.contains("chat_template_sha256: null"), "{agent}");
@@ -351,7 +352,8 @@ fn a_run_is_exported_from_its_newest_checkpoint() {
 fn a_base_in_four_bits_is_exported_as_it_was_trained_on() {
     let folder = folder();
     let place = folder.path().display().to_string();
-    let train = ["train", "demo", "--run-name", "q", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
+    let train =
+        ["train", "arithmetic", "--run-name", "q", "--output-dir", &place, "--max-steps", "2", "eval.eval_items=4"];
     let four = ["model.load_in_4bit=true", "model.use_bnb_nested_quant=true", "rollout.num_prompts=2"];
     run(&[&train[..], &four].concat()).well();
     let to = |kind: &str, out: &str, more: &[&str]| {

@@ -25,7 +25,8 @@ fn proven(at: &Path, name: &str) {
 #[test]
 fn a_reward_that_compares_teaches_and_its_second_scorer_evaluates() {
     let at = folder();
-    let mut command = folgore(["train", "demo", "examples/rewards/group.yaml", "--run-name", "group", "--seed", "1"]);
+    let mut command =
+        folgore(["train", "arithmetic", "examples/rewards/group.yaml", "--run-name", "group", "--seed", "1"]);
     command.current_dir(root()).args(["--max-steps", "40", "eval.eval_items=100", "replay.retention_steps=100"]);
     command.arg("--output-dir").arg(at.path());
     run(command).well();
@@ -82,7 +83,7 @@ fn judged(at: &Path, from: u64, more: &[&str]) -> Command {
     let command = json!(["python3", program, at.join("gate"), from.to_string()]);
     fs::write(&config, json!({ "reward": [{ "name": "judge", "command": command, "scope": "group" }] }).to_string())
         .unwrap();
-    let mut command = folgore(["train", "demo"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command
         .arg(config)
         .args(SMALL)
@@ -139,13 +140,13 @@ fn a_judge_that_fails_leaves_groups_out_and_trains_no_zero() {
     let spec = json!([{ "name": "judge", "command": ["python3", program], "scope": "group", "retries": 0 }]);
     let config = at.path().join("judge.yaml");
     fs::write(&config, json!({ "reward": spec }).to_string()).unwrap();
-    let mut command = folgore(["train", "demo"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command.arg(&config).args(SMALL).args(["replay.retention_steps=100", "--output-dir"]);
     command.arg(at.path());
     let ended = run(command).well();
     // Nothing is there to evaluate by.
     assert!(ended.stderr.contains("note: evaluations are left out: reward judge"), "{}", ended.stderr);
-    let mut eval = folgore(["eval", "demo"]);
+    let mut eval = folgore(["eval", "arithmetic"]);
     eval.arg(&config);
     support::refused(eval, &["judge", "weight: 0"]);
 

@@ -20,7 +20,7 @@ const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba98";
 const NAME: &str = "owner/sums";
 /// A short training on the policy that is on the hub.
 const SHORT: [&str; 7] = [
-    "demo",
+    "arithmetic",
     "model.model_name_or_path=owner/sums",
     "optim.max_steps=2",
     "rollout.num_prompts=2",
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// A hub with the embedded policy on it.
 fn hub() -> Hub {
-    Hub::with(NAME, Repo::of(&root().join("deploy/embedded"), COMMIT))
+    Hub::with(NAME, Repo::of(&root().join("deploy/embedded/arithmetic"), COMMIT))
 }
 
 /// The executable, of a user who lives in `at` and looks at `hub`.
@@ -138,7 +138,7 @@ fn every_command_takes_a_name() {
     assert_eq!(said("generate", "owner/tiny", &greedy), said("generate", &base, &greedy));
 
     // an adapter to start from is pinned as its base is
-    let dry = ["train", "demo", "--model", "owner/tiny", "--adapter", "owner/adapter", "--dry-run"];
+    let dry = ["train", "arithmetic", "--model", "owner/tiny", "--adapter", "owner/adapter", "--dry-run"];
     assert!(run(at(&hub, place.path(), &dry)).well().stdout.contains(&format!("model_revision: {COMMIT}\n")));
 }
 
@@ -170,7 +170,7 @@ fn workers_take_the_commit_of_the_head() {
     let executable = nats_server_for_tests().unwrap();
     let server = LocalServer::start_with(executable, ServerOptions::new(served.path())).unwrap();
     let url = server.url();
-    let embedded = root().join("deploy/embedded").display().to_string();
+    let embedded = root().join("deploy/embedded/arithmetic").display().to_string();
     let worker = ["worker", "--nats", &url, "--run", "r", "--name"];
     // one that has the model by its name, and one that has it elsewhere
     let crew = [&["named"][..], &["local", "--model", &embedded]]

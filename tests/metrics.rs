@@ -28,7 +28,7 @@ const SETTINGS: [&str; 8] = [
 ];
 
 fn train(at: &Path, more: &[&str]) -> std::process::Command {
-    let mut command = folgore(["train"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command.args(SETTINGS).arg("--output-dir").arg(at).args(more);
     command
 }

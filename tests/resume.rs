@@ -37,7 +37,7 @@ const SETTINGS: [&str; 9] = [
 const TRIES: u64 = 24;
 
 fn begin(at: &Path) -> Command {
-    let mut command = folgore(["train"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command.args(SETTINGS).arg("--output-dir").arg(at);
     command
 }

@@ -65,7 +65,7 @@ fn given(log: &Path) -> BTreeMap<(u64, u32, u32), Option<f64>> {
 fn a_reward_that_fails_on_a_tenth_costs_draws_and_no_truth() {
     let at = folder();
     let (config, log) = reward(at.path());
-    let mut command = folgore(["train", "demo"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command.arg(&config).args([
         "--run-name",
         "errors",
@@ -165,7 +165,7 @@ fn a_reward_that_always_fails_ends_the_run_with_its_reason() {
     fs::write(at.path().join("never.py"), program).unwrap();
     let spec = json!([{ "name": "never", "command": ["python3", at.path().join("never.py")], "retries": 0 }]);
     fs::write(&config, json!({ "reward": spec }).to_string()).unwrap();
-    let mut command = folgore(["train", "demo"]);
+    let mut command = folgore(["train", "arithmetic"]);
     command.arg(&config).args(["--run-name", "never", "--max-steps", "2", "--output-dir"]).arg(at.path());
     command.args(["eval.before=false", "eval.after=false", "rollout.num_prompts=2", "rollout.num_generations=2"]);
     let ended = run(command);

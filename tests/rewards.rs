@@ -32,11 +32,11 @@ fn here(mut command: Command) -> Command {
     command
 }
 
-/// `program train demo examples/rewards/<way>.yaml`, to be compared.
+/// `program train arithmetic examples/rewards/<way>.yaml`, to be compared.
 fn train(program: &Path, at: &Path, way: &str, more: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env_remove("RUST_LOG");
-    command.args(["train", "demo"]);
+    command.args(["train", "arithmetic"]);
     if way != "built-in" {
         command.arg(example(&format!("{way}.yaml")));
     }
@@ -226,7 +226,8 @@ fn a_reward_that_crashes_hangs_and_lies_costs_its_samples_and_trains_no_zero() {
         "reward=[{{name: mine, python: {}:faulty, timeout_s: 1.5, retries: 0, breaker_failures: 1000000}}]",
         file.display()
     );
-    let mut command = folgore(["train", "--run-name", "faulty", "--seed", "1", "--max-steps", "4", "--output-dir"]);
+    let mut command =
+        folgore(["train", "arithmetic", "--run-name", "faulty", "--seed", "1", "--max-steps", "4", "--output-dir"]);
     command.arg(at.path()).args(["eval.before=false", "eval.after=false", "replay.retention_steps=1000", &reward]);
     run(command).well();
     proven(at.path(), "faulty");
@@ -254,7 +255,7 @@ fn a_killed_trainer_leaves_no_reward_behind() {
         pids.display().to_string()
     );
     fs::write(&file, text).unwrap();
-    let mut command = folgore(["train", "--run-name", "hang", "eval.before=false", "--output-dir"]);
+    let mut command = folgore(["train", "arithmetic", "--run-name", "hang", "eval.before=false", "--output-dir"]);
     command.arg(at.path()).arg(format!("reward=[{{name: mine, python: {}:hang}}]", file.display()));
     let mut trainer = Running::start(command);
     let written = || fs::read_to_string(&pids).unwrap_or_default();

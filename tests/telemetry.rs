@@ -43,7 +43,8 @@ fn three_processes(receiver: &Receiver) -> (Vec<Got>, String) {
         Running::start(traced(command, &receiver.url))
     };
     let (rollout, reward) = (worker("rollout"), worker("reward"));
-    let mut head = folgore(["train", "--nats", &server.url(), "--run-name", RUN, "rollout.remote_reward=true"]);
+    let mut head =
+        folgore(["train", "arithmetic", "--nats", &server.url(), "--run-name", RUN, "rollout.remote_reward=true"]);
     head.arg("--output-dir").arg(at.path()).args(SETTINGS);
     run(traced(head, &receiver.url)).well();
     rollout.signal("INT");
@@ -163,7 +164,7 @@ fn episode_model(spans: &[Got], episode: &Got) -> String {
 }
 
 fn alone(at: &Path, name: &str, more: &[&str]) -> Command {
-    let mut command = folgore(["train", "--run-name", name]);
+    let mut command = folgore(["train", "arithmetic", "--run-name", name]);
     command.arg("--output-dir").arg(at).args(SETTINGS).args(more);
     command
 }

@@ -13,7 +13,7 @@ use folgore_model::{
     tokenizer::Tokenizer,
 };
 
-use crate::embedded;
+use crate::embedded::Embedded;
 
 /// What a name is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Want {
 #[derive(Clone, Debug)]
 enum Place {
     /// In this executable.
-    Embedded,
+    Embedded(Embedded),
     /// Nowhere: it is drawn.
     Random(Box<ModelConfig>),
     /// On this machine.
@@ -61,8 +61,13 @@ impl Base {
     /// # Errors
     /// As [`Base::find`].
     pub fn wanted(name: &str, want: Want) -> Result<Self> {
-        if name == embedded::NAME {
-            return Ok(Self { place: Place::Embedded, name: name.to_owned(), hub: None, held: Held::default() });
+        if let Some(policy) = Embedded::named(name) {
+            return Ok(Self {
+                place: Place::Embedded(policy),
+                name: name.to_owned(),
+                hub: None,
+                held: Held::default(),
+            });
         }
         if let Some(shape) = name.strip_prefix(random::PREFIX) {
             let Some(config) = random::shape(shape) else {
@@ -117,7 +122,7 @@ impl Base {
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::Here(path) => Some(path),
-            Place::Embedded | Place::Random(_) => None,
+            Place::Embedded(_) | Place::Random(_) => None,
         }
     }
 
@@ -127,7 +132,7 @@ impl Base {
     /// If they are no model.
     pub fn files(&self) -> Result<ModelFiles> {
         let files = match &self.place {
-            Place::Embedded => embedded::files()?,
+            Place::Embedded(policy) => policy.files()?,
             Place::Random(config) => random::files(&self.name, (**config).clone())?,
             Place::Here(path) => files::open(path)?,
         };
@@ -141,7 +146,7 @@ impl Base {
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         match &self.place {
             Place::Here(path) => Ok(files::open_tokenizer(path)?),
-            Place::Embedded | Place::Random(_) => Ok(self.files()?.tokenizer),
+            Place::Embedded(_) | Place::Random(_) => Ok(self.files()?.tokenizer),
         }
     }
 
@@ -238,7 +243,7 @@ mod tests {
         let name = folder.path().to_str().unwrap();
         let found = Base::find(name).unwrap();
         assert_eq!((found.name(), found.plain_name(), found.path()), (name, name, Some(folder.path())));
-        assert_eq!(Base::find(embedded::NAME).unwrap().path(), None);
+        assert_eq!(Base::find(crate::embedded::NAME).unwrap().path(), None);
         let mut section = ModelSection { model_name_or_path: name.into(), ..ModelSection::default() };
         found.pin(&mut section);
         assert_eq!((section.model_name_or_path.as_str(), section.model_revision), (name, None));

@@ -4,12 +4,18 @@ pub mod bench;
 pub mod export;
 pub mod nats;
 pub mod reward;
+pub mod search;
 #[cfg(test)]
 mod written;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::embedded::Embedded;
 
 /// Reinforcement learning for language models, in one executable.
 #[derive(Debug, Parser)]
@@ -27,6 +33,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Works for a run whose head is elsewhere: makes samples, scores them, or finds passages
     Worker(WorkerArgs),
+    /// Serves passages to other software, as Search-R1's server does
+    Serve(ServeArgs),
     /// Tries it all on this machine: a NATS server, workers, and a head that trains; everything stops with it
     Up(UpArgs),
     /// Evaluates a policy on held-out questions: greedy and pass@k
@@ -37,6 +45,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Shows this machine as the engine sees it, in one block to paste
     Doctor,
+    /// Makes an index of documents to search, or brings it up to date
+    Index(search::IndexArgs),
+    /// Finds passages in an index
+    Search(search::SearchArgs),
     /// Text to token ids; rows {"text"} or {"messages", ...}
     Tokenize(TokenizeArgs),
     /// Log-probs of given tokens; rows {"ids"} or {"text"}
@@ -58,20 +70,20 @@ pub enum Command {
     Nats(nats::NatsCommand),
     /// Writes a base in NF4, as bitsandbytes stores it
     Quantize(export::QuantizeArgs),
-    /// Makes the embedded policy again from its recipe
+    /// Makes an embedded policy again from its recipe
     MakeBase(MakeBaseArgs),
 }
 
 /// What configures a run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// YAML files or preset names (demo, smollm2), left to right, and key=value settings on top of them
+    /// YAML files or preset names (arithmetic, demo, smollm2, two-hops), left to right, and key=value settings on top of them
     #[arg(value_name = "RUN.yaml | PRESET | key=value")]
     pub given: Vec<String>,
     /// Seed of sampling, task order and fresh adapters [run.seed]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Model folder, GGUF file, owner/name on the hub, or `embedded` [model.model_name_or_path]
+    /// Model folder, GGUF file, owner/name on the hub, `embedded` or `random:SHAPE` [model.model_name_or_path]
     #[arg(long)]
     pub model: Option<String>,
     /// PEFT folder, or owner/name on the hub, to start from [model.adapter]
@@ -158,9 +170,12 @@ pub struct WorkerArgs {
     /// Name of the run
     #[arg(long)]
     pub run: String,
-    /// Model folder, GGUF file, owner/name on the hub, or `embedded`, where it lies elsewhere than on the head; must be the same model
+    /// Model folder, GGUF file, owner/name on the hub, `embedded` or `random:SHAPE`, where it lies elsewhere than on the head; must be the same model
     #[arg(long)]
     pub model: Option<String>,
+    /// Folder of the index that is searched, where it lies elsewhere than on the head; must be the same index
+    #[arg(long, value_name = "FOLDER")]
+    pub index: Option<PathBuf>,
     /// Name of this worker where it has no identity; made from role, machine and process without it
     #[arg(long, conflicts_with = "identity")]
     pub name: Option<String>,
@@ -176,6 +191,23 @@ pub struct WorkerArgs {
     /// Stops when standard input ends: for a parent that started it
     #[arg(long)]
     pub with_parent: bool,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Finds passages: POST /retrieve with {"queries", "topk", "return_scores"}
+    #[arg(long)]
+    pub retriever: bool,
+    /// Folder of the index that is searched (folgore index); the embedded facts about countries without it
+    #[arg(long, value_name = "FOLDER")]
+    pub index: Option<PathBuf>,
+    /// Where it listens; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// Passages for a query where a request does not say how many
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub topk: u32,
 }
 
 /// `up`
@@ -243,7 +275,7 @@ pub struct PlumbingArgs {
     /// Where rows come from and go to.
     #[command(flatten)]
     pub stream: StreamArgs,
-    /// Model folder, GGUF file, owner/name on the hub, or `embedded`
+    /// Model folder, GGUF file, owner/name on the hub, `embedded` or `random:SHAPE`
     #[arg(long, default_value = crate::embedded::NAME)]
     pub model: String,
     /// PEFT folder, or owner/name on the hub
@@ -320,9 +352,12 @@ pub struct GenerateArgs {
 /// `make-base`
 #[derive(Debug, Args)]
 pub struct MakeBaseArgs {
-    /// Folder to write
-    #[arg(long, default_value = "deploy/embedded")]
-    pub out: PathBuf,
+    /// Which of the policies
+    #[arg(default_value = "search")]
+    pub policy: Embedded,
+    /// Folder to write; where the repository has the policy, if it is not given
+    #[arg(long)]
+    pub out: Option<PathBuf>,
     /// Optimiser updates, for a shorter trial
     #[arg(long)]
     pub steps: Option<u64>,

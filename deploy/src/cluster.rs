@@ -28,6 +28,7 @@ use crate::{
     cli::ServerArgs,
     compose::{House, Ingredients, Place, REWARDS_AT_ONCE, judges_groups},
     nats::identities,
+    retriever::{self, CORPUS},
 };
 
 /// Version of this executable, as it is told to others.
@@ -100,6 +101,9 @@ pub fn card(run: &str, what: &Ingredients) -> Result<RunCard> {
     let config = what.config.resolved_yaml()?;
     let mut facts = policy_facts(&what.policy);
     facts.insert(CONFIGURATION.into(), Digest::of(config.as_bytes()).short());
+    if let Some(found_by) = &what.retriever {
+        facts.insert(CORPUS.into(), retriever::corpus(&**found_by));
+    }
     Ok(RunCard { run: run.to_owned(), protocol: PROTOCOL_VERSION, build: BUILD.into(), config, facts })
 }
 
@@ -115,14 +119,13 @@ pub fn policy_facts(policy: &crate::policy::Policy) -> BTreeMap<String, String> 
         .into()
 }
 
-/// The links of a worker: what only its own actors ask stays in the process; policies are downloaded once a host, which keeps
+/// The links of a worker: what its own actors alone answer (`here`) stays in the process; policies are downloaded once a host, which keeps
 /// `kept` of them.
-pub fn worker_links(nats: &Nats, blobs: &Path, kept: usize, scores_here: bool) -> Links {
+pub fn worker_links(nats: &Nats, blobs: &Path, kept: usize, here: &[&str]) -> Links {
     let near = local(nats.config().run.run(), LocalConfig::new(blobs.join("local")));
     let mut far = nats.links();
     far.blob = cached(far.blob, blobs.join("policies"), kept);
-    let stays: &[&str] = if scores_here { &[subjects::GENERATE, subjects::REWARD] } else { &[subjects::GENERATE] };
-    routed(near, far, stays)
+    routed(near, far, here)
 }
 
 /// Folder of what a host keeps for all its workers: `FOLGORE_CACHE`, or the user's cache.

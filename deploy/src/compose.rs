@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use folgore_actors::{ChildPolicy, Links, LocalConfig, RestartPolicy, Shutdown, Supervisor, SupervisorHandle, local};
-use folgore_config::Config;
+use folgore_config::{Config, RetrieverSection};
 use folgore_dataset::{Dataset, Tasks};
 use folgore_learner::{
     learner::{Learner, LearnerParts, LearnerPlan, Standing, Witness},
@@ -18,6 +18,7 @@ use folgore_model::{
     lora::Adapter,
 };
 use folgore_protocol::{Digest, Task};
+use folgore_retriever::{Retriever, RetrieverWorker};
 use folgore_reward::{Reward, RewardWorker, Scope};
 use folgore_rollout::{
     Coordinator, CoordinatorConfig, DecoderModel, EngineConfig, Environments, EpisodeLimits, Generator,
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use crate::{
     agent::{self, AgentConfig},
     policy::Policy,
+    retriever::{self, CORPUS},
 };
 
 /// Names a section of the configuration.
@@ -63,6 +65,8 @@ pub struct Ingredients {
     pub dataset: Dataset,
     /// The rules.
     pub reward: Arc<dyn Reward>,
+    /// Passages, where the policy searches.
+    pub retriever: Option<Arc<dyn Retriever>>,
     /// The adapter's configuration.
     pub lora: LoraConfig,
     /// What sampler and learner share besides the base.
@@ -73,7 +77,8 @@ impl Ingredients {
     /// What rollouts need of them.
     pub fn hands(&self) -> Hands {
         let (config, policy, reward) = (self.config.clone(), self.policy.clone(), self.reward.clone());
-        Hands { config, policy, reward, scores_here: true, recall: self.recall.clone() }
+        let retriever = self.retriever.clone();
+        Hands { config, policy, reward, retriever, scores_here: true, recall: self.recall.clone() }
     }
 
     /// What may not change while the run lives.
@@ -86,6 +91,10 @@ impl Ingredients {
             .with("run.seed", c.run.seed)
             .with("reward", digest(&c.reward))
             .with("lora", digest(&self.lora));
+        let identity = match &self.retriever {
+            Some(found_by) => identity.with(CORPUS, retriever::corpus(&**found_by)),
+            None => identity,
+        };
         let identity = each_setting(identity, "rollout", &c.rollout);
         each_setting(identity, "algo", &c.algo)
     }
@@ -96,7 +105,8 @@ impl Ingredients {
         StepSettings {
             algo: c.algo.clone(),
             optim: c.optim.clone(),
-            max_completion_length: c.rollout.max_completion_length,
+            // of an episode: what `dr_grpo` divides by
+            max_completion_length: c.rollout.most_sampled() as u32,
             temperature: c.rollout.temperature as f32,
             max_tokens_per_micro_batch: c.optim.max_tokens_per_micro_batch as usize,
             recompute: c.model.recompute(),
@@ -114,6 +124,8 @@ pub struct Hands {
     pub policy: Arc<Policy>,
     /// The rules.
     pub reward: Arc<dyn Reward>,
+    /// Passages, where the policy searches and they are found beside the samples, and not asked of others.
+    pub retriever: Option<Arc<dyn Retriever>>,
     /// Scores are computed beside the samples, and not asked of others.
     pub scores_here: bool,
     /// Where activations are kept for a learner in the same process.
@@ -122,7 +134,9 @@ pub struct Hands {
 
 /// Where sampler and learner of one process share activations, if the learner trains what was sampled from.
 pub fn recall(c: &Config) -> Option<Arc<Recall<Cpu>>> {
-    let shared = c.model.reuse_activations && c.rollout.max_staleness == 0 && c.lora.lora_dropout == 0.0;
+    let sampled_alone = c.algo.mask_observations || !c.rollout.searches();
+    let shared =
+        c.model.reuse_activations && c.rollout.max_staleness == 0 && c.lora.lora_dropout == 0.0 && sampled_alone;
     shared.then(|| Arc::new(Recall::new(c.optim.max_tokens_per_micro_batch as usize, c.model.recompute())))
 }
 
@@ -193,11 +207,22 @@ impl House {
         Ok(())
     }
 
-    /// Starts a generator and a rollout worker of the name `worker`, and a reward worker unless scores come from elsewhere.
+    /// Starts a retriever worker.
+    pub async fn find(&self, retriever: &Arc<dyn Retriever>, section: &RetrieverSection) -> Result<()> {
+        let (retriever, bounds) = (retriever.clone(), retriever::bounds(section));
+        self.supervisor.spawn("retriever", move || Box::new(RetrieverWorker::new(retriever.clone(), bounds))).await?;
+        Ok(())
+    }
+
+    /// Starts a generator and a rollout worker of the name `worker`, and workers that find passages and score, unless
+    /// these come from elsewhere.
     pub async fn make_rollouts(&self, hands: &Hands, worker: &str) -> Result<()> {
         let rollout = &hands.config.rollout;
         if hands.scores_here {
             self.score(&hands.reward, REWARDS_AT_ONCE).await?;
+        }
+        if let Some(retriever) = &hands.retriever {
+            self.find(retriever, &hands.config.retriever).await?;
         }
         let (policy, recall) = (hands.policy.clone(), hands.recall.clone());
         let blocks = cache_blocks(rollout, policy.config().max_position_embeddings);
@@ -226,10 +251,11 @@ impl House {
             show_content: hands.config.log.otel_content,
             ..usual
         };
+        let environments = Environments::of(rollout);
         self.supervisor
             .spawn("rollout-0", move || {
                 let encoder: Arc<dyn PromptEncoder> = text.clone();
-                Box::new(RolloutWorker::new(config.clone(), encoder, Environments::builtin()))
+                Box::new(RolloutWorker::new(config.clone(), encoder, environments.clone()))
             })
             .await?;
         Ok(())

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     compose::Ingredients,
-    report,
+    report::{self, Demonstration},
     run_dir::RunDir,
     samples::{Sample, Samples},
     summary::{Hardware, Measured, Summary, read_metrics},
@@ -43,7 +43,7 @@ pub struct Console {
     logging_steps: u64,
     samples_every: Option<u64>,
     report: bool,
-    demonstration: bool,
+    demonstration: Option<&'static Demonstration>,
     resumes: bool,
     begin: Instant,
     state: Mutex<State>,
@@ -87,7 +87,7 @@ impl Console {
             logging_steps: u64::from(c.log.logging_steps.max(1)),
             samples_every: c.log.log_completions.then_some(u64::from(c.log.log_completions_steps.max(1))),
             report: c.log.report,
-            demonstration: report::is_demonstration(c),
+            demonstration: Demonstration::of(c),
             resumes: resumed.is_some(),
             begin,
             state: Mutex::new(State { summary, ..State::default() }),
@@ -142,8 +142,8 @@ impl Console {
                 "{groups} groups were left out whole, because a member of theirs got no score however often it was drawn"
             );
         }
-        if self.demonstration && summary.complete && summary.has_gained() {
-            tell!("{}", report::DEMONSTRATION);
+        if let Some(demonstration) = self.demonstration.filter(|_| summary.complete && summary.has_gained()) {
+            tell!("{}", demonstration.short);
         }
         let speed = summary.tokens_per_s.map_or(String::new(), |s| format!(", {s:.0} tokens/s"));
         tell!("{} steps in {:.1} s{speed}; everything is in {}", summary.steps, summary.wall_s, self.run.display());
@@ -175,6 +175,12 @@ fn errors(line: &Map<String, Value>) -> String {
     }
 }
 
+/// Searches of a completion, where the reward counts them.
+fn searches(line: &Map<String, Value>) -> String {
+    let mean = line.iter().find(|(key, _)| key.starts_with("rewards/") && key.ends_with("/searches/mean"));
+    mean.and_then(|(_, mean)| mean.as_f64()).map_or(String::new(), |mean| format!("  searches {mean:.2}"))
+}
+
 impl Witness for Console {
     fn goes_on(&self, step: u64) {
         if self.resumes {
@@ -192,9 +198,10 @@ impl Witness for Console {
         let per_step = since.elapsed().as_secs_f64() / (step - from) as f64;
         if step.is_multiple_of(self.logging_steps) || step == self.max_steps {
             tell!(
-                "step {step:>4}/{}  reward {:.3}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s{}  {} left",
+                "step {step:>4}/{}  reward {:.3}{}  length {:>5.1}  loss {:+.4}  grad_norm {:.3}  {:>6.0} tokens/s{}  {} left",
                 self.max_steps,
                 number(line, "reward"),
+                searches(line),
                 number(line, "completions/mean_length"),
                 number(line, "loss"),
                 number(line, "grad_norm"),

@@ -18,6 +18,7 @@ mod nats;
 mod policy;
 mod prompts;
 mod report;
+mod retriever;
 pub mod reward;
 mod run_dir;
 mod samples;
@@ -91,12 +92,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Worker(args) => commands::worker::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Up(args) => commands::up::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Quantize(args) => commands::quantize::run(&args),
         Command::MakeBase(args) => commands::make_base::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Index(args) => commands::index::run(&args),
+        Command::Search(args) => commands::search::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Score(args) => commands::score::run(args),

@@ -33,12 +33,13 @@ pub fn check(config: &Config, policy: &Policy, dataset: &mut Dataset) -> Result<
             bail!("{train}: no question fits: raise rollout.max_prompt_length ({})", limits.max_prompt_length);
         }
     }
-    let (longest, most) = (limits.max_prompt_length, config.rollout.max_completion_length as usize);
+    let (longest, most) = (limits.max_prompt_length, config.rollout.most_after_prompt() as usize);
     if longest.saturating_add(most) > limits.context {
         let context = limits.context;
         warnings.push(format!(
-            "rollout.max_prompt_length {longest} and max_completion_length {most} together exceed the model's context of \
-             {context} tokens: completions end there"
+            "rollout.max_prompt_length {longest} and {most} tokens after it ({}) together exceed the model's context of \
+             {context} tokens: completions end there",
+            config.rollout.lengths()
         ));
     }
     Ok(warnings)

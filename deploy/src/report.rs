@@ -2,6 +2,7 @@
 
 mod chart;
 mod curves;
+mod demonstration;
 mod html;
 mod samples;
 mod sections;
@@ -9,27 +10,19 @@ mod sections;
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use folgore_config::{Config, RewardSpec, RewardWay};
+use folgore_config::Config;
 use folgore_model::files::atomic::write_atomic;
 use serde_json::{Map, Value};
 
+pub use demonstration::Demonstration;
+
 use crate::{
-    embedded,
     samples::{Sample, read, step_files},
     summary::{Summary, read_metrics},
 };
 
 /// Name of the file in a run's folder.
 pub const FILE: &str = "report.html";
-/// What a run on the embedded policy shows, in one sentence for the terminal.
-pub const DEMONSTRATION: &str = "What this shows: the loop works end to end, and a careful habit that was planted in the base now outweighs \
-     two careless ones. What it does not show: a model discovering arithmetic.";
-
-/// True if the base is the policy inside the executable, whose habits were planted, and its own rule is what rewards it.
-pub fn is_demonstration(config: &Config) -> bool {
-    let own = |reward: &RewardSpec| reward.way() == RewardWay::Held && reward.name == "exact_match";
-    config.model.model_name_or_path == embedded::NAME && config.reward.iter().all(own)
-}
 
 /// Everything that is shown.
 #[derive(Clone, Debug, Default)]

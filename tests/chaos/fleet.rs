@@ -60,7 +60,7 @@ pub fn calm() -> &'static Calm {
     static CALM: OnceLock<Calm> = OnceLock::new();
     CALM.get_or_init(|| {
         let at = folder();
-        let mut command = folgore(["train"]);
+        let mut command = folgore(["train", "arithmetic"]);
         command.args(SETTINGS).arg("--output-dir").arg(at.path());
         run(command).well();
         let lines = metrics(&at.path().join(RUN));
@@ -106,7 +106,7 @@ impl Fleet {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let wire = Arc::new(Wire::to(&server.url(), &format!("$JS.ACK.RL_{RUN}_TRAJ.")));
         let mut fleet = Self { at, server, wire, head: None, workers: BTreeMap::new(), runtime, staleness };
-        let mut command = folgore(["train"]);
+        let mut command = folgore(["train", "arithmetic"]);
         command.args(SETTINGS).arg(format!("rollout.max_staleness={staleness}"));
         fleet.head = Some(fleet.begin(command, &fleet.output_dir()));
         fleet

@@ -12,7 +12,8 @@ use super::{
 const STEPS: usize = 12;
 
 fn head(dir: &Path) -> std::process::Command {
-    let mut command = folgore(["train", "demo", "--run-name", "r", "--continue", "eval.eval_items=4", "num_prompts=2"]);
+    let mut command =
+        folgore(["train", "arithmetic", "--run-name", "r", "--continue", "eval.eval_items=4", "num_prompts=2"]);
     command.args(["--max-steps", &STEPS.to_string()]).current_dir(dir);
     command
 }
@@ -42,7 +43,7 @@ fn a_head_that_is_stopped_goes_on_and_ends_once() {
 #[test]
 fn a_service_has_to_say_which_run_it_is() {
     let dir = folder();
-    let mut command = folgore(["train", "demo", "--continue"]);
+    let mut command = folgore(["train", "arithmetic", "--continue"]);
     command.current_dir(dir.path());
     let said = super::support::refused(command, &["--continue", "--run-name"]);
     assert!(said.contains("run.name"), "{said}");

@@ -27,6 +27,10 @@ impl PromptEncoder for Bytes {
         Ok(text.bytes().map(u32::from).collect())
     }
 
+    fn own(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(ids.iter().map(|id| format!("{id},")).collect())
     }
@@ -124,7 +128,7 @@ async fn do_wrong(
     let mut made = invented(&job.body, name, made_by);
     // Now and then it scores itself all the same.
     if judge_groups && job.body.purpose == Purpose::Train && !dice.one_in(4) {
-        made.outcome = Outcome::Unjudged { completion: "the best of all".into() };
+        made.outcome = Outcome::Unjudged { completion: "the best of all".into(), said: vec![] };
     }
     let sampled = &mut made.rows[0].segments[1];
     match dice.below(9) {

@@ -62,7 +62,7 @@ pub struct ExportArgs {
     /// Folder to write, which must be new or empty [exports/NAME-TARGET]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Base: model folder, GGUF file, owner/name on the hub, or `embedded`, where the run or the adapter names none that is here
+    /// Base: model folder, GGUF file, owner/name on the hub, `embedded` or `random:SHAPE`, where the run or the adapter names none that is here
     #[arg(long)]
     pub model: Option<String>,
     /// Numbers of `merged` and `gguf-adapter`
@@ -91,7 +91,7 @@ pub struct ExportArgs {
 /// `quantize`
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// Model folder, GGUF file, owner/name on the hub, or `embedded`
+    /// Model folder, GGUF file, owner/name on the hub, `embedded` or `random:SHAPE`
     #[arg(long)]
     pub model: String,
     /// Folder to write, which must be new or empty

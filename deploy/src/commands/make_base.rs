@@ -1,14 +1,15 @@
-//! `folgore make-base`: the embedded policy, again.
+//! `folgore make-base`: the embedded policies, again.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{cli::MakeBaseArgs, embedded};
+use crate::cli::MakeBaseArgs;
 
 /// Runs the command.
 pub fn run(args: MakeBaseArgs) -> Result<()> {
-    let mut settings = embedded::recipe();
-    settings.steps = args.steps.unwrap_or(settings.steps);
-    embedded::make(&args.out, &settings, |line| println!("{line}"))?;
-    println!("wrote {}: build again to compile it in", args.out.display());
+    let out = args.out.unwrap_or_else(|| PathBuf::from(args.policy.folder()));
+    args.policy.make(&out, args.steps, |line| println!("{line}"))?;
+    println!("wrote {}: build again to compile it in", out.display());
     Ok(())
 }

@@ -324,7 +324,14 @@ pub fn ingredients(
         None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),
     };
     let recall = compose::recall(&config);
-    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, lora, recall }, adapter))
+    let retriever = match config.rollout.searches() {
+        true => Some(crate::retriever::build(&config.retriever)?),
+        false => None,
+    };
+    if retriever.is_some() {
+        crate::retriever::expect_tags(&config, &policy.tokenizer)?;
+    }
+    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, retriever, lora, recall }, adapter))
 }
 
 /// An evaluation asks for completions that are judged by themselves, because a rank in a group does not tell policies apart.

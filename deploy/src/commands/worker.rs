@@ -4,9 +4,10 @@ use std::{cell::RefCell, collections::BTreeMap, io::Read as _, sync::Arc, time::
 
 use anyhow::{Context as _, Result, bail};
 use folgore_actors::{Level, Links, Shutdown, Telemetry, on_ctrl_c};
-use folgore_config::{Config, load_text};
+use folgore_config::{Config, RetrieverSection, load_text};
 use folgore_model::backend::Cpu;
 use folgore_protocol::{Digest, Hello, PROTOCOL_VERSION, Role, RunCard, RunName, subjects};
+use folgore_retriever::Retriever;
 use folgore_rollout::fleet::{JoinError, Pulse, PulseConfig, join};
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     compose::{Hands, House},
     metrics::{self, Collector, Door, Metrics},
     policy::Policy,
+    retriever::{self, CORPUS, corpus},
     telemetry,
 };
 
@@ -165,6 +167,8 @@ async fn begin(
     let slots = args.slots.filter(|_| role == Role::Rollout);
     let slots = slots.iter().map(|slots| format!("rollout.max_concurrent_sequences={slots}"));
     let config = load_text("the run's configuration", &card.config, &model.chain(slots).collect::<Vec<_>>())?.config;
+    let retriever = RetrieverSection { index: args.index.clone().or(config.retriever.index), ..config.retriever };
+    let config = Config { retriever, ..config };
     let configuration = (CONFIGURATION.to_owned(), Digest::of(card.config.as_bytes()).short());
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
@@ -182,6 +186,13 @@ async fn begin(
         }
         _ => None,
     };
+    let retriever = match role {
+        Role::Rollout => config.rollout.searches() && !config.retriever.remote,
+        Role::Retriever => true,
+        _ => false,
+    };
+    let retriever = if retriever { Some(open_retriever(&config.retriever).await?) } else { None };
+    facts.extend(retriever.iter().map(|found_by| (CORPUS.to_owned(), corpus(&**found_by))));
     let hello = Hello { protocol: PROTOCOL_VERSION, build: BUILD.into(), role, worker: name.to_owned(), facts };
     let told = RefCell::new(String::new());
     let waiting = |reason: &str| {
@@ -200,8 +211,18 @@ async fn begin(
         Err(error) => return Err(error.into()),
     }
     let scores_here = !config.rollout.remote_reward;
-    let links = cluster::worker_links(nats, &cluster::host_cache(), cluster::POLICIES_KEPT, scores_here);
-    start(role, name, config, policy, scores_here, links, args.slots).await.map(Some)
+    let mut here = vec![subjects::GENERATE];
+    here.extend(scores_here.then_some(subjects::REWARD));
+    here.extend((role == Role::Rollout && retriever.is_some()).then_some(subjects::SEARCH));
+    let links = cluster::worker_links(nats, &cluster::host_cache(), cluster::POLICIES_KEPT, &here);
+    start(role, name, config, policy, retriever, scores_here, links, args.slots).await.map(Some)
+}
+
+/// Opens the retriever of `section`, which may take a while.
+async fn open_retriever(section: &RetrieverSection) -> Result<Arc<dyn Retriever>> {
+    let section = section.clone();
+    let opened = tokio::task::spawn_blocking(move || retriever::build(&section)).await?;
+    opened.context("--index names the index where it lies here")
 }
 
 async fn start(
@@ -209,6 +230,7 @@ async fn start(
     name: &str,
     config: Config,
     policy: Option<Arc<Policy>>,
+    retriever: Option<Arc<dyn Retriever>>,
     scores_here: bool,
     links: Links,
     slots: Option<u32>,
@@ -221,9 +243,13 @@ async fn start(
         Role::Rollout => config.rollout.max_concurrent_sequences,
         _ => slots.unwrap_or(SCORES_AT_ONCE),
     };
-    match policy {
-        Some(policy) => house.make_rollouts(&Hands { config, policy, reward, scores_here, recall: None }, name).await?,
-        None => house.score(&reward, slots as usize).await?,
+    match (policy, retriever) {
+        (Some(policy), retriever) => {
+            let hands = Hands { config, policy, reward, retriever, scores_here, recall: None };
+            house.make_rollouts(&hands, name).await?;
+        }
+        (None, Some(retriever)) => house.find(&retriever, &config.retriever).await?,
+        (None, None) => house.score(&reward, slots as usize).await?,
     }
     let pulse = PulseConfig { role, worker: name.to_owned(), host: cluster::host(), build: BUILD.into(), slots };
     let supervisor = house.supervisor.clone();

@@ -326,6 +326,31 @@ const REST: &[(&str, Kind, &str, &str, &[Source])] = &[
         "Seconds that requests for scores took; by score_requests_total it is the mean latency",
         &[(None, Status("reward", "/seconds"))],
     ),
+    // retriever worker
+    (
+        "searches",
+        Counter,
+        "",
+        "Searches of this process, failed ones included",
+        &[(None, Status("retriever", "/calls"))],
+    ),
+    ("searches_cached", Counter, "", "Searches answered from what was kept", &[(None, Status("retriever", "/cached"))]),
+    (
+        "searches_failed",
+        Counter,
+        "",
+        "Searches that brought nothing but a reason",
+        &[(None, Status("retriever", "/failures"))],
+    ),
+    ("search_passages", Counter, "", "Passages given", &[(None, Status("retriever", "/passages"))]),
+    ("search_batches", Counter, "", "Batches in which searches were asked", &[(None, Status("retriever", "/batches"))]),
+    (
+        "search",
+        Counter,
+        "s",
+        "Seconds that searches took; by searches_total it is the mean latency",
+        &[(None, Status("retriever", "/seconds"))],
+    ),
     // the process
     ("lease_epoch", Gauge, "", "Epoch under which this head writes", &[(None, Process("epoch"))]),
     ("last_step_time", Gauge, "s", "When the last step was done, since 1970", &[(None, Process("last_step_time"))]),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    ReportData,
+    Demonstration, ReportData,
     html::{self, duration, escape, grouped, number, percent},
 };
 use crate::summary::{Measured, hardware::bytes_text};
@@ -110,17 +110,7 @@ fn gain(name: &str, before: (f64, Option<f64>), after: (f64, Option<f64>), grade
 
 /// What the run shows and what it does not.
 pub fn reading(data: &ReportData) -> String {
-    if !super::is_demonstration(&data.config) {
-        return String::new();
-    }
-    let shows = "This run starts from the policy inside the executable: a decoder of about a third of a million weights that \
-         was taught three habits on purpose. It mostly guesses, often works in columns and forgets the carries, and seldom \
-         works with care. The run shows that the loop works from end to end: answers are sampled, a rule scores them, and the \
-         weights move so that the careful habit outweighs the others on questions that were in neither the training items \
-         nor the policy's own recipe.";
-    let not = "It does not show a model discovering arithmetic. The habit that wins was planted in the base, and \
-         reinforcement only raises its share; a base without it would have nothing to select. Nor does it say how large a \
-         gain to expect from a language model on a real task.";
+    let Some(Demonstration { shows, not, .. }) = Demonstration::of(&data.config) else { return String::new() };
     let body = format!("<div class=\"reading\">\n<p>{}</p>\n<p>{}</p>\n</div>\n", escape(shows), escape(not));
     html::section("reading", "What this demonstration shows, and what it does not", &body)
 }

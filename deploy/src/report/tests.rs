@@ -55,7 +55,7 @@ fn data() -> ReportData {
         sampled: Some(measured(b)),
     };
     let mut config = Config::default();
-    config.model.model_name_or_path = embedded::NAME.into();
+    config.model.model_name_or_path = crate::embedded::NAME.into();
     config.optim.max_steps = 40;
     ReportData {
         run: "run-1".into(),

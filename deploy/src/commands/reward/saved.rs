@@ -74,6 +74,7 @@ fn of_member(task: &Task, member: &Trajectory, tokenizer: &Tokenizer) -> Result<
         completion: completion?,
         completion_ids: sampled.concat(),
         stop_reason: member.stop_reason,
+        said: folgore_protocol::trajectory::said(&member.rows, |ids| tokenizer.decode(ids, true))?,
     };
     Ok(Saved { place: format!("{} ({})", member.seat, task.id), item, recorded: member.outcome.total() })
 }
@@ -110,10 +111,14 @@ fn of_row(mut row: Row) -> Result<(String, ScoreItem)> {
         true => serde_json::from_value(row.take("stop_reason")?).context("stop_reason")?,
         false => StopReason::Eos,
     };
+    let said = match row.has("said") {
+        true => serde_json::from_value(row.take("said")?).context("said: expected a list of {by, text}")?,
+        false => Vec::new(),
+    };
     let group = match row.has("group") {
         true => row.take("group")?.to_string(),
         false => serde_json::to_string(&prompt)?,
     };
     let id = SeatKey { group: GroupId(0), sample: 0, draw: 0 };
-    Ok((group, ScoreItem { id, columns: row.fields, prompt, completion, completion_ids, stop_reason }))
+    Ok((group, ScoreItem { id, columns: row.fields, prompt, completion, completion_ids, stop_reason, said }))
 }
