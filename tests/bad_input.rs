@@ -49,7 +49,7 @@ fn a_file_that_is_not_there() {
     let mut on_the_hub = train(at, &["--model", "owner/name"]);
     on_the_hub.env("HF_HUB_OFFLINE", "1").env("HF_HOME", at);
     let way_out: &[&str] =
-        if cfg!(feature = "hub") { &["HF_HUB_OFFLINE", "the cache"] } else { &["--features hub", "its folder"] };
+        if cfg!(feature = "hub") { &["HF_HUB_OFFLINE", "the cache"] } else { &["`hub`", "its folder"] };
     refused(on_the_hub, &[&["owner/name"], way_out].concat());
     refused(train(at, &["model.model_revision=v1"]), &["model.model_revision", "a name on the hub", "embedded"]);
     refused(train(at, &["data.dataset=nothing.jsonl"]), &["nothing.jsonl", "No such file", "data.dataset"]);

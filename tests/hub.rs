@@ -1,4 +1,4 @@
-//! Names on the Hugging Face hub wherever a model is named: the executable with the feature `hub`, against a small hub on this machine.
+//! Names on the Hugging Face hub wherever a model is named, against a small hub on this machine.
 
 #[path = "../hub/tests/server/mod.rs"]
 mod server;

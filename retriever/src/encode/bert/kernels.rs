@@ -105,41 +105,70 @@ fn norm_rows<const FUSED: bool>(x: &mut [f32], more: &[f32], weight: &[f32], bia
     }
 }
 
-/// One head of one sequence: `q` and `out` are [rows, dim], `keys` [dim, padded], `values` [count, dim]; `scores` is room for
-/// [`ROWS`] rows of `padded` numbers.
+/// Sums over `i` of `left[row][i] * right[i][first + lane]`, for [`ROWS`] rows and [`LANES`] columns at a time, in registers; `right`
+/// has rows of `stride` numbers.
+#[inline(always)]
+fn tile<const FUSED: bool>(left: [&[f32]; ROWS], right: &[f32], stride: usize, first: usize) -> [[f32; LANES]; ROWS] {
+    let mut sums = [[0.0f32; LANES]; ROWS];
+    let count = left[0].len();
+    let left = left.map(|row| &row[..count]);
+    for i in 0..count {
+        let column: &[f32; LANES] = right[i * stride + first..].first_chunk().expect("rows are of whole lanes");
+        for row in 0..ROWS {
+            for lane in 0..LANES {
+                sums[row][lane] = fma::<FUSED>(left[row][i], column[lane], sums[row][lane]);
+            }
+        }
+    }
+    sums
+}
+
+/// Scores to weights that sum to 1; what is beyond `count` becomes 0.
+#[inline(always)]
+fn softmax<const FUSED: bool>(scores: &mut [f32], count: usize, scale: f32) {
+    scores[count..].fill(f32::NEG_INFINITY);
+    let (blocks, _) = scores.as_chunks_mut::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for block in &*blocks {
+        for lane in 0..LANES {
+            most[lane] = if block[lane] > most[lane] { block[lane] } else { most[lane] };
+        }
+    }
+    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    for block in &mut *blocks {
+        for lane in 0..LANES {
+            block[lane] = exp::<FUSED>((block[lane] - most) * scale);
+        }
+    }
+    let share = 1.0 / sum(blocks.iter().copied());
+    for block in blocks {
+        for lane in 0..LANES {
+            block[lane] *= share;
+        }
+    }
+}
+
+/// One head of one sequence: `q` and `out` are [rows, dim], `keys` [dim, padded], `values` [count, stride], both of whole lanes; `scores`
+/// is room for [`ROWS`] rows of `padded` numbers.
 #[inline(always)]
 fn attend_head<const FUSED: bool>(head: Head<'_>, out: &mut [f32], scores: &mut [f32]) {
     let Head { q, keys, values, dim, count, scale } = head;
-    let padded = keys.len() / dim;
+    let (padded, stride) = (keys.len() / dim, dim.next_multiple_of(LANES));
     for (q, out) in q.chunks(ROWS * dim).zip(out.chunks_mut(ROWS * dim)) {
-        let rows = q.len() / dim;
+        // the last rows again where fewer are left: a fixed number stays in registers
+        let last = q.len() / dim - 1;
+        let rows = std::array::from_fn(|row| &q[row.min(last) * dim..][..dim]);
         for first in (0..padded).step_by(LANES) {
-            let mut sums = [[0.0f32; LANES]; ROWS];
-            for d in 0..dim {
-                let column: &[f32; LANES] = keys[d * padded + first..].first_chunk().expect("padded to whole lanes");
-                for (row, sums) in sums.iter_mut().enumerate().take(rows) {
-                    let q = q[row * dim + d];
-                    for lane in 0..LANES {
-                        sums[lane] = fma::<FUSED>(q, column[lane], sums[lane]);
-                    }
-                }
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                scores[row * padded + first..][..LANES].copy_from_slice(sums);
+            for (scores, sums) in scores.chunks_exact_mut(padded).zip(tile::<FUSED>(rows, keys, padded, first)) {
+                scores[first..][..LANES].copy_from_slice(&sums);
             }
         }
-        for (row, out) in out.chunks_exact_mut(dim).enumerate() {
-            let scores = &mut scores[row * padded..][..count];
-            let most = scores.iter().fold(f32::NEG_INFINITY, |a, b| if a > *b { a } else { *b });
-            scores.iter_mut().for_each(|s| *s = exp::<FUSED>((*s - most) * scale));
-            let (blocks, rest) = scores.as_chunks::<LANES>();
-            let share = 1.0 / (sum(blocks.iter().copied()) + rest.iter().sum::<f32>());
-            out.fill(0.0);
-            scores.iter_mut().for_each(|s| *s *= share);
-            for (values, weight) in values.chunks_exact(dim).zip(scores) {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = fma::<FUSED>(*weight, *value, *out);
-                }
+        scores.chunks_exact_mut(padded).for_each(|scores| softmax::<FUSED>(scores, count, scale));
+        let weights = std::array::from_fn(|row| &scores[row * padded..][..count]);
+        for first in (0..dim).step_by(LANES) {
+            let width = LANES.min(dim - first);
+            for (out, sums) in out.chunks_exact_mut(dim).zip(tile::<FUSED>(weights, values, stride, first)) {
+                out[first..][..width].copy_from_slice(&sums[..width]);
             }
         }
     }
@@ -182,34 +211,33 @@ pub(super) struct Span {
     pub(super) seen: usize,
 }
 
-/// Attention of every token of a span to its seen ones. `q`, `k`, `v`: rows of `heads * dim`.
-pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], spans: &[Span], heads: usize, dim: usize) -> Vec<f32> {
+/// Attention of every token of a span to its seen ones, into rows of `heads * dim`. Rows of `qkv` hold a query, a key and a value of
+/// `heads * dim` each.
+pub(super) fn attention(qkv: &[f32], spans: &[Span], heads: usize, dim: usize, out: &mut [f32]) {
     let width = heads * dim;
     let tasks: Vec<(Span, usize)> = spans.iter().flat_map(|span| (0..heads).map(|head| (*span, head))).collect();
-    let columns = |x: &[f32], first: usize, rows: usize, head: usize| -> Vec<f32> {
-        (first..first + rows).flat_map(|row| x[row * width + head * dim..][..dim].iter().copied()).collect()
-    };
     let scale = 1.0 / (dim as f32).sqrt();
     let one = |(span, head): &(Span, usize)| {
-        let padded = span.seen.next_multiple_of(LANES);
+        let part =
+            |which: usize, row: usize| &qkv[(span.first + row) * 3 * width + which * width + head * dim..][..dim];
+        let (padded, stride) = (span.seen.next_multiple_of(LANES), dim.next_multiple_of(LANES));
         let mut keys = vec![0.0; dim * padded];
+        let mut values = vec![0.0; span.seen * stride];
         for row in 0..span.seen {
-            let from = &k[(span.first + row) * width + head * dim..][..dim];
-            from.iter().enumerate().for_each(|(d, x)| keys[d * padded + row] = *x);
+            part(1, row).iter().enumerate().for_each(|(d, x)| keys[d * padded + row] = *x);
+            values[row * stride..][..dim].copy_from_slice(part(2, row));
         }
-        let (q, values) = (columns(q, span.first, span.rows, *head), columns(v, span.first, span.seen, *head));
+        let q: Vec<f32> = (0..span.rows).flat_map(|row| part(0, row)).copied().collect();
         let (mut out, mut scores) = (vec![0.0; span.rows * dim], vec![0.0; ROWS * padded]);
         attend_part(Head { q: &q, keys: &keys, values: &values, dim, count: span.seen, scale }, &mut out, &mut scores);
         out
     };
     let parts: Vec<Vec<f32>> = tasks.par_iter().map(one).collect();
-    let mut out = vec![0.0; q.len()];
     for ((span, head), part) in tasks.iter().zip(parts) {
         for (row, part) in part.chunks_exact(dim).enumerate() {
             out[(span.first + row) * width + head * dim..][..dim].copy_from_slice(part);
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -248,27 +276,31 @@ mod tests {
         let (heads, dim) = (3, 5);
         let width = heads * dim;
         let number = |i: usize| ((i * 2654435761) % 1009) as f32 / 400.0 - 1.2;
-        let all = |from: usize| -> Vec<f32> { (0..40 * width).map(|i| number(i + from)).collect() };
-        let (q, k, v) = (all(0), all(17), all(91));
+        let qkv: Vec<f32> = (0..40 * 3 * width).map(number).collect();
         let spans = [
             Span { first: 0, rows: 1, seen: 1 },
             Span { first: 1, rows: 33, seen: 33 },
             Span { first: 34, rows: 6, seen: 4 },
         ];
-        let got = attention(&q, &k, &v, &spans, heads, dim);
+        let mut got = vec![f32::NAN; 40 * width];
+        attention(&qkv, &spans, heads, dim, &mut got);
         for span in spans {
             for (row, head) in
                 (span.first..span.first + span.rows).flat_map(|row| (0..heads).map(move |head| (row, head)))
             {
-                let at = |x: &[f32], row: usize, d: usize| f64::from(x[row * width + head * dim + d]);
+                let at =
+                    |which: usize, row: usize, d: usize| f64::from(qkv[(row * 3 + which) * width + head * dim + d]);
                 let seen = span.first..span.first + span.seen;
                 let score =
-                    |key: usize| (0..dim).map(|d| at(&q, row, d) * at(&k, key, d)).sum::<f64>() / (dim as f64).sqrt();
+                    |key: usize| (0..dim).map(|d| at(0, row, d) * at(1, key, d)).sum::<f64>() / (dim as f64).sqrt();
                 let weights: Vec<f64> = seen.clone().map(|key| score(key).exp()).collect();
                 for d in 0..dim {
-                    let sum: f64 = seen.clone().zip(&weights).map(|(key, weight)| weight * at(&v, key, d)).sum();
+                    let sum: f64 = seen.clone().zip(&weights).map(|(key, weight)| weight * at(2, key, d)).sum();
                     let expected = sum / weights.iter().sum::<f64>();
-                    assert!((at(&got, row, d) - expected).abs() < 1e-5, "row {row}, head {head}");
+                    assert!(
+                        (f64::from(got[row * width + head * dim + d]) - expected).abs() < 1e-5,
+                        "row {row}, head {head}"
+                    );
                 }
             }
         }

@@ -37,9 +37,8 @@ struct Norm {
 }
 
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Queries, keys and values, one behind the other.
+    qkv: Linear,
     attended: Linear,
     attention_norm: Norm,
     wide: Linear,
@@ -96,6 +95,16 @@ impl Source {
         let bias = if bias { self.read(&format!("{name}.bias"), &[out])? } else { vec![0.0; out] };
         Ok(Linear { weight: cpu.matrix(MatrixData::F32(&weight), out, inner), bias: cpu.upload(&bias) })
     }
+
+    /// Square products of the same rows as one, their results one behind the other.
+    fn stacked(&self, cpu: &Cpu, names: &[String], width: usize) -> Result<Linear, EncodeError> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for name in names {
+            weight.extend(self.read(&format!("{name}.weight"), &[width, width])?);
+            bias.extend(self.read(&format!("{name}.bias"), &[width])?);
+        }
+        Ok(Linear { weight: cpu.matrix(MatrixData::F32(&weight), names.len() * width, width), bias: cpu.upload(&bias) })
+    }
 }
 
 impl Layer {
@@ -104,10 +113,9 @@ impl Layer {
         let linear =
             |name: &str, out, inner| source.linear(cpu, &format!("encoder.layer.{index}.{name}"), out, inner, true);
         let norm = |name: &str| source.norm(&format!("encoder.layer.{index}.{name}"), width);
+        let parts = ["query", "key", "value"].map(|part| format!("encoder.layer.{index}.attention.self.{part}"));
         Ok(Self {
-            query: linear("attention.self.query", width, width)?,
-            key: linear("attention.self.key", width, width)?,
-            value: linear("attention.self.value", width, width)?,
+            qkv: source.stacked(cpu, &parts, width)?,
             attended: linear("attention.output.dense", width, width)?,
             attention_norm: norm("attention.output.LayerNorm")?,
             wide: linear("intermediate.dense", wide, width)?,
@@ -201,9 +209,10 @@ impl Bert {
         let mut x = self.embed(texts, first);
         let (heads, eps) = (self.config.num_attention_heads, self.config.layer_norm_eps);
         for layer in &self.layers {
-            let (q, k, v) = (self.apply(&layer.query, &x), self.apply(&layer.key, &x), self.apply(&layer.value, &x));
-            let seen = kernels::attention(&q, &k, &v, &spans, heads, self.width() / heads);
-            let attended = self.apply(&layer.attended, &self.cpu.upload(&seen));
+            let qkv = self.apply(&layer.qkv, &x);
+            let mut seen = self.cpu.alloc(x.len());
+            kernels::attention(&qkv, &spans, heads, self.width() / heads, &mut seen);
+            let attended = self.apply(&layer.attended, &seen);
             kernels::add_and_norm(&mut x, &attended, &layer.attention_norm.weight, &layer.attention_norm.bias, eps);
             let mut wide = self.apply(&layer.wide, &x);
             kernels::gelu_in_place(&mut wide);
