@@ -18,6 +18,7 @@ use folgore_rollout::{EngineConfig, cache_blocks};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    compose::shares_activations,
     policy,
     summary::hardware::{self, bytes_text},
 };
@@ -249,11 +250,7 @@ impl Rows {
         let all = step.min(u64::from(c.optim.max_tokens_per_micro_batch).max(one));
         let scored = all * samples * r.most_sampled() / (prompt + samples * new).max(1);
         let most = u64::from(c.optim.max_tokens_per_micro_batch);
-        let reuse = samples_here
-            && c.model.reuse_activations
-            && r.max_staleness == 0
-            && c.lora.lora_dropout == 0.0
-            && step <= most;
+        let reuse = samples_here && shares_activations(c) && step <= most;
         Self { all, scored, reused: reuse.then_some(step) }
     }
 
@@ -397,6 +394,18 @@ mod tests {
         c.rollout.max_staleness = 1;
         let both = memory(&c, &files, None, true).unwrap();
         assert!(part(&both, "sampling") > 0 && both.phase != "sampling", "{both}");
+    }
+
+    #[test]
+    fn a_learner_that_trains_what_was_told_takes_nothing_from_the_sampler() {
+        let kept = |masked: bool| {
+            let set = |c: &mut Config| {
+                c.rollout.environment = "search".into();
+                c.algo.mask_observations = masked;
+            };
+            memory_of(set).parts.iter().filter(|part| part.name.contains("sampler")).map(|part| part.bytes).sum::<u64>()
+        };
+        assert!(kept(true) > kept(false), "{} {}", kept(true), kept(false));
     }
 
     #[test]

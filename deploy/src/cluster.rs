@@ -246,6 +246,7 @@ impl Head {
         let config = WatchdogConfig {
             patience: PATIENCE,
             remote_reward,
+            remote_search: what.config.rollout.searches() && what.config.retriever.remote,
             connected: Arc::new(move || *connected.borrow()),
             tell,
         };

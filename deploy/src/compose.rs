@@ -132,12 +132,16 @@ pub struct Hands {
     pub recall: Option<Arc<Recall<Cpu>>>,
 }
 
-/// Where sampler and learner of one process share activations, if the learner trains what was sampled from.
-pub fn recall(c: &Config) -> Option<Arc<Recall<Cpu>>> {
+/// Whether sampler and learner of one process share activations: the learner trains what was sampled, by the policy that sampled it.
+pub fn shares_activations(c: &Config) -> bool {
     let sampled_alone = c.algo.mask_observations || !c.rollout.searches();
-    let shared =
-        c.model.reuse_activations && c.rollout.max_staleness == 0 && c.lora.lora_dropout == 0.0 && sampled_alone;
-    shared.then(|| Arc::new(Recall::new(c.optim.max_tokens_per_micro_batch as usize, c.model.recompute())))
+    c.model.reuse_activations && c.rollout.max_staleness == 0 && c.lora.lora_dropout == 0.0 && sampled_alone
+}
+
+/// Where they are shared.
+pub fn recall(c: &Config) -> Option<Arc<Recall<Cpu>>> {
+    shares_activations(c)
+        .then(|| Arc::new(Recall::new(c.optim.max_tokens_per_micro_batch as usize, c.model.recompute())))
 }
 
 /// The actors that make and score trajectories and keep the record; a learner or an evaluation drives them.

@@ -19,6 +19,8 @@ pub struct WatchdogConfig {
     pub patience: Duration,
     /// True if scores come from reward workers.
     pub remote_reward: bool,
+    /// True if passages come from retriever workers.
+    pub remote_search: bool,
     /// True while the server answers.
     pub connected: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Told the reason each time it changes; an empty text when the run goes on.
@@ -38,7 +40,7 @@ pub struct Watchdog {
 /// What holds a run up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
-    /// The stage (`server`, `rollout`, `reward`, `replay`, `learner`, `coordinator`).
+    /// The stage (`server`, `rollout`, `search`, `reward`, `replay`, `learner`, `coordinator`).
     pub stage: &'static str,
     /// Why, and what helps.
     pub why: String,
@@ -51,12 +53,16 @@ pub struct Facts {
     pub connected: bool,
     /// Scores come from reward workers.
     pub remote_reward: bool,
+    /// Passages come from retriever workers.
+    pub remote_search: bool,
     /// Rollout workers there.
     pub rollout_workers: usize,
     /// Episodes in their hands.
     pub active: u64,
     /// Reward workers there.
     pub reward_workers: usize,
+    /// Retriever workers there.
+    pub retriever_workers: usize,
     /// Seats that wait for a trajectory.
     pub open_seats: u64,
     /// Groups that wait to be judged.
@@ -87,6 +93,9 @@ impl Facts {
         if self.open_seats > 0 && self.rollout_workers == 0 {
             let why = format!("no rollout worker is there: {} seats wait for one", self.open_seats);
             return stuck("rollout", why);
+        }
+        if self.open_seats > 0 && self.remote_search && self.retriever_workers == 0 {
+            return stuck("search", "no retriever worker is there: no search is answered".into());
         }
         if self.open_seats + self.unjudged_groups > 0 && self.remote_reward && self.reward_workers == 0 {
             return stuck("reward", "no reward worker is there: nothing can be scored".into());
@@ -142,6 +151,7 @@ impl Watchdog {
             context.status.set(serde_json::json!({
                 "stage": stuck.as_ref().map(|s| s.stage), "why": stuck.as_ref().map(|s| &s.why),
                 "rollout_workers": facts.rollout_workers, "reward_workers": facts.reward_workers,
+                "retriever_workers": facts.retriever_workers,
             }));
             // Times in the text change by the second; the stage and its first word are what is told once.
             let reason = stuck.map_or_else(String::new, |s| format!("{}: {}", s.stage, s.why));
@@ -160,9 +170,11 @@ impl Watchdog {
         Facts {
             connected: (self.config.connected)(),
             remote_reward: self.config.remote_reward,
+            remote_search: self.config.remote_search,
             rollout_workers: rollout.workers,
             active: rollout.active,
             reward_workers: self.roster.strength(Role::Reward, now).workers,
+            retriever_workers: self.roster.strength(Role::Retriever, now).workers,
             open_seats: number(replay, "open_seats"),
             unjudged_groups: number(replay, "unjudged_groups"),
             jobs_waiting: number(coordinator, "jobs_waiting"),
@@ -226,6 +238,8 @@ mod tests {
         assert_eq!(stage(&Facts { rollout_workers: 0, ..well() }), Some("rollout"));
         assert_eq!(stage(&Facts { rollout_workers: 0, open_seats: 0, ..well() }), None, "nobody is needed");
         assert_eq!(stage(&Facts { remote_reward: true, ..well() }), Some("reward"));
+        assert_eq!(stage(&Facts { remote_search: true, ..well() }), Some("search"));
+        assert_eq!(stage(&Facts { remote_search: true, open_seats: 0, ..well() }), None, "nobody searches");
         assert_eq!(stage(&Facts { record_unavailable: Some("disk full".into()), ..well() }), Some("replay"));
         let quiet = Facts { quiet: PATIENCE, ..well() };
         assert_eq!(stage(&quiet), Some("rollout"));
