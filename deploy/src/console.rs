@@ -287,11 +287,28 @@ fn figure(measured: &Measured, graded: bool) -> String {
     format!("{value:.3}{}", error.map_or(String::new(), |se| format!(" ± {se:.3}")))
 }
 
+/// Characters shown of a question.
+const ASKED: usize = 90;
+/// Characters shown of an answer.
+const ANSWERED: usize = 200;
+
+/// A text of which the middle is left out where it has more than `most` characters: how it ends says what became of it.
+fn ends(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let (head, tail) = (most / 3, most - most / 3 - " ... ".len());
+    let begin: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(count - tail).collect();
+    format!("{begin} ... {end}")
+}
+
 fn one_line(sample: &Sample) -> String {
     let reward = sample.reward.map_or("unscored".into(), |r| format!("reward {r}"));
-    let text = format!("{} {}", sample.prompt.as_deref().unwrap_or_default(), sample.completion).replace('\n', " ");
-    let cut: String = text.chars().take(150).collect();
-    format!("{cut}  [{reward}]")
+    let part = |text: &str, most| ends(&text.replace('\n', " "), most);
+    let asked = part(sample.prompt.as_deref().unwrap_or_default(), ASKED);
+    format!("{asked} {}  [{reward}]", part(sample.answer(), ANSWERED))
 }
 
 fn duration(seconds: f64) -> String {
@@ -299,5 +316,18 @@ fn duration(seconds: f64) -> String {
         s if s < 100 => format!("{s} s"),
         s if s < 6000 => format!("{} min", s / 60),
         s => format!("{:.1} h", s as f64 / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_both_ends() {
+        assert_eq!(ends("short", 5), "short");
+        let cut = ends(&format!("{}ü{}", "a".repeat(50), "b".repeat(50)), 30);
+        assert_eq!(cut, format!("{} ... {}", "a".repeat(10), "b".repeat(15)));
+        assert_eq!(cut.chars().count(), 30);
     }
 }

@@ -30,6 +30,9 @@ pub struct Sample {
     pub prompt: Option<String>,
     /// What the policy said, all its turns.
     pub completion: String,
+    /// The same with what it was told in between; none if it was told nothing, or in an evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<String>,
     /// The score; none if there is none.
     pub reward: Option<f64>,
     /// What the rules gave, by name.
@@ -39,6 +42,13 @@ pub struct Sample {
     pub unscored: Option<String>,
     /// Why the last turn ended.
     pub stop_reason: StopReason,
+}
+
+impl Sample {
+    /// All that came after the question.
+    pub fn answer(&self) -> &str {
+        self.episode.as_deref().unwrap_or(&self.completion)
+    }
 }
 
 /// Writes samples as text.
@@ -58,15 +68,19 @@ impl<'a> Samples<'a> {
         let longest = batch.groups.iter().map(|g| g.members.len()).max().unwrap_or(0);
         let seats = (0..longest).flat_map(|i| batch.groups.iter().filter_map(move |g| Some((g, g.members.get(i)?))));
         let sample = |(group, member): (&folgore_protocol::GroupRecord, &Trajectory)| {
-            self.sample(
+            let said = self.sample(
                 batch.step,
                 member.seat.to_string(),
                 &group.task.id,
                 Some(&group.task.prompt),
-                &sampled_ids(member),
+                &ids_of(member, &[SegmentKind::Sampled]),
                 &member.outcome,
                 member.stop_reason,
-            )
+            )?;
+            let told = !ids_of(member, &[SegmentKind::Observed]).is_empty();
+            let all = told.then(|| ids_of(member, &[SegmentKind::Sampled, SegmentKind::Observed]));
+            let episode = all.map(|ids| self.tokenizer.decode(&ids, true)).transpose()?;
+            anyhow::Ok(Sample { episode, ..said })
         };
         let samples = seats.take(most).map(sample).collect::<Result<Vec<_>>>()?;
         self.write(&format!("step-{}.jsonl", batch.step), &samples)?;
@@ -120,6 +134,7 @@ impl<'a> Samples<'a> {
             decoding: None,
             prompt: prompt.map(prompt_text),
             completion: self.tokenizer.decode(ids, true)?,
+            episode: None,
             reward: outcome.total(),
             parts,
             unscored,
@@ -143,10 +158,10 @@ fn first_answers(summary: &EvalSummary) -> Vec<&EvalItem> {
     summary.items.iter().filter(|item| item.seat.sample == 0).take(EVAL_SAMPLES).collect()
 }
 
-/// The ids that the policy sampled, in the last row of the trajectory: a template that rewrites history begins a new one.
-fn sampled_ids(trajectory: &Trajectory) -> Vec<u32> {
+/// The ids of some kinds in the last row of the trajectory: a template that rewrites history begins a new one.
+fn ids_of(trajectory: &Trajectory, kinds: &[SegmentKind]) -> Vec<u32> {
     let segments = trajectory.rows.last().map(|row| row.segments.as_slice()).unwrap_or_default();
-    segments.iter().filter(|s| s.kind == SegmentKind::Sampled).flat_map(|s| s.ids.iter().copied()).collect()
+    segments.iter().filter(|s| kinds.contains(&s.kind)).flat_map(|s| s.ids.iter().copied()).collect()
 }
 
 /// A prompt for people.

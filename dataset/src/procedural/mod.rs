@@ -186,14 +186,12 @@ impl Questions {
         Digest::of(format!("rules 1 {:?} {} {:?}{prefix}{facts}", self.rule, self.chat, self.system).as_bytes())
     }
 
-    /// One line for the user.
+    /// One line for the user, without what stands in front of every question.
     pub(crate) fn describe(&self) -> String {
-        format!(
-            "{}: made by a rule ({:?}), for example {:?}",
-            self.rule.name(),
-            self.rule,
-            self.task(0).prompt.last_text()
-        )
+        let task = self.task(0);
+        let text = task.prompt.last_text();
+        let asked = self.prefix.as_deref().and_then(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        format!("{}: made by a rule ({:?}), for example {asked:?}", self.rule.name(), self.rule)
     }
 }
 

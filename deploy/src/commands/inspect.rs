@@ -132,7 +132,7 @@ impl Found {
         for sample in &self.samples {
             writeln!(out, "\nstep {}  {}  {}", sample.step, sample.task_id, verdict(sample))?;
             writeln!(out, "  asked  {}", shortened(sample.prompt.as_deref().unwrap_or("(not recorded)"), TEXT))?;
-            writeln!(out, "  said   {}", shortened(&sample.completion, TEXT))?;
+            writeln!(out, "  said   {}", shortened(sample.answer(), TEXT))?;
         }
         Ok(out)
     }

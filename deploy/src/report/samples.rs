@@ -69,7 +69,7 @@ fn column(name: &str, samples: &[Sample]) -> String {
 }
 
 fn answer(name: &str, sample: &Sample) -> String {
-    let text = if sample.completion.is_empty() { "(nothing)" } else { &sample.completion };
+    let text = if sample.answer().is_empty() { "(nothing)" } else { sample.answer() };
     format!(
         "<div class=\"answer\">\n<p class=\"who\"><span>{}</span>{}</p>\n<pre>{}</pre>\n</div>\n",
         escape(name),

@@ -23,6 +23,7 @@ fn measured(accuracy: f64) -> Measured {
 
 fn sample(task: &str, completion: &str, reward: f64) -> Sample {
     Sample {
+        episode: None,
         step: 0,
         seat: "1.0.0".into(),
         task_id: task.into(),
