@@ -25,7 +25,10 @@ fn named(name: &str) -> String {
 
 /// Runs a command over `input` on standard streams.
 fn piped(args: &[&str], input: &str) -> Output {
-    let mut child = folgore(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = folgore(args);
+    // a name that could be on the hub is looked for there
+    command.env("HF_HUB_OFFLINE", "1");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     // a command that refuses its arguments has closed its end before everything is written
