@@ -200,7 +200,7 @@ fn find(name: &str, want: Want) -> Result<Found> {
 #[cfg(feature = "hub")]
 fn obtain(name: &HubName, want: Want, what: &str) -> Result<Found> {
     use anyhow::Context as _;
-    use folgore_hub::{HubError, Need, Settings};
+    use folgore_hub::{Need, Settings};
     let need = match want {
         Want::Model => Need::Model,
         Want::Tokenizer => Need::Tokenizer,
@@ -211,12 +211,9 @@ fn obtain(name: &HubName, want: Want, what: &str) -> Result<Found> {
         true => eprintln!("{line}"),
         false => eprintln!("note: {line}"),
     };
-    let obtained = match folgore_hub::obtain(&settings, name, need, &say) {
-        Err(error @ HubError::NoRepository { .. }) => {
-            return Err(error).with_context(|| format!("{name}: no such {what} here"));
-        }
-        obtained => obtained?,
-    };
+    // whoever mistyped a folder is told that first
+    let obtained = folgore_hub::obtain(&settings, name, need, &say);
+    let obtained = obtained.with_context(|| format!("{name}: no such {what} here"))?;
     let hub = name.at(&obtained.commit).with_context(|| format!("{name}: {:?} is no commit", obtained.commit))?;
     Ok(Found { path: obtained.path, hub: Some(hub) })
 }
