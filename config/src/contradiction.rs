@@ -55,6 +55,9 @@ fn lengths(config: &Config, p: &mut Problems) {
         let want = format!("at least rollout.max_prompt_length + {} = {longest}", r.lengths());
         p.expect(u64::from(most) >= longest, "model.max_seq_length", want, most);
     }
+    let (told, longest) = (config.sop.max_procedure_tokens, r.max_prompt_length);
+    let want = format!("below rollout.max_prompt_length = {longest}, which the question has to fit into as well");
+    p.expect(!config.sop.is_on() || told < longest, "sop.max_procedure_tokens", want, told);
 }
 
 fn adapter(config: &Config, p: &mut Problems) {

@@ -30,7 +30,8 @@ pub mod rollout;
 pub mod run;
 mod schema;
 pub mod search;
-mod yaml;
+pub mod sop;
+pub mod yaml;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,7 @@ pub use reward::{JudgeSpec, MAX_TIMEOUT_S, RewardScope, RewardSpec, RewardWay};
 pub use rollout::RolloutSection;
 pub use run::RunSection;
 pub use search::{ObservationForm, OnFailure, OnInvalid, SearchSection, SearchTags};
+pub use sop::SopSection;
 
 /// Everything that a run was asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,6 +71,8 @@ pub struct Config {
     pub rollout: RolloutSection,
     /// Where passages come from, for who searches.
     pub retriever: RetrieverSection,
+    /// Procedures that stand in prompts.
+    pub sop: SopSection,
     /// The rules that score them; their weighted sum is the reward.
     pub reward: Vec<RewardSpec>,
     /// The objective.
@@ -98,6 +102,7 @@ impl Config {
         self.data.check(p.section("data"));
         self.rollout.check(p.section("rollout"));
         self.retriever.check(p.section("retriever"));
+        self.sop.check(p.section("sop"));
         for (i, rule) in self.reward.iter().enumerate() {
             let mut own = Problems::default();
             rule.check(&mut own);

@@ -1,4 +1,4 @@
-//! Reads YAML into plain values, with the bounds that a file from outside needs, and finds the place of a key again.
+//! Reads YAML and JSON into plain values, with the bounds that a file from outside needs, and finds the place of a key again.
 //!
 //! The parser reports the place of an error and of nothing else. So a place is asked for by reading the text once more
 //! and failing on purpose when the key is reached: slow, exact, and only ever done for an error message.
@@ -13,7 +13,7 @@ pub(crate) const MAX_VALUES: usize = 50_000;
 
 /// Where and why a text is not readable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// Line and column, from 1.
     pub at: Option<(usize, usize)>,
     /// What is wrong.
@@ -21,7 +21,10 @@ pub(crate) struct Fault {
 }
 
 /// Reads one document. Keys are texts, no key occurs twice, numbers are finite; an empty text is null.
-pub(crate) fn parse(text: &str) -> Result<Value, Fault> {
+///
+/// # Errors
+/// If it is no such document, or holds too much.
+pub fn parse(text: &str) -> Result<Value, Fault> {
     read(text, None).map_err(|error| {
         let at = error.location().map(|l| (l.line(), l.column()));
         let mut reason = error.to_string();
@@ -31,6 +34,25 @@ pub(crate) fn parse(text: &str) -> Result<Value, Fault> {
         }
         Fault { at, reason }
     })
+}
+
+/// Reads JSON, under the same rules.
+///
+/// # Errors
+/// As [`parse`]; an empty text is no JSON.
+pub fn parse_json(text: &str) -> Result<Value, Fault> {
+    let fault = |error: serde_json::Error| {
+        let mut reason = error.to_string();
+        if let Some(cut) = reason.rfind(" at line ") {
+            reason.truncate(cut);
+        }
+        Fault { at: (error.line() > 0).then_some((error.line(), error.column())), reason }
+    };
+    let budget = Cell::new(MAX_VALUES);
+    let mut source = serde_json::Deserializer::from_str(text.trim_start_matches('\u{feff}'));
+    let value = Node { budget: &budget, wanted: None, depth: 0 }.deserialize(&mut source).map_err(fault)?;
+    source.end().map_err(fault)?;
+    Ok(value)
 }
 
 /// Line and column of the key at `path`; none if the text has no such key.
@@ -200,6 +222,22 @@ mod tests {
         }
         let tab = parse("a:\n\tb: 1\n").unwrap_err();
         assert_eq!(tab.at.map(|(line, _)| line), Some(2), "{tab:?}");
+    }
+
+    #[test]
+    fn json_is_read_under_the_same_rules() {
+        assert_eq!(parse_json("\u{feff}{\"a\": [1, \"\\ud83d\\ude00\"]}\n").unwrap(), json!({"a": [1, "\u{1f600}"]}));
+        for (text, at, reason) in [
+            ("{\"a\": 1,\n\"a\": 2}", (2, 3), "the key `a` occurs twice"),
+            ("{\"a\": tru}", (1, 10), "expected ident"),
+            ("[1] [2]", (1, 5), "trailing characters"),
+            ("", (1, 0), "EOF while parsing a value"),
+        ] {
+            let fault = parse_json(text).unwrap_err();
+            assert_eq!((fault.at, fault.reason.as_str()), (Some(at), reason), "{text:?}");
+        }
+        assert!(parse_json(&format!("[{}1]", "1,".repeat(MAX_VALUES))).unwrap_err().reason.contains("more than 50000"));
+        assert!(parse_json(&"[".repeat(100_000)).is_err());
     }
 
     #[test]

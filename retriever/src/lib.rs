@@ -20,6 +20,7 @@ pub mod read;
 pub mod remote;
 pub mod rerank;
 mod retriever;
+pub mod sop;
 pub mod store;
 pub mod vectors;
 pub mod web;
