@@ -1,5 +1,5 @@
 //! Policies that search, as real runs: a poisoned corpus changes nothing but what is read; retriever workers elsewhere change
-//! nothing at all; and passages for other software.
+//! nothing at all; passages for other software; and procedures in prompts.
 
 mod support;
 
@@ -18,7 +18,7 @@ use folgore_learner::record::Record;
 use folgore_model::{ModelConfig, files::safetensors, params::random_weights};
 use folgore_protocol::{SeatKey, Segment, SegmentKind};
 use serde_json::{Value, json};
-use support::{Line, Running, folder, folgore, metrics, number, run, timeless};
+use support::{Line, Running, folder, folgore, metrics, number, refused, root, run, timeless};
 
 /// Tags as single tokens, as the embedded policies have them; then the end, and words.
 const TAGS: [&str; 8] =
@@ -296,4 +296,114 @@ fn other_software_is_served_as_search_r1_serves_it() {
     run(train(at.path(), "own", &["optim.max_steps=1"])).well();
     let rows = |name: &str| episodes(&at.path().join(name));
     assert!(rows("served") == rows("own"), "the same passages, but not the same episodes");
+}
+
+/// A run of `examples/sop/` in `at`, with the procedures of the file `name` there.
+fn follow(at: &Path, name: &str, more: &[&str]) -> Command {
+    let example = root().join("examples/sop");
+    let mut command = folgore(["train"]);
+    if !more.contains(&"--resume") {
+        command.arg(example.join("run.yaml"));
+        command.arg(format!("data.dataset={}", json!(example.join("questions.jsonl"))));
+    }
+    command.arg(format!("sop.path={}", json!([at.join(name)]))).args(more).arg("--output-dir").arg(at);
+    command
+}
+
+#[test]
+fn procedures_stand_in_prompts_and_are_a_fact_of_the_run() {
+    let place = folder();
+    let at = place.path();
+    let example = root().join("examples/sop/procedures.yaml");
+    fs::copy(&example, at.join("procedures.yaml")).unwrap();
+    let begin = "Follow this procedure: Look up a fact about a country\nWhen: ";
+    let dry = run(follow(at, "procedures.yaml", &["--dry-run"])).well().stdout;
+    assert!(dry.contains("procedures: 2 in force; ") && dry.contains(begin), "{dry}");
+
+    run(follow(at, "procedures.yaml", &["--max-steps", "1"])).well();
+    let run_folder = at.join("sop");
+    let json = |path: &Path| -> Value { serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap() };
+    let summary = &json(&run_folder.join("summary.json"))["procedures"];
+    let (train, held_out) = (&summary["train"], &summary["held_out"]);
+    let sum = |key: &str| train[key].as_u64().unwrap() + held_out[key].as_u64().unwrap();
+    // of 30 rows, 24 are about facts and 3 about letters
+    assert_eq!((sum("questions"), sum("told"), sum("no_room")), (30, 27, 0), "{summary}");
+
+    // every prompt that is sampled from: the procedure that fits, whole, or none
+    let sampled = ["step-1.jsonl", "eval-before.jsonl"].map(|name| {
+        let text = fs::read_to_string(run_folder.join("samples").join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["prompt"].clone()).collect::<Vec<_>>()
+    });
+    let prompts: Vec<String> = sampled.concat().iter().map(|prompt| prompt.as_str().unwrap().to_owned()).collect();
+    let mut told = 0;
+    for prompt in &prompts {
+        assert_eq!(prompt.matches("Question: ").count(), 1, "{prompt}");
+        assert!(prompt.ends_with(".\n") || prompt.ends_with("?\n"), "{prompt}");
+        let fact = ["capital of", "currency of", "language of"].iter().any(|trigger| prompt.contains(trigger));
+        assert_eq!(prompt.starts_with(begin), fact, "{prompt}");
+        assert!(!prompt.contains("Guess") && !prompt.contains("Shortened"), "{prompt}");
+        told += usize::from(fact);
+    }
+    assert!(told > 5, "{told} of {}", prompts.len());
+
+    // other procedures make another run; the same ones elsewhere do not
+    let text = fs::read_to_string(&example).unwrap();
+    fs::write(at.join("changed.yaml"), text.replace("Answer with the fact alone.", "Answer at length.")).unwrap();
+    let again = ["--resume", "sop", "--max-steps", "2"];
+    refused(follow(at, "changed.yaml", &again), &["procedures: began with "]);
+    refused(follow(at, "gone.yaml", &again), &["sop.path", "gone.yaml"]);
+    fs::rename(at.join("procedures.yaml"), at.join("moved.yaml")).unwrap();
+    run(follow(at, "moved.yaml", &again)).well();
+
+    // what the checkpoint keeps is what the policy is told afterwards
+    let adapter = run_folder.join("checkpoints/checkpoint-2");
+    let generate = |more: &[&str], prompt: &str| {
+        let rows = at.join("prompts.jsonl");
+        fs::write(&rows, json!({ "prompt": prompt }).to_string()).unwrap();
+        let mut command =
+            folgore(["generate", "--model", "embedded:search", "--max-new-tokens", "8", "--temperature", "0"]);
+        command.arg("--adapter").arg(&adapter).arg("--in").arg(rows).args(more);
+        let reply: Value = serde_json::from_str(&run(command).well().stdout).unwrap();
+        reply
+    };
+    let question = "Question: Tell me the capital of Peru.\n";
+    let found = run(folgore(["sop", "find", question, "--json", "--path", at.join("moved.yaml").to_str().unwrap()]));
+    let found: Value = serde_json::from_str(&found.well().stdout).unwrap();
+    let by_hand = format!("{}\n\n{question}", found["text"].as_str().unwrap());
+    assert_eq!(generate(&["--sop"], question), generate(&[], &by_hand));
+    assert_ne!(generate(&["--sop"], question)["logprobs"], generate(&[], question)["logprobs"]);
+    let foreign = "Question: Is ice warm or cold?\n";
+    assert_eq!(generate(&["--sop"], foreign), generate(&[], foreign));
+    let bare = ["generate", "--model", "embedded:search", "--sop"];
+    refused(folgore(bare), &["--sop: expected a path, or an --adapter whose agent_config.yaml holds procedures"]);
+}
+
+#[test]
+fn procedures_are_listed_found_and_refused_by_name() {
+    let listed = run(folgore(["sop", "list"])).well().stdout;
+    assert!(listed.contains("active   Handle a refund request  [support] 6 steps"), "{listed}");
+    assert!(listed.ends_with("6 procedures, 6 of them active\n"), "{listed}");
+    let find = |question: &str, more: &[&str]| run(folgore([&["sop", "find", question], more].concat())).well().stdout;
+    let said = find("I was charged twice, I want my money back", &[]);
+    assert!(said.starts_with("1. Handle a refund request  1.000  (trigger \"charged twice\")\n---\nFollow"), "{said}");
+    assert_eq!(find("Tell me a joke about cats", &[]), "nothing found\n");
+    assert_eq!(find("refund", &["--category", "coding"]), "nothing found\n");
+    assert_eq!(find("refund", &["--max-procedure-tokens", "32"]).lines().last(), Some("no room for it in 32 tokens"));
+    let short: Value = serde_json::from_str(&find("refund", &["--json", "--max-procedure-tokens", "200"])).unwrap();
+    assert!(short["tokens"].as_u64().unwrap() <= 200 && short["steps_left_out"].as_u64().unwrap() > 0, "{short}");
+    assert!(short["text"].as_str().unwrap().contains("\n(Shortened by "), "{short}");
+
+    let place = folder();
+    let path = place.path().join("wrong.yaml");
+    fs::write(&path, "- name: Sweep\n  triggers: [dust]\n  steps: [{action: Sweep, result: clean}]\n").unwrap();
+    let path = path.to_str().unwrap();
+    let place =
+        "wrong.yaml, procedure 1 (\"Sweep\"): steps[0].result: expected one of action, expect, got an unknown field";
+    refused(folgore(["sop", "list", path]), &[place]);
+    refused(folgore(["train", "demo", &format!("sop.path=[{path}]"), "max_prompt_length=600"]), &["sop.path", place]);
+    refused(
+        folgore(["train", "demo", "sop.path=[builtin]"]),
+        &["sop.max_procedure_tokens: expected below rollout.max_prompt"],
+    );
+    refused(folgore(["sop", "find", "refund", "--min-score", "2"]), &["sop.min_score: expected 0 to 1, got 2"]);
 }

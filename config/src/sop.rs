@@ -25,7 +25,7 @@ pub struct SopSection {
 
 impl Default for SopSection {
     fn default() -> Self {
-        Self { path: Vec::new(), categories: Vec::new(), max_procedures: 1, max_procedure_tokens: 512, min_score: 0.4 }
+        Self { path: Vec::new(), categories: Vec::new(), max_procedures: 1, max_procedure_tokens: 512, min_score: 0.5 }
     }
 }
 

@@ -11,7 +11,7 @@ mod rows;
 mod shape;
 mod split;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use folgore_config::{DataSection, data::OnBadRow};
 use folgore_protocol::{Digest, Task};
@@ -43,6 +43,18 @@ pub enum Tasks {
     Rows(Vec<Task>),
     /// Made when asked for; without end, for every practical purpose.
     Made(Box<Questions>),
+    /// Made when asked for, and then changed.
+    Changed(Box<Questions>, Change),
+}
+
+/// What becomes of a task before anybody sees it. The same task becomes the same, always.
+#[derive(Clone)]
+pub struct Change(pub Arc<dyn Fn(Task) -> Task + Send + Sync>);
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Change")
+    }
 }
 
 impl Tasks {
@@ -50,7 +62,7 @@ impl Tasks {
     pub fn len(&self) -> u64 {
         match self {
             Tasks::Rows(rows) => rows.len() as u64,
-            Tasks::Made(_) => procedural::TRAIN_LEN,
+            Tasks::Made(_) | Tasks::Changed(..) => procedural::TRAIN_LEN,
         }
     }
 
@@ -67,6 +79,20 @@ impl Tasks {
         match self {
             Tasks::Rows(rows) => rows[index as usize].clone(),
             Tasks::Made(questions) => questions.task(index),
+            Tasks::Changed(questions, change) => (change.0)(questions.task(index)),
+        }
+    }
+
+    /// The same tasks, changed: rows now, others when they are made.
+    #[must_use]
+    pub fn changed(self, change: Change) -> Self {
+        match self {
+            Tasks::Rows(rows) => Tasks::Rows(rows.into_iter().map(|task| (change.0)(task)).collect()),
+            Tasks::Made(questions) => Tasks::Changed(questions, change),
+            Tasks::Changed(questions, first) => {
+                let both = move |task| (change.0)((first.0)(task));
+                Tasks::Changed(questions, Change(Arc::new(both)))
+            }
         }
     }
 }

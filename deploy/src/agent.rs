@@ -9,7 +9,7 @@ use folgore_protocol::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::compose::Ingredients;
+use crate::{compose::Ingredients, sop::Kept};
 
 /// Name of the file.
 pub const FILE: &str = "agent_config.yaml";
@@ -32,6 +32,9 @@ pub struct AgentConfig {
     pub chat_template_sha256: Option<String>,
     /// Further variables of the template.
     pub chat_template_kwargs: Map<String, Value>,
+    /// Procedures that stood in its prompts, for `folgore generate --sop`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub procedures: Option<Kept>,
 }
 
 /// How completions were drawn in training.
@@ -89,6 +92,7 @@ impl AgentConfig {
             sampling: (&what.config.rollout).into(),
             chat_template_sha256: what.policy.tokenizer.chat_template().map(template_digest),
             chat_template_kwargs: variables,
+            procedures: what.procedures.as_ref().map(|(memory, _)| memory.keep()),
         }
     }
 

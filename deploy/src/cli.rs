@@ -5,6 +5,7 @@ pub mod export;
 pub mod nats;
 pub mod reward;
 pub mod search;
+pub mod sop;
 #[cfg(test)]
 mod written;
 
@@ -49,6 +50,9 @@ pub enum Command {
     Index(search::IndexArgs),
     /// Finds passages in an index
     Search(search::SearchArgs),
+    /// Procedures that can stand in prompts: reads them, and finds those that fit a question
+    #[command(subcommand)]
+    Sop(sop::SopCommand),
     /// Text to token ids; rows {"text"} or {"messages", ...}
     Tokenize(TokenizeArgs),
     /// Log-probs of given tokens; rows {"ids"} or {"text"}
@@ -338,6 +342,10 @@ pub struct GenerateArgs {
     /// Text that ends a completion; may be given several times
     #[arg(long)]
     pub stop: Vec<String>,
+    /// Puts procedures that fit a question into its prompt: of files, folders or `builtin`; without a value, as the adapter was
+    /// trained with. Rows of ids stay as they are
+    #[arg(long, value_name = "PATH", num_args = 0..)]
+    pub sop: Option<Vec<String>>,
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

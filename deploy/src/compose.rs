@@ -31,6 +31,7 @@ use crate::{
     agent::{self, AgentConfig},
     policy::Policy,
     retriever::{self, CORPUS},
+    sop::{Introduced, Memory, PROCEDURES},
 };
 
 /// Names a section of the configuration.
@@ -67,6 +68,8 @@ pub struct Ingredients {
     pub reward: Arc<dyn Reward>,
     /// Passages, where the policy searches.
     pub retriever: Option<Arc<dyn Retriever>>,
+    /// Procedures, where prompts hold them, and what questions found.
+    pub procedures: Option<(Arc<Memory>, Introduced)>,
     /// The adapter's configuration.
     pub lora: LoraConfig,
     /// What sampler and learner share besides the base.
@@ -93,6 +96,10 @@ impl Ingredients {
             .with("lora", digest(&self.lora));
         let identity = match &self.retriever {
             Some(found_by) => identity.with(CORPUS, retriever::corpus(&**found_by)),
+            None => identity,
+        };
+        let identity = match &self.procedures {
+            Some((memory, _)) => identity.with(PROCEDURES, memory.fact()),
             None => identity,
         };
         let identity = each_setting(identity, "rollout", &c.rollout);

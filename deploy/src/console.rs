@@ -72,6 +72,7 @@ impl Console {
             version: env!("CARGO_PKG_VERSION").into(),
             hardware: Hardware::gather(),
             attempts: 1,
+            procedures: what.procedures.as_ref().map(|(_, introduced)| introduced.clone()),
             ..Summary::default()
         };
         if let Some(step) = resumed.filter(|step| *step > 0) {
@@ -260,9 +261,10 @@ impl Witness for Console {
 /// What the run is, in a few lines.
 pub fn arithmetic(what: &Ingredients) -> String {
     let c = &what.config;
+    let procedures = what.procedures.as_ref().map_or(String::new(), |(_, found)| found.describe() + "\n");
     let (trained, base) = (what.lora.shape().parameters(what.policy.config()), what.policy.bytes);
     format!(
-        "model {} on {}: {:.1} MB of weights, {trained} in the adapter (r {})\n{}\nstep: {} prompts x {} samples = {} rollouts of up to \
+        "model {} on {}: {:.1} MB of weights, {trained} in the adapter (r {})\n{}\n{procedures}step: {} prompts x {} samples = {} rollouts of up to \
          {} new tokens, {} optimiser update(s); {} steps",
         what.policy.name,
         what.policy.decoder.backend().name(),

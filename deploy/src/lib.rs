@@ -23,6 +23,7 @@ pub mod reward;
 mod run_dir;
 mod samples;
 mod signals;
+mod sop;
 mod stream;
 mod summary;
 mod telemetry;
@@ -101,6 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Index(args) => commands::index::run(&args),
         Command::Search(args) => commands::search::run(&args),
+        Command::Sop(command) => commands::sop::run(&command),
         Command::Doctor => commands::doctor::run(),
         Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Score(args) => commands::score::run(args),

@@ -53,17 +53,26 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
+    /// What is said of a question that may be too long for what stands before it.
+    fn procedures(&self) -> String {
+        let sop = &self.config.sop;
+        let said = || format!("; up to sop.max_procedure_tokens {} of them are procedures", sop.max_procedure_tokens);
+        sop.is_on().then(said).unwrap_or_default()
+    }
+
     /// Checks that `task` fits.
     fn fits(&self, task: &Task) -> Result<()> {
         let ids = self.policy.tokenizer.encode_prompt(&task.prompt, &self.config.rollout.chat_template_kwargs);
         let (id, tokens) = (&task.id, ids.with_context(|| format!("question {}", task.id))?.len());
         let (max, context) = (self.max_prompt_length, self.context);
         if tokens >= context {
-            bail!("question {id} has {tokens} tokens, the model's context holds {context}: shorten it");
+            let procedures = self.procedures();
+            bail!("question {id} has {tokens} tokens, the model's context holds {context}: shorten it{procedures}");
         }
         if tokens > max {
             bail!(
-                "question {id} has {tokens} tokens, more than rollout.max_prompt_length {max}: raise that, or shorten it"
+                "question {id} has {tokens} tokens, more than rollout.max_prompt_length {max}: raise that, or shorten it{}",
+                self.procedures()
             );
         }
         Ok(())

@@ -17,6 +17,8 @@ use serde_json::{Map, Value, json};
 
 pub use hardware::Hardware;
 
+use crate::sop::Introduced;
+
 /// Name of the file in a run's folder.
 pub const FILE: &str = "summary.json";
 /// Total reward from which an answer counts as right.
@@ -56,6 +58,9 @@ pub struct Summary {
     pub version: String,
     /// The machine.
     pub hardware: Hardware,
+    /// What procedures did to the questions, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub procedures: Option<Introduced>,
     /// The evaluations, in order.
     pub evaluations: Vec<Evaluation>,
 }

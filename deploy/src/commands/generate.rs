@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use folgore_config::SopSection;
 use folgore_model::{backend::BLOCK, backend::Cpu};
 use folgore_protocol::{Digest, Generate, Generated, PolicyId, Prompt, SamplingParams, StopReason, seed};
 use folgore_rollout::{DecoderModel, Engine, EngineConfig, ModelEncoder, engine::SequenceId};
@@ -16,8 +17,10 @@ use serde::Serialize;
 use serde_json::Map;
 
 use crate::{
+    agent::{self, AgentConfig},
     cli::GenerateArgs,
     policy::Policy,
+    sop::Memory,
     stream::{self, AtHand, Out, Row, Rows},
 };
 
@@ -36,11 +39,13 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         None => None,
         Some(folder) => Some(Arc::new(policy.device_adapter(&policy.read_adapter(folder)?)?)),
     };
+    let memory = memory(&args, &policy)?;
     let mut engine = engine(&policy, &sampling);
     engine.publish(PolicyId { epoch: 0, step: 0, digest: Digest::of(&[]) }, adapter);
     let (n, seed) = (args.n, args.seed);
     let mut session = Session {
         policy: &policy,
+        memory,
         engine,
         sampling,
         n,
@@ -52,6 +57,20 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         done: BTreeMap::new(),
     };
     stream::serve(&args.plumbing.stream, |rows, out| session.run(rows, out))
+}
+
+/// The procedures that `--sop` asks for.
+fn memory(args: &GenerateArgs, policy: &Policy) -> Result<Option<Memory>> {
+    let Some(path) = &args.sop else { return Ok(None) };
+    if !path.is_empty() {
+        let section = SopSection { path: path.clone(), ..SopSection::default() };
+        return Memory::of(&section, &policy.tokenizer, None);
+    }
+    let agent = args.plumbing.adapter.as_deref().map(AgentConfig::read).transpose()?.flatten().unwrap_or_default();
+    let kept = agent.procedures.with_context(|| {
+        format!("--sop: expected a path, or an --adapter whose {} holds procedures, got neither", agent::FILE)
+    })?;
+    Memory::kept(kept, &policy.tokenizer).map(Some)
 }
 
 fn sampling(args: &GenerateArgs) -> SamplingParams {
@@ -103,6 +122,7 @@ struct Reply {
 
 struct Session<'a> {
     policy: &'a Policy,
+    memory: Option<Memory>,
     engine: PolicyEngine,
     sampling: SamplingParams,
     n: u32,
@@ -170,17 +190,28 @@ impl Session<'_> {
         let tokenizer = &self.policy.tokenizer;
         match row.one_of(&["ids", "prompt", "messages"])? {
             "messages" => {
-                let messages = row.messages("messages")?;
-                Ok(tokenizer.render_chat(&messages, &row.fields, true)?.ids)
+                let prompt = self.introduced(Prompt::Messages(row.messages("messages")?))?;
+                Ok(tokenizer.encode_prompt(&prompt, &row.fields)?)
             }
             key => {
                 let ids = match key {
                     "ids" => row.ids("ids")?,
-                    _ => tokenizer.encode_prompt(&Prompt::Text(row.text("prompt")?), &Map::new())?,
+                    _ => {
+                        let prompt = self.introduced(Prompt::Text(row.text("prompt")?))?;
+                        tokenizer.encode_prompt(&prompt, &Map::new())?
+                    }
                 };
                 row.end()?;
                 Ok(ids)
             }
+        }
+    }
+
+    /// The prompt with the procedures that fit it.
+    fn introduced(&self, prompt: Prompt) -> Result<Prompt> {
+        match &self.memory {
+            None => Ok(prompt),
+            Some(memory) => Ok(memory.introduce(prompt)?.0),
         }
     }
 

@@ -29,7 +29,9 @@ use crate::{
     policy::{Policy, shape},
     prompts,
     run_dir::{self, RunDir},
+    samples::prompt_text,
     signals::Signals,
+    sop::{self, Memory},
     summary::Summary,
     telemetry,
     tensorboard::TensorBoard,
@@ -314,6 +316,12 @@ pub fn ingredients(
     let files = base.files()?;
     look(&capacity::memory(&config, &files, from.as_ref().map(|found| &*found.path), samples)?)?;
     let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?.with_kv(&config.rollout);
+    let memory = Memory::of(&config.sop, &policy.tokenizer, config.data.prompt_prefix.as_deref())?.map(Arc::new);
+    let introduced = memory.as_ref().map(|memory| sop::introduce(memory, &mut dataset)).transpose()?;
+    let procedures = memory.zip(introduced);
+    for warning in procedures.iter().flat_map(|(_, introduced)| introduced.warnings()) {
+        eprintln!("warning: {warning}");
+    }
     prompts::check(&config, &policy, &mut dataset)?.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
         config.model.adapter = Some(name.to_string().into());
@@ -331,7 +339,10 @@ pub fn ingredients(
     if retriever.is_some() {
         crate::retriever::expect_tags(&config, &policy.tokenizer)?;
     }
-    Ok((Ingredients { config, policy: Arc::new(policy), dataset, reward, retriever, lora, recall }, adapter))
+    Ok((
+        Ingredients { config, policy: Arc::new(policy), dataset, reward, retriever, procedures, lora, recall },
+        adapter,
+    ))
 }
 
 /// An evaluation asks for completions that are judged by themselves, because a rank in a group does not tell policies apart.
@@ -390,6 +401,9 @@ fn dry_run(config: Config, args: &TrainArgs) -> Result<()> {
     print!("{}", what.config.resolved_yaml()?);
     println!("---");
     println!("{}", arithmetic(&what));
+    if let Some(example) = what.procedures.iter().find_map(|(_, introduced)| introduced.example.as_ref()) {
+        println!("the first question with a procedure:\n{}", prompt_text(example));
+    }
     print!("{predicted}");
     Ok(())
 }

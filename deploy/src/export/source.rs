@@ -114,5 +114,6 @@ fn of_config(base: &str, config: Option<&Config>) -> AgentConfig {
         sampling: (&config.rollout).into(),
         chat_template_sha256: None,
         chat_template_kwargs: variables,
+        procedures: None,
     }
 }

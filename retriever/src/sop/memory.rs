@@ -10,7 +10,7 @@ use folgore_protocol::Digest;
 
 use super::{
     Procedure, SopError, Status,
-    questions::{bounded, holds, plain, sentences},
+    questions::{bounded, content, holds, plain, sentences},
 };
 use crate::{
     ChunkId, Fusion, Hit, Ranking, SearchError,
@@ -119,7 +119,8 @@ impl Procedures {
         let said = plain(question);
         let all = self.active.len();
         let near = self.near.search(question)?;
-        let words: Vec<Hit> = self.lexical.search(&[question], all, &|_| true)?.into_iter().flatten().collect();
+        let words: Vec<Hit> =
+            self.lexical.search(&[&content(question)], all, &|_| true)?.into_iter().flatten().collect();
         let fused = Fusion::Weighted.fuse(&[(&words, 0.5), (&near, 0.5)], all);
         let mut ranked = vec![(0.0, 0.0); all];
         fused.iter().for_each(|hit| ranked[hit.chunk as usize].0 = hit.score);
@@ -163,7 +164,8 @@ impl Near {
         let keys: Vec<(usize, &str)> =
             procedures.iter().enumerate().flat_map(|(i, p)| keys(p).map(move |key| (i, key))).collect();
         for (batch, part) in keys.chunks(BATCH).enumerate() {
-            let encoded = encoder.encode_passages(&part.iter().map(|(_, key)| *key).collect::<Vec<_>>())?;
+            let texts: Vec<String> = part.iter().map(|(_, key)| content(key)).collect();
+            let encoded = encoder.encode_passages(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
             let first = batch * BATCH;
             let numbered: Vec<(ChunkId, &[f32])> =
                 encoded.iter().enumerate().map(|(i, vector)| ((first + i) as ChunkId, vector.as_slice())).collect();
@@ -177,7 +179,9 @@ impl Near {
     /// The procedures that come near to `question`, best first, equal ones in their order.
     fn search(&self, question: &str) -> Result<Vec<Hit>, SearchError> {
         let mut best: BTreeMap<usize, f32> = BTreeMap::new();
-        for hit in self.ranking.search(&sentences(question), NEAREST, &|_| true)?.into_iter().flatten() {
+        let texts: Vec<String> = sentences(question).into_iter().map(content).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+        for hit in self.ranking.search(&texts, NEAREST, &|_| true)?.into_iter().flatten() {
             let score = best.entry(self.owners[hit.chunk as usize]).or_insert(hit.score);
             *score = score.max(hit.score);
         }

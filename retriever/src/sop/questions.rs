@@ -1,5 +1,7 @@
 //! A question as it is searched for: bounded, in sentences, and whether a trigger stands in it.
 
+use crate::lexical::Words;
+
 /// Most bytes of a question that are looked at: its beginning.
 const BYTES: usize = 8 << 10;
 /// Most sentences.
@@ -20,6 +22,25 @@ pub(super) fn sentences(question: &str) -> Vec<&str> {
         all.pop();
     }
     all
+}
+
+/// Words of English that say nothing of what a sentence is about. A handful of procedures is too few to tell that from how often words
+/// are in them, and "what is the" stands in questions of every kind.
+const EMPTY_WORDS: &str = " a an and any are as at be been but by can could did do does for from get had has have he her here him his \
+    how i if in into is it its just like me more much many my need no not now of on one or our please she should so some than that \
+    the their them then there these they this those to us want was we were what when where which who why will with would you your ";
+
+/// `text` without words that say nothing.
+pub(super) fn content(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let is_empty = |word: &str| EMPTY_WORDS.split(' ').any(|empty| empty == word);
+    Words { min_chars: 1, identifiers: false }.each(text, |word| {
+        if !is_empty(word) {
+            kept.push_str(word);
+            kept.push(' ');
+        }
+    });
+    kept
 }
 
 /// `text` with small letters and single spaces.
@@ -57,6 +78,12 @@ mod tests {
         assert!(holds("prefund a refund", "refund"), "the second is one");
         assert!(holds("\u{6211}\u{8981}\u{9000}\u{6b3e}\u{3002}", "\u{9000}\u{6b3e}"));
         assert!(!holds("", "refund") && !holds("fund", "re fund"));
+    }
+
+    #[test]
+    fn what_says_nothing_is_left_out() {
+        assert_eq!(content("What is the SUM of it?"), "sum ");
+        assert_eq!(content("How are you?"), "");
     }
 
     #[test]

@@ -54,9 +54,9 @@ fn one(procedure: &Procedure, steps: usize) -> String {
     }
     match procedure.steps.len() - steps {
         0 => {}
-        1 => text.push_str("\n(Shortened: the last step is left out.)"),
+        1 => text.push_str("\n(Shortened by 1 step.)"),
         n => {
-            let _ = write!(text, "\n(Shortened: the last {n} steps are left out.)");
+            let _ = write!(text, "\n(Shortened by {n} steps.)");
         }
     }
     text

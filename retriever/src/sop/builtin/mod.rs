@@ -70,6 +70,7 @@ mod tests {
                     "CI is red since this morning: cargo test fails in the parser crate.",
                     "This unit test is failing on main. Make it pass.",
                     "I have a flaky test that breaks every tenth run.",
+                    "my tests failed",
                 ],
             ),
             (
@@ -88,6 +89,7 @@ mod tests {
                     "Hello! I bought a kettle last week. It leaks, and the box came late too. I want my money back. Thanks, Ann",
                     "The parcel never arrived, please refund me.",
                     "How can I return an item that I ordered?",
+                    "I was charged two times for one order",
                 ],
             ),
             (
@@ -124,6 +126,10 @@ mod tests {
             "My dog is afraid of thunder, what helps?",
             "Plan a weekend in Lisbon for two people who like museums and long walks along the river.",
             "Summarise the plot of Hamlet in two sentences.",
+            "What is the capital of France?",
+            "How many people live in Peru?",
+            "How much is it?",
+            "How do I write a good test?",
             "Which guitar strings are good for beginners?",
             "",
             "?!",
