@@ -31,7 +31,7 @@ use crate::{
     agent::{self, AgentConfig},
     policy::Policy,
     retriever::{self, CORPUS},
-    sop::{Introduced, Memory, PROCEDURES},
+    sop::{Introduced, PROCEDURES, SopMemory},
 };
 
 /// Names a section of the configuration.
@@ -69,7 +69,7 @@ pub struct Ingredients {
     /// Passages, where the policy searches.
     pub retriever: Option<Arc<dyn Retriever>>,
     /// Procedures, where prompts hold them, and what questions found.
-    pub procedures: Option<(Arc<Memory>, Introduced)>,
+    pub procedures: Option<(Arc<SopMemory>, Introduced)>,
     /// The adapter's configuration.
     pub lora: LoraConfig,
     /// What sampler and learner share besides the base.

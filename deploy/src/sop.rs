@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub const PROCEDURES: &str = "procedures";
 
 /// Procedures, and how they are put into prompts.
-pub struct Memory {
+pub struct SopMemory {
     procedures: Procedures,
     section: SopSection,
     tokenizer: Arc<Tokenizer>,
@@ -48,7 +48,7 @@ pub struct Kept {
     pub active: Vec<Procedure>,
 }
 
-impl Memory {
+impl SopMemory {
     /// The memory of `section`, whose tokens `tokenizer` counts; none where it is off. `prefix` is what stands in front of plain
     /// questions.
     ///
@@ -207,14 +207,14 @@ pub struct Introduced {
 ///
 /// # Errors
 /// If the search fails.
-pub fn introduce(memory: &Arc<Memory>, dataset: &mut Dataset) -> Result<Introduced> {
+pub fn introduce(memory: &Arc<SopMemory>, dataset: &mut Dataset) -> Result<Introduced> {
     let mut example = None;
     let train = side(memory, &mut dataset.train, &mut example)?;
     let held_out = side(memory, &mut dataset.eval, &mut example)?;
     Ok(Introduced { digest: memory.fact(), active: memory.active().len(), train, held_out, example })
 }
 
-fn side(memory: &Arc<Memory>, tasks: &mut Tasks, example: &mut Option<Prompt>) -> Result<Option<Tally>> {
+fn side(memory: &Arc<SopMemory>, tasks: &mut Tasks, example: &mut Option<Prompt>) -> Result<Option<Tally>> {
     let Tasks::Rows(rows) = tasks else {
         let memory = memory.clone();
         let change = move |task: Task| match memory.introduce(task.prompt.clone()) {
@@ -242,7 +242,7 @@ fn side(memory: &Arc<Memory>, tasks: &mut Tasks, example: &mut Option<Prompt>) -
 }
 
 impl Tally {
-    fn add(&mut self, memory: &Memory, look: &Look) {
+    fn add(&mut self, memory: &SopMemory, look: &Look) {
         self.questions += 1;
         self.told += u64::from(look.told.procedures > 0);
         self.shortened += u64::from(look.told.left_out > 0);
@@ -304,10 +304,10 @@ impl Introduced {
 mod tests {
     use super::*;
 
-    fn memory() -> Memory {
+    fn memory() -> SopMemory {
         let tokenizer = crate::policy::open_tokenizer(folgore_config::model::EMBEDDED_SEARCH).unwrap();
         let section = SopSection { path: vec!["builtin".into()], max_procedure_tokens: 4000, ..SopSection::default() };
-        Memory::of(&section, &tokenizer, Some("Q: refund, incident\n")).unwrap().unwrap()
+        SopMemory::of(&section, &tokenizer, Some("Q: refund, incident\n")).unwrap().unwrap()
     }
 
     fn messages(said: &[(&str, &str)]) -> Prompt {
@@ -348,12 +348,15 @@ mod tests {
     fn the_fact_is_what_is_said_and_how_and_not_where_it_lies() {
         let memory = memory();
         let kept = memory.keep();
-        let again = Memory::kept(kept.clone(), &memory.tokenizer).unwrap();
+        let again = SopMemory::kept(kept.clone(), &memory.tokenizer).unwrap();
         assert_eq!(again.fact(), memory.fact());
         let settings = SopSection { min_score: 0.6, ..kept.settings.clone() };
-        assert_ne!(Memory::kept(Kept { settings, ..kept.clone() }, &memory.tokenizer).unwrap().fact(), memory.fact());
+        assert_ne!(
+            SopMemory::kept(Kept { settings, ..kept.clone() }, &memory.tokenizer).unwrap().fact(),
+            memory.fact()
+        );
         let fewer = Kept { active: kept.active[1..].to_vec(), ..kept };
-        assert_ne!(Memory::kept(fewer, &memory.tokenizer).unwrap().fact(), memory.fact());
+        assert_ne!(SopMemory::kept(fewer, &memory.tokenizer).unwrap().fact(), memory.fact());
     }
 
     #[test]

@@ -20,13 +20,13 @@ use crate::{
     agent::{self, AgentConfig},
     cli::GenerateArgs,
     policy::Policy,
-    sop::Memory,
+    sop::SopMemory,
     stream::{self, AtHand, Out, Row, Rows},
 };
 
 /// Completions that may be under way or wait for earlier ones to be written.
 const WINDOW: usize = 256;
-/// Memory for keys and values, unless one sequence needs more.
+/// SopMemory for keys and values, unless one sequence needs more.
 const CACHE_BYTES: usize = 1 << 30;
 
 /// Runs the command.
@@ -60,17 +60,17 @@ pub fn run(args: GenerateArgs) -> Result<()> {
 }
 
 /// The procedures that `--sop` asks for.
-fn memory(args: &GenerateArgs, policy: &Policy) -> Result<Option<Memory>> {
+fn memory(args: &GenerateArgs, policy: &Policy) -> Result<Option<SopMemory>> {
     let Some(path) = &args.sop else { return Ok(None) };
     if !path.is_empty() {
         let section = SopSection { path: path.clone(), ..SopSection::default() };
-        return Memory::of(&section, &policy.tokenizer, None);
+        return SopMemory::of(&section, &policy.tokenizer, None);
     }
     let agent = args.plumbing.adapter.as_deref().map(AgentConfig::read).transpose()?.flatten().unwrap_or_default();
     let kept = agent.procedures.with_context(|| {
         format!("--sop: expected a path, or an --adapter whose {} holds procedures, got neither", agent::FILE)
     })?;
-    Memory::kept(kept, &policy.tokenizer).map(Some)
+    SopMemory::kept(kept, &policy.tokenizer).map(Some)
 }
 
 fn sampling(args: &GenerateArgs) -> SamplingParams {
@@ -122,7 +122,7 @@ struct Reply {
 
 struct Session<'a> {
     policy: &'a Policy,
-    memory: Option<Memory>,
+    memory: Option<SopMemory>,
     engine: PolicyEngine,
     sampling: SamplingParams,
     n: u32,

@@ -9,7 +9,7 @@ use crate::{
     cli::sop::{FindArgs, ListArgs, SopCommand},
     commands::index::plain,
     policy,
-    sop::{Look, Memory},
+    sop::{Look, SopMemory},
     stream::quietly,
 };
 
@@ -52,7 +52,7 @@ fn find(args: &FindArgs) -> Result<()> {
     }
     let tokenizer = policy::open_tokenizer(&args.model)?;
     // on, because there is a path
-    let Some(memory) = Memory::of(&section, &tokenizer, None)? else { bail!("--path: expected a path, got none") };
+    let Some(memory) = SopMemory::of(&section, &tokenizer, None)? else { bail!("--path: expected a path, got none") };
     let Look { found, told } = memory.look(&args.question)?;
     let name = |at: usize| memory.active()[at].name.as_str();
     let tokens = tokenizer.encode_untrusted(&told.text)?.len();

@@ -31,7 +31,7 @@ use crate::{
     run_dir::{self, RunDir},
     samples::prompt_text,
     signals::Signals,
-    sop::{self, Memory},
+    sop::{self, SopMemory},
     summary::Summary,
     telemetry,
     tensorboard::TensorBoard,
@@ -316,9 +316,9 @@ pub fn ingredients(
     let files = base.files()?;
     look(&capacity::memory(&config, &files, from.as_ref().map(|found| &*found.path), samples)?)?;
     let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?.with_kv(&config.rollout);
-    let memory = Memory::of(&config.sop, &policy.tokenizer, config.data.prompt_prefix.as_deref())?.map(Arc::new);
-    let introduced = memory.as_ref().map(|memory| sop::introduce(memory, &mut dataset)).transpose()?;
-    let procedures = memory.zip(introduced);
+    let procedures = SopMemory::of(&config.sop, &policy.tokenizer, config.data.prompt_prefix.as_deref())?.map(Arc::new);
+    let introduced = procedures.as_ref().map(|memory| sop::introduce(memory, &mut dataset)).transpose()?;
+    let procedures = procedures.zip(introduced);
     for warning in procedures.iter().flat_map(|(_, introduced)| introduced.warnings()) {
         eprintln!("warning: {warning}");
     }

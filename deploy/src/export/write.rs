@@ -18,6 +18,10 @@ pub fn write(source: &Source, kind: Kind, folder: &Path, max_shard: u64) -> Resu
     if let (Kind::Peft | Kind::GgufAdapter { .. }, Some(form)) = (kind, source.base.form()) {
         notes.push(format!("trained on the base in {form}: beside the base in other numbers it is another policy"));
     }
+    if source.agent.procedures.is_some() {
+        let told = "procedures stood in its prompts, which other software has to put there as well";
+        notes.push(format!("{told}: {} holds them", agent::FILE));
+    }
     let mut files = match kind {
         Kind::Peft => peft(source, &base, folder)?,
         Kind::Merged { dtype } => {

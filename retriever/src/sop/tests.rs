@@ -1,3 +1,5 @@
+//! Reading, finding and telling, by examples; the budget by chance.
+
 use proptest::prelude::*;
 
 use super::{read::text_of, *};
