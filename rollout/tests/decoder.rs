@@ -261,6 +261,15 @@ fn bits_do_not_depend_on_company_on_the_cpu_backend() {
     check(Cpu::new(), variant(), KvPrecision::F32);
 }
 
+/// Sequences go through the layers in as many parts as there are threads.
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let alone = check(Cpu::with_threads(1), variant(), KvPrecision::F32);
+    for threads in [2, 3] {
+        assert_eq!(bits(&alone), bits(&check(Cpu::with_threads(threads), variant(), KvPrecision::F32)));
+    }
+}
+
 #[test]
 fn bits_do_not_depend_on_company_with_a_cache_in_bfloat16() {
     for variant in [Variant::default(), variant()] {

@@ -152,8 +152,15 @@ fn cut_top_p(z: &mut [f32], top_p: f32) {
 }
 
 /// Inverse distribution function in order of token ids: the first id at which the running weight passes `uniform` of the
-/// total. `chunks` are the statistics of each [`CHUNK`] of the row, `z` gives the logits of a chunk's columns.
-pub(crate) fn draw(chunks: &[Stats], uniform: f32, z: impl Fn(Range<usize>) -> Vec<f32>, vocab: usize) -> usize {
+/// total. `chunks` are the statistics of each [`CHUNK`] of the row, `z` gives the logits of a chunk's columns, and `weigh` makes of each
+/// `exp` of what it lies above a maximum.
+pub(crate) fn draw(
+    chunks: &[Stats],
+    uniform: f32,
+    z: impl Fn(Range<usize>) -> Vec<f32>,
+    weigh: impl Fn(&mut [f32], f32),
+    vocab: usize,
+) -> usize {
     let max = chunks.iter().fold(f32::NEG_INFINITY, |a, c| if c.max > a { c.max } else { a });
     let share = |c: &Stats| if c.sum > 0.0 { f64::from(c.sum) * f64::from(exp(c.max - max)) } else { 0.0 };
     let total: f64 = chunks.iter().map(share).sum();
@@ -173,21 +180,24 @@ pub(crate) fn draw(chunks: &[Stats], uniform: f32, z: impl Fn(Range<usize>) -> V
     }
     let (c, passed) = chosen;
     let columns = c * CHUNK..((c + 1) * CHUNK).min(vocab);
-    draw_within(&z(columns.clone()), max, passed, target) + columns.start
+    let mut weights = z(columns.clone());
+    weigh(&mut weights, max);
+    let place = draw_within(&weights, passed, target).unwrap_or_else(|| argmax(&z(columns.clone())));
+    place + columns.start
 }
 
-/// The first of a chunk's columns at which the running weight passes `target`, or the last with any weight.
-fn draw_within(z: &[f32], max: f32, mut passed: f64, target: f64) -> usize {
-    let mut last = argmax(z);
-    for (i, z) in z.iter().enumerate() {
-        let weight = f64::from(exp(z - max));
-        if weight > 0.0 {
-            last = i;
-        }
-        passed += weight;
+/// Weights of logits relative to `max`, in scalar form: the definition.
+pub(crate) fn weigh(z: &mut [f32], max: f32) {
+    z.iter_mut().for_each(|z| *z = exp(*z - max));
+}
+
+/// The first of a chunk's columns at which the running weight passes `target`, or the last with any weight; none if none has.
+fn draw_within(weights: &[f32], mut passed: f64, target: f64) -> Option<usize> {
+    for (i, weight) in weights.iter().enumerate() {
+        passed += f64::from(*weight);
         if passed > target {
-            return i;
+            return Some(i);
         }
     }
-    last
+    weights.iter().rposition(|weight| *weight > 0.0)
 }

@@ -247,6 +247,19 @@ pub trait Backend: Send + Sync + 'static {
     /// Name for people (`cpu avx2`, `naive`).
     fn name(&self) -> String;
 
+    // Threads
+
+    /// Parts in which a call of `rows` rows, each through all of `bytes` of weights, is computed best: whole rows through whole layers,
+    /// each part on a thread of its own. 1: all rows together, and each operation cut for the threads.
+    fn parts(&self, _rows: usize, _bytes: usize) -> usize {
+        1
+    }
+    /// Runs `task(0)` to `task(tasks - 1)` in any order, side by side where the device can; an operation within one of several is not
+    /// cut further. `work` is a guess of the whole in nanoseconds of one core.
+    fn together(&self, tasks: usize, _work: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..tasks).for_each(task);
+    }
+
     // Buffers
 
     /// `len` numbers of unspecified value, from a pool where the backend has one.

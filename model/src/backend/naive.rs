@@ -514,7 +514,13 @@ impl Backend for Naive {
             } else {
                 cut.iter_mut().for_each(|l| *l /= temperature);
                 choice::cut(&mut cut, spec);
-                choice::draw(&chunks(&cut), spec.uniform, |columns| cut[columns].to_vec(), head.matrix.out)
+                choice::draw(
+                    &chunks(&cut),
+                    spec.uniform,
+                    |columns| cut[columns].to_vec(),
+                    choice::weigh,
+                    head.matrix.out,
+                )
             };
             Sampled { id: id as u32, logprob: z[id] - lse, lse, entropy: all.entropy() }
         };

@@ -2,7 +2,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Decoder, LayerWeights, Linear, Ragged};
+use super::{
+    Decoder, LayerWeights, Linear, Ragged,
+    parts::{self, Part, Rows, each},
+};
 use crate::{
     backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, KvPrecision, SampleSpec, Sampled},
     lora::Adapter,
@@ -32,6 +35,24 @@ pub(super) struct Call<'a, B: Backend> {
     pub(super) writes: &'a [(u32, u32)],
     pub(super) spans: &'a [AttnSpan],
     pub(super) dropout: Option<super::Dropout>,
+}
+
+impl<'a, B: Backend> Call<'a, B> {
+    /// A part of a sampling call.
+    fn of(part: &'a Part, adapters: &'a [Option<Arc<Adapter<B>>>]) -> Self {
+        let Part { input, writes, spans, .. } = part;
+        Self { input, rows: adapter_rows(input, adapters), writes, spans, dropout: None }
+    }
+}
+
+/// What attention needs of a layer's input.
+struct Queries<B: Backend> {
+    q: B::Buf,
+    k: B::Buf,
+    v: B::Buf,
+    /// As in [`BeforeNorm`].
+    before_q: Option<B::Buf>,
+    before_k: Option<B::Buf>,
 }
 
 /// What a layer computed on its way, kept where a backward will need it. What went into the linear maps follows from it.
@@ -107,37 +128,48 @@ impl<B: Backend> Decoder<B> {
     /// # Panics
     /// If a span's table is too short for its keys, a token lies outside the vocabulary or a position outside the context.
     pub fn forward(&self, input: &Ragged, adapters: &[Option<Arc<Adapter<B>>>], cache: &mut KvCache<B>) -> B::Buf {
-        let last = self.run(input, adapters, cache, |_, _| {});
-        self.last_norm(&self.wanted_rows(&last, &input.wanted))
+        let last = self.run(input, adapters, cache, |_, _, _| {});
+        self.last_norm(&self.rows_of(&last, &input.wanted))
     }
 
-    /// The residual stream after the last layer, for all rows; `keep` is given what each layer left.
+    /// The residual stream after the last layer, for all rows; `keep` is given what each layer left, part by part, and the rows of
+    /// the parts.
     pub(super) fn run(
         &self,
         input: &Ragged,
         adapters: &[Option<Arc<Adapter<B>>>],
         cache: &mut KvCache<B>,
-        mut keep: impl FnMut(usize, LayerState<B>),
-    ) -> B::Buf {
+        mut keep: impl FnMut(usize, &[LayerState<B>], &[Range<usize>]),
+    ) -> Rows<B> {
         input.check(self.config(), adapters.len());
-        let mut writes = Vec::with_capacity(input.len());
-        let mut spans = Vec::with_capacity(input.spans.len());
-        for span in &input.spans {
-            for (i, row) in span.rows.clone().enumerate() {
-                let place = span.start + i;
-                writes.push((row as u32, span.table[place / BLOCK] * BLOCK as u32 + (place % BLOCK) as u32));
+        let b = &**self.backend();
+        let parts = parts::cut(input, b.parts(input.len(), self.weights().bytes(b)));
+        let ranges: Vec<_> = parts.iter().map(|part| part.rows.clone()).collect();
+        let calls: Vec<Call<'_, B>> = parts.iter().map(|part| Call::of(part, adapters)).collect();
+        // of each part the input of a layer and what attention needs of it
+        let mut ready = each(b, calls.iter().collect(), |_, call: &Call<'_, B>| {
+            let x = self.embed(call.input);
+            let queries = self.queries(0, &x, call);
+            (x, Some(queries))
+        });
+        for (layer, kv) in cache.layers.iter_mut().enumerate() {
+            for (call, (_, queries)) in calls.iter().zip(&ready) {
+                queries.iter().for_each(|q| b.kv_write(kv, &q.k, &q.v, call.writes));
             }
-            spans.push(AttnSpan { rows: span.rows.clone(), start: span.start, table: span.table.clone() });
+            let (kv, next) = (&*kv, layer + 1);
+            let done = each(b, ready, |part, (x, queries)| {
+                let call = &calls[part];
+                let queries = queries.expect("made with the layer's input");
+                let mut state = self.attended(layer, x, queries, call, kv);
+                let x = self.layer_output(layer, &mut state, call);
+                let queries = (next < self.config().num_hidden_layers).then(|| self.queries(next, &x, call));
+                (state, (x, queries))
+            });
+            let states: Vec<_>;
+            (states, ready) = done.into_iter().unzip();
+            keep(layer, &states, &ranges);
         }
-        let rows = adapter_rows(input, adapters);
-        let call = Call { input, rows, writes: &writes, spans: &spans, dropout: None };
-        let mut x = self.embed(input);
-        for layer in 0..self.config().num_hidden_layers {
-            let state;
-            (x, state) = self.layer(layer, x, &call, &mut cache.layers[layer]);
-            keep(layer, state);
-        }
-        x
+        Rows { bufs: ready.into_iter().map(|(x, _)| x).collect(), ranges }
     }
 
     /// Samples a token for each row of `hidden` [n, hidden].
@@ -185,10 +217,19 @@ impl<B: Backend> Decoder<B> {
     }
 
     pub(super) fn wanted_rows(&self, x: &B::Buf, wanted: &[u32]) -> B::Buf {
-        let width = self.config().hidden_size;
-        let mut rows = self.backend().alloc(wanted.len() * width);
         let places: Vec<_> = wanted.iter().map(|row| (0, *row)).collect();
-        self.backend().gather_rows(&[x], &places, width, &mut rows, 0);
+        self.gathered(&[x], &places)
+    }
+
+    /// Some rows of all parts of a call.
+    pub(super) fn rows_of(&self, rows: &Rows<B>, wanted: &[u32]) -> B::Buf {
+        self.gathered(&rows.bufs.iter().collect::<Vec<_>>(), &parts::places(&rows.ranges, wanted))
+    }
+
+    fn gathered(&self, sources: &[&B::Buf], places: &[(u32, u32)]) -> B::Buf {
+        let width = self.config().hidden_size;
+        let mut rows = self.backend().alloc(places.len() * width);
+        self.backend().gather_rows(sources, places, width, &mut rows, 0);
         rows
     }
 
@@ -211,11 +252,15 @@ impl<B: Backend> Decoder<B> {
 
     /// All of a layer but the last map of its feed-forward part.
     pub(super) fn layer_state(&self, index: usize, x: B::Buf, call: &Call<'_, B>, kv: &mut B::Kv) -> LayerState<B> {
-        let (b, w) = (&**self.backend(), &self.weights().layers[index]);
-        let n = call.input.len();
-        let heads = self.heads();
+        let queries = self.queries(index, &x, call);
+        self.backend().kv_write(kv, &queries.k, &queries.v, call.writes);
+        self.attended(index, x, queries, call, kv)
+    }
 
-        let normed = self.normed(&x, &w.attention_norm);
+    /// What a layer does before its keys are written.
+    fn queries(&self, index: usize, x: &B::Buf, call: &Call<'_, B>) -> Queries<B> {
+        let (b, w, heads) = (&**self.backend(), &self.weights().layers[index], self.heads());
+        let normed = self.normed(x, &w.attention_norm);
         let [mut q, mut k, mut v] = self.linears(index, [Linear::QProj, Linear::KProj, Linear::VProj], &normed, call);
         let before_q = self.normalise(&mut q, w.q_norm.as_ref());
         let before_k = self.normalise(&mut k, w.k_norm.as_ref());
@@ -226,8 +271,14 @@ impl<B: Backend> Decoder<B> {
             b.round_bf16(&mut k);
             b.round_bf16(&mut v);
         }
-        b.kv_write(kv, &k, &v, call.writes);
-        let mut attended = b.alloc(n * heads.heads * heads.head_dim);
+        Queries { q, k, v, before_q, before_k }
+    }
+
+    /// What follows once all keys that its rows see are written, but for the last map.
+    fn attended(&self, index: usize, x: B::Buf, queries: Queries<B>, call: &Call<'_, B>, kv: &B::Kv) -> LayerState<B> {
+        let (b, w, heads) = (&**self.backend(), &self.weights().layers[index], self.heads());
+        let Queries { q, k, v, before_q, before_k } = queries;
+        let mut attended = b.alloc(call.input.len() * heads.heads * heads.head_dim);
         b.attention(&q, kv, call.spans, self.attention_shape(index), &mut attended);
         let [mut middle] = self.linears(index, [Linear::OProj], &attended, call);
         let before_attention = self.normalise(&mut middle, w.attention_output_norm.as_ref());

@@ -10,6 +10,7 @@ mod fingerprint;
 mod forward;
 mod layout;
 mod load;
+mod parts;
 mod recall;
 mod rope;
 mod train;

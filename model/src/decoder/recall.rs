@@ -5,8 +5,10 @@
 //! found here by what they depend on ([`Lineage`]); what is not found is computed as ever.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     num::NonZeroUsize,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,6 +18,7 @@ use super::{
     Decoder, KvCache, Ragged,
     forward::{Call, LayerState},
     layout::Layout,
+    parts,
 };
 use crate::{
     backend::{Backend, HeadOut, Sampled},
@@ -59,6 +62,8 @@ impl Lineage {
     }
 }
 
+/// Bytes that are copied in a nanosecond: a guess.
+const COPIED: usize = 8;
 /// Rows of a slab: it is filled by several calls, and used again from step to step.
 const SLAB: usize = 64;
 
@@ -153,20 +158,28 @@ impl<B: Backend> Recall<B> {
         assert_eq!(lineages.len(), input.len(), "recall: lineages of {} rows", input.len());
         let wanted: Vec<u32> = (0..input.len() as u32).filter(|row| lineages[*row as usize].is_some()).collect();
         let Some(first) = self.reserve(policy, wanted.len()) else { return decoder.forward(input, adapters, cache) };
-        let pen = Pen { backend: &**decoder.backend(), rows: input.len(), wanted: &wanted, first };
-        let last = decoder.run(input, adapters, cache, |layer, state| match self.every {
-            None => self.write(&pen, layer, &state.bufs()),
-            Some(every) if layer.is_multiple_of(every.get()) => self.write(&pen, layer, &[&state.x]),
-            Some(_) => self.write(&pen, layer, &[]),
+        let backend = &**decoder.backend();
+        let pen = |ranges: &[Range<usize>]| {
+            let places = parts::places(ranges, &wanted);
+            Pen { backend, rows: ranges[0].len(), places: places.into(), first }
+        };
+        let last = decoder.run(input, adapters, cache, |layer, parts, ranges| {
+            let bufs: Vec<Vec<&B::Buf>> = match self.every {
+                None => parts.iter().map(LayerState::bufs).collect(),
+                Some(every) if layer.is_multiple_of(every.get()) => parts.iter().map(|part| vec![&part.x]).collect(),
+                Some(_) => parts.iter().map(|_| Vec::new()).collect(),
+            };
+            self.write(&pen(ranges), layer, &bufs);
         });
-        self.write(&pen, decoder.config().num_hidden_layers, &[&last]);
+        let bufs: Vec<_> = last.bufs.iter().map(|buf| vec![buf]).collect();
+        self.write(&pen(&last.ranges), decoder.config().num_hidden_layers, &bufs);
         let mut state = self.lock();
         if !state.over {
             let numbers = first as u32..;
             state.rows.extend(lineages.iter().flatten().copied().zip(numbers));
         }
         drop(state);
-        decoder.last_norm(&decoder.wanted_rows(&last, &input.wanted))
+        decoder.last_norm(&decoder.rows_of(&last, &input.wanted))
     }
 
     /// The first of `rows` rows that nobody else has; none where nothing is kept.
@@ -187,14 +200,14 @@ impl<B: Backend> Recall<B> {
         Some(first)
     }
 
-    /// Writes what `layer` left to the slabs of the pen's rows.
-    fn write(&self, pen: &Pen<'_, B>, layer: usize, bufs: &[&B::Buf]) {
+    /// Writes what `layer` left, the buffers of each part, to the slabs of the pen's rows.
+    fn write(&self, pen: &Pen<'_, B>, layer: usize, bufs: &[Vec<&B::Buf>]) {
         let mut state = self.lock();
-        let (mut rest, mut first) = (pen.wanted, pen.first);
+        let (mut rest, mut first) = (&pen.places[..], pen.first);
         while !rest.is_empty() && !state.over {
             let (now, later) = rest.split_at(rest.len().min(SLAB - first % SLAB));
             match Arc::get_mut(&mut state.slabs[first / SLAB]) {
-                Some(slab) => Pen { wanted: now, first: first % SLAB, ..*pen }.write(slab, layer, bufs),
+                Some(slab) => Pen { places: now.into(), first: first % SLAB, ..*pen }.write(slab, layer, bufs),
                 // a learner reads this slab: it asked before the step was complete
                 None => state.give_up(),
             }
@@ -253,24 +266,28 @@ impl<B: Backend> Recall<B> {
 /// Copies rows of a call into a slab.
 struct Pen<'a, B: Backend> {
     backend: &'a B,
-    /// Rows of the call.
+    /// Rows of the first part of the call.
     rows: usize,
-    /// Those to copy.
-    wanted: &'a [u32],
+    /// Those to copy: part, and row of the part.
+    places: Cow<'a, [(u32, u32)]>,
     /// Where the first goes.
     first: usize,
 }
 
 impl<B: Backend> Pen<'_, B> {
-    fn write(&self, slab: &mut Slab<B>, layer: usize, bufs: &[&B::Buf]) {
-        let width = |buf: &B::Buf| self.backend.len(buf) / self.rows;
+    fn write(&self, slab: &mut Slab<B>, layer: usize, bufs: &[Vec<&B::Buf>]) {
+        let widths: Vec<usize> = bufs[0].iter().map(|buf| self.backend.len(buf) / self.rows).collect();
         if slab.layers.len() == layer {
-            slab.layers.push(bufs.iter().map(|buf| self.backend.alloc(SLAB * width(buf))).collect());
+            slab.layers.push(widths.iter().map(|width| self.backend.alloc(SLAB * width)).collect());
         }
-        let places: Vec<_> = self.wanted.iter().map(|row| (0, *row)).collect();
-        for (from, to) in bufs.iter().zip(&mut slab.layers[layer]) {
-            self.backend.gather_rows(&[from], &places, width(from), to, self.first);
-        }
+        // all buffers at once: one by one they are too short to share
+        let to: Vec<_> = slab.layers[layer].iter_mut().map(Mutex::new).collect();
+        let bytes = self.places.len() * widths.iter().sum::<usize>() * size_of::<f32>();
+        self.backend.together(to.len(), bytes / COPIED, &|number| {
+            let sources: Vec<_> = bufs.iter().map(|part| part[number]).collect();
+            let mut to = to[number].lock().unwrap_or_else(PoisonError::into_inner);
+            self.backend.gather_rows(&sources, &self.places, widths[number], &mut to, self.first);
+        });
     }
 }
 

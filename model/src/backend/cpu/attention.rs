@@ -118,12 +118,13 @@ impl Cpu {
         // the heads of a group lie side by side in a row
         let place = |row: usize| ((span.rows.start + row) * heads.heads + tile.kv_head * group) * dim;
 
-        let mut queries = self.buffers.alloc(units * dim);
+        let mut scratch = self.buffers.alloc((units * dim).next_multiple_of(LANES) + units * (stride + padded));
+        let (queries, rest) = scratch.split_at_mut((units * dim).next_multiple_of(LANES));
+        let (scores, sum) = rest.split_at_mut(units * stride);
         for (row, to) in tile.rows.clone().zip(queries.chunks_exact_mut(group * dim)) {
             to.copy_from_slice(&q[place(row)..place(row) + group * dim]);
         }
         let mut room = Vec::new();
-        let mut scores = self.buffers.alloc(units * stride);
         for (block, columns) in table.iter().zip((0..stride).step_by(BLOCK)) {
             let a = Left { at: queries.as_ptr(), row: dim, step: 1 };
             let keys = kv.keys(self.isa, *block, tile.kv_head, &mut room);
@@ -148,7 +149,6 @@ impl Cpu {
 
         // What lies behind a row is left out rather than weighted by zero: its memory may hold anything. What has left its
         // window was written once and is weighted by zero, which changes no bit of the sum.
-        let mut sum = self.buffers.alloc(units * padded);
         for (index, columns) in (0..stride).step_by(BLOCK).enumerate() {
             let values = kv.values(self.isa, table[index], tile.kv_head, &mut room);
             let b = Right { at: values.as_ptr(), panel: LANES, step: padded };

@@ -1,6 +1,6 @@
 //! [`Simd`] on AVX2 and FMA: sixteen lanes are two registers.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::simd::Simd;
 use crate::backend::{
@@ -232,6 +232,13 @@ impl Simd for Avx2 {
             let wide = |from: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
             Pair(wide(from), wide(from.add(8)))
         }
+    }
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
+    fn apart(self, mut at: *const f32) -> *const f32 {
+        // SAFETY: no instruction at all.
+        unsafe { asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+        at
     }
     #[inline(always)]
     fn prefetch(self, at: *const f32) {

@@ -1,6 +1,6 @@
 //! [`Simd`] on AVX-512: sixteen lanes are one register. Each method is the instruction of its name.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{avx2::Avx2, simd::Simd};
 use crate::backend::{
@@ -58,6 +58,8 @@ impl Simd for Avx512 {
 
     /// 12 accumulators of the 32 registers: more than the latency of a chain asks for.
     const TILE_ROWS: usize = 12;
+    /// 16 sums, and the 8 numbers that both panels are multiplied with: 10 reads for 16 multiplications, where one panel needs 13 for 12.
+    const PAIR_ROWS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -153,6 +155,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn read_i8(self, from: *const i8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
+    fn apart(self, mut at: *const f32) -> *const f32 {
+        // SAFETY: no instruction at all.
+        unsafe { asm!("/* {} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+        at
     }
     #[inline(always)]
     fn prefetch(self, at: *const f32) {

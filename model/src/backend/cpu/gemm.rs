@@ -44,6 +44,12 @@ pub(crate) const MC: usize = 192;
 /// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
 const NEAR: usize = 96;
 
+/// Rows of a tile whose numbers are addressed from one pointer. With one for all, the compiler takes it down the rows and on to the next
+/// input: a chain of one addition a row, which takes twice as long as the multiplications of AVX-512.
+const WALK: usize = 3;
+/// Pointers that the rows of the highest tile need.
+const WALKS: usize = 4;
+
 /// B, and what to ask of memory ahead of use: one place per step of the chain, for each panel, `step` bytes after the last.
 #[derive(Clone, Copy)]
 pub(crate) struct Stream {
@@ -61,6 +67,7 @@ impl Stream {
 impl<S: Simd> Panels<S> for Stream {
     const STEP: usize = 1;
     const TILE: usize = S::TILE_ROWS;
+    const PAIR_ROWS: usize = S::PAIR_ROWS;
     type Shared = ();
 
     #[inline(always)]
@@ -80,7 +87,7 @@ impl<S: Simd> Panels<S> for Stream {
             1 => Self { ahead: at.wrapping_add(NEAR / group * step), step: bytes, ..self },
             _ => {
                 let step = bytes / tiles;
-                Self { ahead: at.wrapping_add(panel).wrapping_byte_add(tile * k * step), step, ..self }
+                Self { ahead: at.wrapping_add(group * panel).wrapping_byte_add(tile * k * step), step, ..self }
             }
         }
     }
@@ -112,7 +119,11 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
                 }
             }
         }
-        let mut x = a.at;
+        const { assert!(R <= WALK * WALKS) };
+        let mut x = [a.at; WALKS];
+        for walk in 1..R.div_ceil(WALK) {
+            x[walk] = s.apart(a.at.wrapping_add(walk * WALK * a.row));
+        }
         for (block, inputs) in panels::blocks(b.block(), 0..k) {
             let mut shared = [b.shared(s, first, block); P];
             for p in 1..P {
@@ -122,11 +133,11 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
                 if N::PAIRED {
                     b.steps(s, &shared, first, i, |p, j, numbers| {
                         for r in 0..R {
-                            let x = s.splat(*x.add(r * a.row + j * a.step));
+                            let x = s.splat(*x[r / WALK].add(r % WALK * a.row + j * a.step));
                             acc[r][p] = s.fma(x, numbers, acc[r][p]);
                         }
                     });
-                    x = x.wrapping_add(N::STEP * a.step);
+                    x = x.map(|x| s.apart(x.wrapping_add(N::STEP * a.step)));
                     continue;
                 }
                 for p in 0..P {
@@ -137,7 +148,7 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
                     }
                     b.step(s, shared[p], first + p, i, |j, numbers| {
                         for r in 0..R {
-                            let x = s.splat(*x.add(r * a.row + j * a.step));
+                            let x = s.splat(*x[r / WALK].add(r % WALK * a.row + j * a.step));
                             sums[r] = s.fma(x, numbers, sums[r]);
                         }
                     });
@@ -145,7 +156,7 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
                         acc[r][p] = sums[r];
                     }
                 }
-                x = x.wrapping_add(N::STEP * a.step);
+                x = x.map(|x| s.apart(x.wrapping_add(N::STEP * a.step)));
             }
         }
         for r in 0..R {
@@ -161,9 +172,9 @@ unsafe fn tile<S: Simd, N: Panels<S>, const R: usize, const P: usize>(
     }
 }
 
-/// All rows of one panel, in tiles of nearly equal height.
+/// All rows of `P` panels, in tiles of nearly equal height.
 #[inline(always)]
-unsafe fn column<S: Simd, N: Panels<S>>(
+unsafe fn column<S: Simd, N: Panels<S>, const P: usize>(
     s: S,
     m: usize,
     k: usize,
@@ -173,34 +184,37 @@ unsafe fn column<S: Simd, N: Panels<S>>(
     c: Target,
     lanes: usize,
 ) {
-    let tiles = m.div_ceil(N::TILE).max(1);
+    let highest = if P == 2 { N::PAIR_ROWS } else { N::TILE };
+    let tiles = m.div_ceil(highest.max(1)).max(1);
     let (height, taller) = (m / tiles, m % tiles);
     let mut r = 0;
     for t in 0..tiles {
         let rows = height + usize::from(t < taller);
-        let b = b.for_tile(1, t, tiles, k);
+        let b = b.for_tile(P, t, tiles, k);
         // SAFETY: rows r..r + rows lie in A and C.
         unsafe {
             for next in r + rows..(r + rows + height).min(m) {
-                s.prefetch(c.at.add(next * c.row));
+                for p in 0..P {
+                    s.prefetch(c.at.add(next * c.row + p * LANES));
+                }
             }
             let a = Left { at: a.at.add(r * a.row), ..a };
             let c = Target { at: c.at.add(r * c.row), ..c };
             match rows {
                 0 => {}
-                1 => tile::<S, N, 1, 1>(s, k, a, b, first, c, lanes),
-                2 => tile::<S, N, 2, 1>(s, k, a, b, first, c, lanes),
-                3 => tile::<S, N, 3, 1>(s, k, a, b, first, c, lanes),
-                4 => tile::<S, N, 4, 1>(s, k, a, b, first, c, lanes),
+                1 => tile::<S, N, 1, P>(s, k, a, b, first, c, lanes),
+                2 => tile::<S, N, 2, P>(s, k, a, b, first, c, lanes),
+                3 => tile::<S, N, 3, P>(s, k, a, b, first, c, lanes),
+                4 => tile::<S, N, 4, P>(s, k, a, b, first, c, lanes),
                 // the others are only compiled where tiles are so high
-                5 if N::TILE > 4 => tile::<S, N, 5, 1>(s, k, a, b, first, c, lanes),
-                6 if N::TILE > 4 => tile::<S, N, 6, 1>(s, k, a, b, first, c, lanes),
-                7 if N::TILE > 6 => tile::<S, N, 7, 1>(s, k, a, b, first, c, lanes),
-                8 if N::TILE > 6 => tile::<S, N, 8, 1>(s, k, a, b, first, c, lanes),
-                9 if N::TILE > 6 => tile::<S, N, 9, 1>(s, k, a, b, first, c, lanes),
-                10 if N::TILE > 6 => tile::<S, N, 10, 1>(s, k, a, b, first, c, lanes),
-                11 if N::TILE > 6 => tile::<S, N, 11, 1>(s, k, a, b, first, c, lanes),
-                12 if N::TILE > 6 => tile::<S, N, 12, 1>(s, k, a, b, first, c, lanes),
+                5 if highest > 4 => tile::<S, N, 5, P>(s, k, a, b, first, c, lanes),
+                6 if highest > 4 => tile::<S, N, 6, P>(s, k, a, b, first, c, lanes),
+                7 if highest > 6 => tile::<S, N, 7, P>(s, k, a, b, first, c, lanes),
+                8 if highest > 6 => tile::<S, N, 8, P>(s, k, a, b, first, c, lanes),
+                9 if highest > 8 => tile::<S, N, 9, P>(s, k, a, b, first, c, lanes),
+                10 if highest > 8 => tile::<S, N, 10, P>(s, k, a, b, first, c, lanes),
+                11 if highest > 8 => tile::<S, N, 11, P>(s, k, a, b, first, c, lanes),
+                12 if highest > 8 => tile::<S, N, 12, P>(s, k, a, b, first, c, lanes),
                 _ => unreachable!("a tile of {rows} rows"),
             }
         }
@@ -237,7 +251,11 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
     let mut p = 0;
     while p < panels {
         let wide = wide(m, N::PAIRED);
-        let group = if p + wide <= panels && m * wide <= N::TILE { wide } else { 1 };
+        let group = match panels - p {
+            2.. if m > 3 && N::PAIR_ROWS > 0 => 2,
+            left if wide <= left && m * wide <= N::TILE => wide,
+            _ => 1,
+        };
         let lanes = (n - (p + group - 1) * LANES).min(LANES);
         let (near, first) = (b.for_tile(group, 0, 1, k), first + p);
         // SAFETY: the caller's promise, cut to this group.
@@ -248,7 +266,8 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
                 (1, 2) if N::PAIRED => tile::<S, N, 1, 2>(s, k, a, near, first, c, lanes),
                 (2, 2) if !N::PAIRED => tile::<S, N, 2, 2>(s, k, a, near, first, c, lanes),
                 (3, 2) if N::TILE > 4 && !N::PAIRED => tile::<S, N, 3, 2>(s, k, a, near, first, c, lanes),
-                _ => column(s, m, k, a, b, first, c, lanes),
+                (4.., 2) if N::PAIR_ROWS > 0 => column::<S, N, 2>(s, m, k, a, b, first, c, lanes),
+                _ => column::<S, N, 1>(s, m, k, a, b, first, c, lanes),
             }
         }
         p += group;

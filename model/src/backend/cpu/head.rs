@@ -10,7 +10,7 @@ use super::{
     buffer::CpuBuf,
     gemm::MC,
     isa::kernel,
-    linear::{Rows, scratch_row},
+    linear::{Rows, piece, scratch_row},
     matrix::CpuMatrix,
     pointwise,
     simd::Simd,
@@ -30,6 +30,8 @@ const GRADIENT_ROWS: usize = 256;
 const HELD: usize = 8 << 20;
 /// Rows that are sampled together: their logits are held in full.
 const SAMPLE_ROWS: usize = 32;
+/// Rows that a task of theirs takes at least, where the vocabulary has fewer chunks than there are threads.
+const FEWEST_ROWS: usize = 8;
 /// Panels of a chunk.
 const CHUNK_PANELS: usize = CHUNK / LANES;
 
@@ -73,6 +75,21 @@ fn chunk_stats_in<S: Simd>(s: S, logits: &[f32], temperature: f32) -> Stats {
     Stats { max, sum: s.sum(sum), weighted: s.sum(weighted) }
 }
 
+/// `exp(z - max)` of all of `z`, in place.
+#[inline(always)]
+fn weigh_in<S: Simd>(s: S, z: &mut [f32], max: f32) {
+    let max = s.splat(max);
+    let (blocks, rest) = z.as_chunks_mut::<LANES>();
+    for block in blocks {
+        let weight = s.exp(s.sub(s.load(block), max));
+        s.store(block, weight);
+    }
+    let last = s.exp(s.sub(s.load_part(rest, 0.0), max));
+    s.store_part(rest, last);
+}
+
+kernel!(fn weigh = weigh_in(z: &mut [f32], max: f32));
+
 kernel!(fn chunk_stats = chunk_stats_in(logits: &[f32], temperature: f32) -> Stats);
 
 fn merge(chunks: &[Stats]) -> Stats {
@@ -109,6 +126,15 @@ fn add_scores(out: &mut HeadOut, stats: &[Stats], wanted: &[f32], targets: &[u32
         out.lse.push(stats.lse());
         out.logprobs.push(z - stats.lse());
         out.entropy.push(stats.entropy());
+    }
+}
+
+/// Guess of the time in nanoseconds to choose a token by `spec`.
+fn drawing(spec: &SampleSpec, vocab: usize) -> usize {
+    match (choice::is_plain(spec), spec.temperature == 0.0) {
+        (true, false) => vocab.min(CHUNK),
+        (true, true) => vocab,
+        (false, _) => vocab * 4,
     }
 }
 
@@ -326,12 +352,14 @@ impl Cpu {
         let mut logits = self.buffers.alloc(n * row_len);
         let mut stats = vec![Stats::EMPTY; n * chunks];
         let (logits_parts, stats_parts) = (Parts::new(&mut logits), Parts::new(&mut stats));
-        self.team.run(chunks, work(n, head), |c| {
+        let row_pieces = (4 * self.team.hands()).div_ceil(chunks).min(n / FEWEST_ROWS).max(1);
+        self.team.run(row_pieces * chunks, work(n, head), |task| {
+            let (rows, c) = (piece(n, row_pieces, task / chunks), task % chunks);
             let columns = columns_of(head, c);
             // SAFETY: the columns of a chunk, and a row's place for it, belong to one task.
             unsafe {
-                self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, row_len, 0..n, false);
-                for (r, spec) in specs.iter().enumerate() {
+                self.product_piece(hidden, head, panels_of(head, c), 0, logits_parts, row_len, rows.clone(), false);
+                for (r, spec) in rows.clone().zip(&specs[rows]) {
                     let logits = logits_parts.part(r * row_len + columns.start..r * row_len + columns.end);
                     self.cap(softcap, logits);
                     stats_parts.part(r * chunks + c..r * chunks + c + 1)[0] =
@@ -341,8 +369,8 @@ impl Cpu {
         });
         let mut sampled = vec![Sampled::default(); n];
         let parts = Parts::new(&mut sampled);
-        let cutting = specs.iter().filter(|s| !choice::is_plain(s)).count();
-        self.team.run(n, cutting * vocab * 4, |r| {
+        let drawing: usize = specs.iter().map(|spec| drawing(spec, vocab)).sum();
+        self.team.run(n, drawing, |r| {
             let row = &logits[r * row_len..][..vocab];
             // SAFETY: a row belongs to one task.
             unsafe { parts.part(r..r + 1)[0] = self.choose_one(row, &stats[r * chunks..(r + 1) * chunks], &specs[r]) };
@@ -353,12 +381,13 @@ impl Cpu {
     /// One token from a row of raw logits and the statistics of its chunks.
     fn choose_one(&self, logits: &[f32], stats: &[Stats], spec: &SampleSpec) -> Sampled {
         let temperature = SampleSpec::logprob_temperature(spec.temperature);
+        let weigh = |z: &mut [f32], max| weigh(self.isa, z, max);
         let id = if choice::is_plain(spec) {
             if spec.temperature == 0.0 {
                 choice::argmax(logits)
             } else {
                 let chunk = |columns: Range<usize>| logits[columns].iter().map(|l| l / temperature).collect();
-                choice::draw(stats, spec.uniform, chunk, logits.len())
+                choice::draw(stats, spec.uniform, chunk, weigh, logits.len())
             }
         } else {
             let mut z = self.buffers.alloc(logits.len());
@@ -370,7 +399,7 @@ impl Cpu {
                 z.iter_mut().for_each(|z| *z /= temperature);
                 choice::cut(&mut z, spec);
                 let stats: Vec<Stats> = z.chunks(CHUNK).map(|z| chunk_stats(self.isa, z, 1.0)).collect();
-                choice::draw(&stats, spec.uniform, |columns| z[columns].to_vec(), z.len())
+                choice::draw(&stats, spec.uniform, |columns| z[columns].to_vec(), weigh, z.len())
             }
         };
         let all = merge(stats);

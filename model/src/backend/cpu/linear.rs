@@ -43,6 +43,9 @@ fn work(m: usize, n: usize, k: usize) -> usize {
 /// How `tasks` are cut from a grid: pieces over rows and over columns, so many that each thread has equally many, or that one more does not
 /// matter.
 fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
+    if threads == 1 {
+        return (row_blocks, 1);
+    }
     let even = |tasks: usize| tasks.is_multiple_of(threads) || tasks >= 16 * threads;
     let least = (4 * threads).div_ceil(row_blocks);
     let pieces = (least..least + threads).find(|pieces| even(row_blocks * pieces)).unwrap_or(least);
@@ -88,7 +91,7 @@ impl Cut {
 }
 
 /// Piece `i` of `pieces` of `0..items`.
-fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
+pub(crate) fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
     items * i / pieces..items * (i + 1) / pieces
 }
 
@@ -128,7 +131,8 @@ impl Cpu {
         if m == 0 {
             return;
         }
-        let cut = |product: &Product<'_>| Cut::new(self.team.threads(), product, m);
+        let threads = self.team.hands();
+        let cut = |product: &Product<'_>| Cut::new(threads, product, m);
         let all = products.iter().map(|p| work(m, p.panels.len() * LANES, p.w.inner)).sum();
         self.team.run(products.iter().map(|p| cut(p).tasks()).sum(), all, |mut task| {
             for p in products {
@@ -195,7 +199,7 @@ impl Cpu {
         let k = w.inner;
         let depth = k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(LANES);
         let mut decoded = self.buffers.alloc(depth * LANES);
-        let mut packed = self.pack_room(m.min(MC), group.len() * LANES, depth);
+        let mut packed = self.pack_room(m.min(MC), group.len() * LANES, a.row, depth);
         for r in (0..m).step_by(MC) {
             let rows = MC.min(m - r);
             let mut i = 0;
@@ -231,7 +235,7 @@ impl Cpu {
         // few rows: reading the panels is all that matters, and it goes best from end to end
         let blocks = if m <= FEW_ROWS { 1 } else { k.div_ceil(KC).max(1) };
         let depth = k.div_ceil(blocks).max(1);
-        let mut packed = self.pack_room(m.min(MC), n, depth);
+        let mut packed = self.pack_room(m.min(MC), n, a.row, depth);
         for r in (0..m).step_by(MC) {
             let rows = MC.min(m - r);
             let mut i = 0;
@@ -252,9 +256,11 @@ impl Cpu {
         }
     }
 
-    /// Room for a copy of a block of A, where it is read often enough to pay.
-    fn pack_room(&self, rows: usize, columns: usize, depth: usize) -> Option<CpuBuf> {
-        (rows > FEW_ROWS && columns >= 8 * LANES).then(|| self.buffers.alloc(rows * scratch_row(depth)))
+    /// Room for a copy of a block of A, whose rows are `row` apart: where it is read often enough to pay, and does not lie close together
+    /// as it is.
+    fn pack_room(&self, rows: usize, columns: usize, row: usize, depth: usize) -> Option<CpuBuf> {
+        let pays = rows > FEW_ROWS && columns >= 8 * LANES && row != scratch_row(depth);
+        pays.then(|| self.buffers.alloc(rows * scratch_row(depth)))
     }
 
     /// `dx[r, i] (+)= Σ_j dy[r, j] W[j, i]` over the outputs `j` of `panels`; column 0 of `dy` is the first of them.
@@ -278,20 +284,20 @@ impl Cpu {
         }
         assert!(dy.values.len() >= (m - 1) * dy.row + outputs && dy.row >= outputs);
         let strips = inner.div_ceil(LANES);
-        let (row_pieces, strip_pieces) = grid(self.team.threads(), m.div_ceil(MC), strips);
+        let (row_pieces, strip_pieces) = grid(self.team.hands(), m.div_ceil(MC), strips);
         self.team.run(row_pieces * strip_pieces, work(m, outputs, inner), |task| {
             let rows = piece(m, row_pieces, task / strip_pieces);
             let group = piece(strips, strip_pieces, task % strip_pieces);
-            let mut turned = self.buffers.alloc(KC * LANES);
+            let mut turned = self.buffers.alloc(2 * KC * LANES);
             let mut decoded = [0.0; LANES * LANES];
-            let mut packed = self.pack_room(rows.len(), group.len() * LANES, KC.min(outputs));
+            let mut packed = self.pack_room(rows.len(), group.len() * LANES, dy.row, KC.min(outputs));
             let mut j = 0;
             while !rows.is_empty() && (j < outputs || j == 0) {
                 let depth = KC.min(outputs - j);
                 let a = Left { at: dy.values[rows.start * dy.row + j..].as_ptr(), row: dy.row, step: 1 };
                 // SAFETY: dy holds these rows and columns.
                 let a = unsafe { pack_rows(packed.as_deref_mut(), a, rows.len(), depth) };
-                for strip in group.clone() {
+                let turn = |strip: usize, turned: &mut [f32], decoded: &mut [f32]| {
                     let columns = strip * LANES..((strip + 1) * LANES).min(inner);
                     for block in 0..depth.div_ceil(LANES) {
                         let panel = panels.start + j / LANES + block;
@@ -300,7 +306,7 @@ impl Cpu {
                                 &panels[(panel * inner + columns.start) * LANES..(panel * inner + columns.end) * LANES]
                             }
                             _ => {
-                                w.tile(self.isa, panel, columns.clone(), &mut decoded);
+                                w.tile(self.isa, panel, columns.clone(), decoded);
                                 &decoded[..]
                             }
                         };
@@ -318,7 +324,15 @@ impl Cpu {
                             );
                         }
                     }
-                    let b = Right { at: turned.as_ptr(), panel: 0, step: LANES };
+                };
+                // two at a time, as tiles may take them
+                for first in group.clone().step_by(2) {
+                    let strips = first..(first + 2).min(group.end);
+                    for (strip, turned) in strips.clone().zip(turned.chunks_exact_mut(KC * LANES)) {
+                        turn(strip, turned, &mut decoded);
+                    }
+                    let columns = strips.start * LANES..(strips.end * LANES).min(inner);
+                    let b = Right { at: turned.as_ptr(), panel: KC * LANES, step: LANES };
                     dx.at((rows.end - 1) * dx_row + columns.end);
                     let at = dx.at(rows.start * dx_row + columns.start);
                     let c = Target { at, row: dx_row, accumulate: accumulate || j > 0 };
@@ -346,12 +360,16 @@ impl Cpu {
         }
         assert!(dy.values.len() >= (m - 1) * dy.row + out && x.values.len() >= (m - 1) * x.row + inner);
         let strips = inner.div_ceil(LANES);
-        let (groups, strip_pieces) = grid(self.team.threads(), out.div_ceil(GRADIENT_OUTPUTS), strips);
+        let threads = self.team.hands();
+        // few strips, as of an adapter's rank, leave the outputs to be cut more finely
+        let most = out.div_ceil(LANES).min((2 * threads).div_ceil(strips));
+        let (groups, strip_pieces) = grid(threads, out.div_ceil(GRADIENT_OUTPUTS).max(most), strips);
         self.team.run(groups * strip_pieces, work(m, out, inner), |task| {
-            let outputs = piece(out, groups, task / strip_pieces);
+            let panels = piece(out.div_ceil(LANES), groups, task / strip_pieces);
+            let outputs = panels.start * LANES..(panels.end * LANES).min(out);
             let group = piece(strips, strip_pieces, task % strip_pieces);
             let mut turned = self.buffers.alloc(outputs.len() * GRADIENT_ROWS);
-            let mut strip_rows = self.buffers.alloc(GRADIENT_ROWS * LANES);
+            let mut strip_rows = self.buffers.alloc(2 * GRADIENT_ROWS * LANES);
             for first in (0..m).step_by(GRADIENT_ROWS) {
                 let rows = GRADIENT_ROWS.min(m - first);
                 let from = &dy.values[first * dy.row + outputs.start..];
@@ -367,15 +385,19 @@ impl Cpu {
                         GRADIENT_ROWS,
                     );
                 }
-                for strip in group.clone() {
-                    let columns = strip * LANES..((strip + 1) * LANES).min(inner);
-                    let from = x.values[first * x.row + columns.start..].as_ptr();
-                    // SAFETY: x holds these rows and columns, `strip_rows` has room for as many vectors.
-                    unsafe {
-                        gemm::pack_strip(self.isa, from, x.row, rows, columns.len(), scale, strip_rows.as_mut_ptr());
+                for pair in group.clone().step_by(2) {
+                    let strips = pair..(pair + 2).min(group.end);
+                    for (strip, packed) in strips.clone().zip(strip_rows.chunks_exact_mut(GRADIENT_ROWS * LANES)) {
+                        let columns = strip * LANES..((strip + 1) * LANES).min(inner);
+                        let from = x.values[first * x.row + columns.start..].as_ptr();
+                        // SAFETY: x holds these rows and columns, `packed` has room for as many vectors.
+                        unsafe {
+                            gemm::pack_strip(self.isa, from, x.row, rows, columns.len(), scale, packed.as_mut_ptr());
+                        }
                     }
+                    let columns = strips.start * LANES..(strips.end * LANES).min(inner);
                     let a = Left { at: turned.as_ptr(), row: GRADIENT_ROWS, step: 1 };
-                    let b = Right { at: strip_rows.as_ptr(), panel: 0, step: LANES };
+                    let b = Right { at: strip_rows.as_ptr(), panel: GRADIENT_ROWS * LANES, step: LANES };
                     dw.at((outputs.end - 1) * inner + columns.end);
                     let at = dw.at(outputs.start * inner + columns.start);
                     let c = Target { at, row: inner, accumulate: true };

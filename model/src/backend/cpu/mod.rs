@@ -42,6 +42,10 @@ use crate::{
 
 /// Rows whose gradients of a norm's weight are summed before they are added: fixed, so that threads do not matter.
 const NORM_ROWS: usize = 64;
+/// Bytes of weights that are taken to stay in caches from one step to the next.
+const CACHED: usize = 16 << 20;
+/// Rows that a part of a call has at least.
+const PART_ROWS: usize = 4;
 /// Numbers of a piece of an operation that goes number by number.
 const PIECE: usize = 4096;
 
@@ -100,6 +104,17 @@ impl Backend for Cpu {
 
     fn name(&self) -> String {
         format!("cpu {}", self.isa().name())
+    }
+
+    /// A part reads all weights, where an operation that is cut by columns reads a share of them on each thread. That costs nothing as
+    /// long as they come from a cache, and each part has rows enough to use what it reads.
+    fn parts(&self, rows: usize, bytes: usize) -> usize {
+        let threads = self.team.hands();
+        if bytes <= CACHED && rows >= PART_ROWS * threads { threads } else { 1 }
+    }
+
+    fn together(&self, tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.team.run(tasks, work, task);
     }
 
     fn alloc(&self, len: usize) -> CpuBuf {

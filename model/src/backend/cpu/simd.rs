@@ -17,6 +17,8 @@ pub(crate) trait Simd: Copy {
 
     /// Rows of a register tile of a product: one panel's accumulators, with registers left for what is multiplied.
     const TILE_ROWS: usize = 6;
+    /// Rows of a tile of two panels, whose sums need registers for both: 0 where there are too few.
+    const PAIR_ROWS: usize = 0;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -48,6 +50,11 @@ pub(crate) trait Simd: Copy {
     fn lanes(self, x: Self::F) -> [f32; LANES];
     /// Asks for the cache line at `at`, which need not be valid.
     fn prefetch(self, at: *const f32);
+    /// `at`, but the compiler cannot tell any more what it was computed from, and so keeps it in a register of its own.
+    #[inline(always)]
+    fn apart(self, at: *const f32) -> *const f32 {
+        at
+    }
 
     /// A table for [`Simd::look_up`].
     fn table(self, values: &[f32; 16]) -> Self::Table;

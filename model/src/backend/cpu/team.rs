@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     marker::PhantomData,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -20,6 +21,27 @@ use std::{
 const SERIAL_BELOW: usize = 8_000;
 /// Times a helper looks for the next job before it sleeps: some 40 microseconds.
 const LOOKS: usize = 2_000;
+
+thread_local! {
+    /// True while this thread is in a task of a job.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Notes that this thread is in a task, until dropped.
+struct InTask;
+
+impl InTask {
+    fn begin() -> Self {
+        IN_TASK.set(true);
+        Self
+    }
+}
+
+impl Drop for InTask {
+    fn drop(&mut self) {
+        IN_TASK.set(false);
+    }
+}
 
 /// What the helpers of a job run: pulls tasks until there are none.
 #[derive(Clone, Copy)]
@@ -136,10 +158,15 @@ impl Team {
         self.helpers.len() + 1
     }
 
+    /// Threads that an operation may be cut for: within a task its own alone.
+    pub(crate) fn hands(&self) -> usize {
+        if IN_TASK.get() { 1 } else { self.threads() }
+    }
+
     /// Runs `task(0)` to `task(tasks - 1)` in any order; `work` is a guess of the whole in nanoseconds of one core. A call
     /// from within a task, or while another thread's job is open, runs on its own thread alone.
     pub(crate) fn run(&self, tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
-        if tasks < 2 || work < SERIAL_BELOW || self.helpers.is_empty() {
+        if tasks < 2 || work < SERIAL_BELOW || self.hands() < 2 {
             return (0..tasks).for_each(task);
         }
         let _calling = match self.calling.try_lock() {
@@ -149,6 +176,7 @@ impl Team {
         };
         let next = AtomicUsize::new(0);
         let pull = || {
+            let _in_task = InTask::begin();
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 if i >= tasks {
@@ -182,7 +210,8 @@ impl Team {
     /// Runs `task` on pieces of `0..items`, each a multiple of `grain` long but for the last.
     pub(crate) fn split(&self, items: usize, grain: usize, work: usize, task: impl Fn(Range<usize>) + Sync) {
         let grains = items.div_ceil(grain);
-        let pieces = if work < SERIAL_BELOW { 1 } else { grains.min(4 * self.threads()) };
+        let hands = self.hands();
+        let pieces = if work < SERIAL_BELOW || hands < 2 { grains.min(1) } else { grains.min(4 * hands) };
         self.run(pieces, work, |i| {
             let at = |i: usize| (grains * i / pieces * grain).min(items);
             task(at(i)..at(i + 1));
