@@ -407,3 +407,40 @@ fn procedures_are_listed_found_and_refused_by_name() {
     );
     refused(folgore(["sop", "find", "refund", "--min-score", "2"]), &["sop.min_score: expected 0 to 1, got 2"]);
 }
+
+#[test]
+fn an_index_is_served_and_searched_by_runs_as_the_section_says() {
+    let at = folder();
+    let (rows, index) = (at.path().join("facts.jsonl"), at.path().join("index"));
+    let row = |id: &str, text: &str| json!({"id": id, "title": "", "text": text}).to_string() + "\n";
+    fs::write(
+        &rows,
+        row("asia", "Kazakhstan: Astana") + &row("frogs", "Tree frogs eat insects") + &row("peru", "Peru: Lima"),
+    )
+    .unwrap();
+    run(folgore(["index", rows.to_str().unwrap(), "--out", index.to_str().unwrap(), "--encoder", "hashed"])).well();
+    let serve = ["serve", "--retriever", "--listen", "127.0.0.1:0", "--index", index.to_str().unwrap()];
+    let mut found = Vec::new();
+    for by in ["words", "vectors"] {
+        let by = format!("retriever.by={by}");
+        let mut server = Running::start(folgore(serve.iter().copied().chain([by.as_str(), "retriever.filter.path=*"])));
+        assert!(server.until_it_says("/retrieve"), "{}", server.said());
+        let url = server.said().split_whitespace().last().unwrap().to_owned();
+        let address = url.trim_start_matches("http://").trim_end_matches("/retrieve").to_owned();
+        let (status, reply) =
+            ask(&address, "POST /retrieve", &json!({"queries": ["Kazakstan"], "topk": 1}).to_string());
+        assert_eq!(status, 200, "{reply}");
+        found.push(reply["result"][0][0]["id"].clone());
+    }
+    assert_eq!(found, [Value::Null, "asia".into()]);
+    support::refused(folgore(["serve", "--retriever", "retriever.rerank=x"]), &["retriever.rerank"]);
+
+    let (index, cross) =
+        (format!("retriever.index={}", index.display()), support::root().join("tests/parity/fixtures/bert-tiny/cross"));
+    let rerank = format!("retriever.rerank={}", cross.display());
+    run(train(at.path(), "reranked", &[&index, &rerank, "optim.max_steps=1"])).well();
+    // who ranks otherwise searches another corpus
+    let mut other = folgore(["train", "--resume", "reranked", "optim.max_steps=2", "retriever.candidates=9"]);
+    other.arg("--output-dir").arg(at.path());
+    support::refused(other, &["corpus", "began with", "--force"]);
+}

@@ -50,7 +50,7 @@ pub use model::{BaseForm, Dtype, ModelSection};
 pub use optim::OptimSection;
 pub use preset::{PRESETS, preset, preset_names};
 pub use replay::ReplaySection;
-pub use retriever::RetrieverSection;
+pub use retriever::{FusionRule, FusionWeights, RankBy, RetrieverSection};
 pub use reward::{JudgeSpec, MAX_TIMEOUT_S, RewardScope, RewardSpec, RewardWay};
 pub use rollout::RolloutSection;
 pub use run::RunSection;

@@ -24,6 +24,8 @@ pub enum Want {
     Tokenizer,
     /// An adapter.
     Adapter,
+    /// An encoder or a reranker of passages.
+    Encoder,
 }
 
 /// Where a base is.
@@ -181,15 +183,29 @@ pub fn adapter(given: &Path) -> Result<Found> {
     }
 }
 
+/// The encoder or reranker that `name` names: a folder, or a name on the hub.
+///
+/// # Errors
+/// If it is neither, or cannot be had.
+pub fn encoder(name: &str) -> Result<Found> {
+    find(name, Want::Encoder)
+}
+
 /// A path that exists wins over a name on the hub, as everywhere.
 fn find(name: &str, want: Want) -> Result<Found> {
     let path = Path::new(name);
     if path.exists() {
         return Ok(Found { path: path.to_owned(), hub: None });
     }
-    let what = if want == Want::Adapter { "adapter folder" } else { "model folder or GGUF file" };
-    let Some(hub) = HubName::parse(name) else {
-        bail!("{name}: no such {what}; give a path, or `embedded` (deploy/models/ has a script that obtains one)");
+    let (what, or) = match want {
+        Want::Adapter => ("adapter folder", ""),
+        Want::Encoder => ("folder of an encoder or reranker", ""),
+        Want::Model | Want::Tokenizer => {
+            ("model folder or GGUF file", ", or `embedded` (deploy/models/ has a script that obtains one)")
+        }
+    };
+    let Some(hub) = HubName::parse(name).filter(|hub| want != Want::Encoder || hub.file().is_none()) else {
+        bail!("{name}: no such {what}; give a path{or}");
     };
     if Path::new(hub.repo()).exists() {
         bail!("{name}: {} is on this machine, where it has no revisions and parts: name it without them", hub.repo());
@@ -205,6 +221,7 @@ fn obtain(name: &HubName, want: Want, what: &str) -> Result<Found> {
         Want::Model => Need::Model,
         Want::Tokenizer => Need::Tokenizer,
         Want::Adapter => Need::Adapter,
+        Want::Encoder => Need::Encoder,
     };
     let settings = Settings::from_env()?;
     let say = |line: &str| match line.starts_with("warning: ") {

@@ -180,6 +180,12 @@ pub struct WorkerArgs {
     /// Folder of the index that is searched, where it lies elsewhere than on the head; must be the same index
     #[arg(long, value_name = "FOLDER")]
     pub index: Option<PathBuf>,
+    /// Encoder of the index, where it lies elsewhere than on the head; must be the same encoder
+    #[arg(long, value_name = "FOLDER | NAME")]
+    pub encoder: Option<String>,
+    /// Reranker, where it lies elsewhere than on the head; must be the same reranker
+    #[arg(long, value_name = "FOLDER | NAME")]
+    pub rerank: Option<String>,
     /// Name of this worker where it has no identity; made from role, machine and process without it
     #[arg(long, conflicts_with = "identity")]
     pub name: Option<String>,
@@ -200,10 +206,13 @@ pub struct WorkerArgs {
 /// `serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
+    /// YAML files or presets and key=value settings, as for `train`; their section `retriever` says how passages are ranked
+    #[arg(value_name = "RUN.yaml | key=value")]
+    pub given: Vec<String>,
     /// Finds passages: POST /retrieve with {"queries", "topk", "return_scores"}
     #[arg(long)]
     pub retriever: bool,
-    /// Folder of the index that is searched (folgore index); the embedded facts about countries without it
+    /// Folder of the index that is searched (folgore index); the embedded facts about countries without it [retriever.index]
     #[arg(long, value_name = "FOLDER")]
     pub index: Option<PathBuf>,
     /// Where it listens; port 0 is any that is free

@@ -25,6 +25,8 @@ pub enum Need {
     Tokenizer,
     /// A LoRA adapter.
     Adapter,
+    /// An encoder or a reranker: weights in one file, shape, tokenizer, and what is said about pooling and prefixes.
+    Encoder,
 }
 
 impl Need {
@@ -34,6 +36,7 @@ impl Need {
             Self::Model => &["config.json", "tokenizer.json"],
             Self::Tokenizer => &["tokenizer.json"],
             Self::Adapter => &["adapter_config.json", "adapter_model.safetensors"],
+            Self::Encoder => &["config.json", "tokenizer.json", SINGLE],
         }
     }
 
@@ -45,6 +48,14 @@ impl Need {
             }
             Self::Tokenizer => &["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"],
             Self::Adapter => &[],
+            Self::Encoder => &[
+                "tokenizer_config.json",
+                "modules.json",
+                "1_Pooling/config.json",
+                "sentence_bert_config.json",
+                "config_sentence_transformers.json",
+                "artifact.metadata",
+            ],
         }
     }
 

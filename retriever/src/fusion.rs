@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ChunkId, Hit, Ranking, SearchError, ranking::Top};
+use crate::{Allowed, ChunkId, Hit, Ranking, SearchError, ranking::Top};
 
 /// How hits of several rankings become one score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,12 +69,7 @@ impl Hybrid {
 }
 
 impl Ranking for Hybrid {
-    fn search(
-        &self,
-        queries: &[&str],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, SearchError> {
+    fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError> {
         let depth = self.candidates.max(top_k);
         let found: Vec<Vec<Vec<Hit>>> = self
             .rankings
@@ -102,12 +97,7 @@ mod tests {
     struct Fixed(Result<Vec<Hit>, SearchError>);
 
     impl Ranking for Fixed {
-        fn search(
-            &self,
-            queries: &[&str],
-            top_k: usize,
-            allowed: &dyn Fn(ChunkId) -> bool,
-        ) -> Result<Vec<Vec<Hit>>, SearchError> {
+        fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError> {
             let hits: Vec<Hit> = self.0.clone()?.into_iter().filter(|h| allowed(h.chunk)).take(top_k).collect();
             Ok(vec![hits; queries.len()])
         }

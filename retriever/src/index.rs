@@ -4,13 +4,15 @@ use std::{path::Path, sync::Arc};
 
 use folgore_actors::link::BoxFuture;
 use folgore_protocol::{Digest, Passage, Passages, Search};
-use rayon::prelude::*;
 
 use crate::{
-    Document, Hit, Ranking, Retriever, SearchError,
-    chunk::Chunker,
+    Document, Hit, Plan, Ranked, Ranking, Retriever, SearchError,
+    chunk::ChunkSettingsError,
+    encode::EncodeError,
+    encoding,
     lexical::{Bm25, Bm25Settings, SettingsError},
-    store::{Batch, ChunkSet, ChunkText, Filter, Store, StoreError},
+    store::{Batch, ChunkSet, ChunkText, EncoderRow, Filter, Store, StoreError},
+    vectors::VectorsError,
 };
 
 /// Why an index cannot be made.
@@ -22,9 +24,49 @@ pub enum IndexError {
     /// The ranking.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// How documents are to be cut.
+    #[error(transparent)]
+    Chunks(#[from] ChunkSettingsError),
+    /// The encoder.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The vectors.
+    #[error(transparent)]
+    Vectors(#[from] VectorsError),
     /// Two documents have one id.
     #[error("document {0:?} is there twice")]
     Twice(String),
+    /// A setting of the plan.
+    #[error("ranking by words and vectors: {0}")]
+    Plan(String),
+    /// It is to be ranked by vectors, and there are none.
+    #[error("{0}: it has no vectors: index again with --encoder, or rank by words")]
+    NoVectors(String),
+    /// It is to be ranked by vectors, and nothing makes those of queries.
+    #[error("{0}: ranking by vectors needs the encoder that made them")]
+    NoEncoder(String),
+    /// Its vectors cannot be compared with those of the encoder that is there.
+    #[error(
+        "{index}: its vectors are of the encoder {} ({}, {} numbers), and {} ({}, {} numbers) is another one: name that one, or index again \
+         with --encoder",
+        made_by.name, made_by.digest.short(), made_by.dim, given.name, given.digest.short(), given.dim
+    )]
+    OtherEncoder {
+        /// The index.
+        index: String,
+        /// What made its vectors.
+        made_by: Box<EncoderRow>,
+        /// What was given.
+        given: Box<EncoderRow>,
+    },
+    /// Indexing was cut off.
+    #[error("{index}: {what}: indexing was cut off; index again, or rank by words")]
+    Behind {
+        /// The index.
+        index: String,
+        /// What is not there.
+        what: String,
+    },
 }
 
 /// Documents that can be searched. Cheap to clone.
@@ -33,18 +75,10 @@ pub struct Index(Arc<Inner>);
 
 struct Inner {
     name: String,
-    store: Store,
+    store: Arc<Store>,
     ranking: Arc<dyn Ranking>,
     digest: Digest,
     allowed: Option<ChunkSet>,
-}
-
-/// A ranking, and what names it together with its settings.
-pub struct Ranked {
-    /// The ranking, filled.
-    pub ranking: Arc<dyn Ranking>,
-    /// Two rankings of the same name order the same chunks the same way.
-    pub name: String,
 }
 
 /// BM25 over all chunks of `store`: their titles, headers and texts.
@@ -63,7 +97,20 @@ impl Index {
     /// # Errors
     /// If two documents have one id.
     pub fn of(name: &str, documents: impl IntoIterator<Item = Document>) -> Result<Self, IndexError> {
-        let chunker = Chunker::default();
+        Self::in_memory(name, documents, &Plan::default())
+    }
+
+    /// An index in memory over `documents`, ranked as `plan` says; its encoder makes their vectors.
+    ///
+    /// # Errors
+    /// If two documents have one id, they cannot be encoded, or the plan means nothing.
+    pub fn in_memory(
+        name: &str,
+        documents: impl IntoIterator<Item = Document>,
+        plan: &Plan,
+    ) -> Result<Self, IndexError> {
+        let encoder = plan.encoder.as_ref().filter(|_| plan.by.takes_vectors());
+        let chunker = encoding::chunker(encoder, None, None)?;
         let store = Store::in_memory(name, chunker.settings())?;
         let mut batch = Batch::default();
         let mut ids = std::collections::HashSet::new();
@@ -75,15 +122,19 @@ impl Index {
             batch.put("", document, chunks);
         }
         store.apply(batch)?;
-        Self::over(store, None, |store| bm25(store, Bm25Settings::default()))
+        if let Some(encoder) = encoder {
+            store.set_encoder(Some(&EncoderRow::of(encoder.name(), &**encoder)))?;
+            encoding::encode(&store, &**encoder, &mut |_, _| ())?;
+        }
+        Self::over(store, None, |store| plan.rank(store))
     }
 
-    /// The index in `folder`, as `folgore index` made it, by BM25 with `settings`.
+    /// The index in `folder`, as `folgore index` made it, ranked as `plan` says.
     ///
     /// # Errors
-    /// If there is none, another process writes it, or it is damaged.
-    pub fn open(folder: &Path, settings: Bm25Settings, filter: Option<&Filter>) -> Result<Self, IndexError> {
-        Self::over(Store::read(folder)?, filter, |store| bm25(store, settings))
+    /// If there is none, another process writes it, it is damaged, or it cannot be ranked so.
+    pub fn open(folder: &Path, plan: &Plan, filter: Option<&Filter>) -> Result<Self, IndexError> {
+        Self::over(Store::read(folder)?, filter, |store| plan.rank(store))
     }
 
     /// An index over `store` with the ranking that `rank` builds from it. Only documents that `filter` lets through are found.
@@ -93,8 +144,9 @@ impl Index {
     pub fn over(
         store: Store,
         filter: Option<&Filter>,
-        rank: impl FnOnce(&Store) -> Result<Ranked, IndexError>,
+        rank: impl FnOnce(&Arc<Store>) -> Result<Ranked, IndexError>,
     ) -> Result<Self, IndexError> {
+        let store = Arc::new(store);
         let Ranked { ranking, name } = rank(&store)?;
         let allowed = filter.map(|filter| store.matching(filter)).transpose()?;
         let asked = filter.map(|filter| format!("{:?}", filter.0)).unwrap_or_default();
@@ -112,27 +164,52 @@ impl Index {
     /// # Errors
     /// If the ranking fails, or the store cannot be read.
     pub fn find(&self, query: &str, top_k: usize) -> Result<Vec<(ChunkText, f32)>, SearchError> {
+        Ok(self.find_all(&[query], top_k)?.into_iter().flatten().collect())
+    }
+
+    /// The same for several queries, which are ranked together.
+    ///
+    /// # Errors
+    /// As [`Index::find`]: one of them is enough.
+    pub fn find_all(&self, queries: &[&str], top_k: usize) -> Result<Vec<Vec<(ChunkText, f32)>>, SearchError> {
         let Inner { store, ranking, allowed, .. } = &*self.0;
         let lets = |chunk| allowed.as_ref().is_none_or(|set| set.holds(chunk));
-        let mut found = Vec::with_capacity(top_k.min(1024));
-        for Hit { chunk, score } in ranking.search(&[query], top_k, &lets)?.into_iter().flatten() {
-            // it may have gone since
-            found.extend(store.chunk(chunk).map_err(failed)?.map(|text| (text, score)));
+        let texts = |hits: Vec<Hit>| {
+            let mut found = Vec::with_capacity(hits.len());
+            for Hit { chunk, score } in hits {
+                // it may have gone since
+                found.extend(store.chunk(chunk)?.map(|text| (text, score)));
+            }
+            Ok(found)
+        };
+        ranking.search(queries, top_k, &lets)?.into_iter().map(texts).collect()
+    }
+
+    /// Answers in order. Queries that ask for as many passages are ranked together; where that fails, each by itself, so that a query that
+    /// cannot be answered costs no other its answer.
+    fn answers(&self, asked: &[Search]) -> Vec<Result<Passages, SearchError>> {
+        let mut answers: Vec<(usize, Result<Passages, SearchError>)> = Vec::with_capacity(asked.len());
+        let mut order: Vec<usize> = (0..asked.len()).collect();
+        order.sort_by_key(|&i| asked[i].top_k);
+        for alike in order.chunk_by(|&a, &b| asked[a].top_k == asked[b].top_k) {
+            let queries: Vec<&str> = alike.iter().map(|&i| asked[i].query.as_str()).collect();
+            let top_k = asked[alike[0]].top_k as usize;
+            let passages = |found: Vec<(ChunkText, f32)>| Passages {
+                passages: found.into_iter().map(|(chunk, score)| passage(chunk, score)).collect(),
+            };
+            match self.find_all(&queries, top_k) {
+                Ok(found) => {
+                    answers.extend(alike.iter().copied().zip(found.into_iter().map(|found| Ok(passages(found)))))
+                }
+                Err(error) if alike.len() == 1 => answers.push((alike[0], Err(error))),
+                Err(_) => {
+                    let alone = |&i: &usize| (i, self.find(&asked[i].query, top_k).map(passages));
+                    answers.extend(alike.iter().map(alone));
+                }
+            }
         }
-        Ok(found)
-    }
-
-    fn answer(&self, search: &Search) -> Result<Passages, SearchError> {
-        let found = self.find(&search.query, search.top_k as usize)?;
-        Ok(Passages { passages: found.into_iter().map(|(chunk, score)| passage(chunk, score)).collect() })
-    }
-}
-
-/// A store that cannot be reached may be there again later; a damaged one stays so.
-fn failed(error: StoreError) -> SearchError {
-    match error {
-        StoreError::Io { .. } | StoreError::Locked(_) => SearchError::Unavailable(error.to_string()),
-        _ => SearchError::Refused(error.to_string()),
+        answers.sort_by_key(|(i, _)| *i);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 }
 
@@ -162,10 +239,7 @@ impl Retriever for Index {
         let (index, asked) = (self.clone(), queries.to_vec());
         Box::pin(async move {
             let count = asked.len();
-            let answers = tokio::task::spawn_blocking(move || match &asked[..] {
-                [one] => vec![index.answer(one)],
-                many => many.par_iter().map(|search| index.answer(search)).collect(),
-            });
+            let answers = tokio::task::spawn_blocking(move || index.answers(&asked));
             answers.await.unwrap_or_else(|error| {
                 let failed = SearchError::Unavailable(format!("{}: the search ended early: {error}", self.0.name));
                 vec![Err(failed); count]
@@ -179,7 +253,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::Kind;
+    use crate::{Kind, chunk::Chunker};
 
     fn fact(id: &str, title: &str, text: &str, region: &str) -> Document {
         Document {

@@ -11,16 +11,14 @@ pub struct Hit {
     pub score: f32,
 }
 
+/// Says which chunks may be found.
+pub type Allowed<'a> = &'a (dyn Fn(ChunkId) -> bool + Sync);
+
 /// Orders the chunks of a corpus for a query. Any number of threads may ask while one adds or removes.
 pub trait Ranking: Send + Sync {
     /// For each query, in order, the best `top_k` chunks of those that `allowed` lets through, best first; equal scores in the
     /// order of chunks. A ranking that needs more than the index (an encoder) may fail.
-    fn search(
-        &self,
-        queries: &[&str],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, SearchError>;
+    fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError>;
 }
 
 /// Keeps the best hits of many, best first, equal scores in the order of chunks.

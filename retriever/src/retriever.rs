@@ -3,6 +3,8 @@
 use folgore_actors::link::BoxFuture;
 use folgore_protocol::{Digest, Passages, Search};
 
+use crate::store::StoreError;
+
 /// Why a search brought nothing: never to be taken for an empty result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SearchError {
@@ -12,6 +14,16 @@ pub enum SearchError {
     /// It will not go better: the question itself cannot be answered.
     #[error("search: {0}")]
     Refused(String),
+}
+
+/// A store that cannot be reached may be there again later; a damaged one stays so.
+impl From<StoreError> for SearchError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { .. } | StoreError::Locked(_) => SearchError::Unavailable(error.to_string()),
+            _ => SearchError::Refused(error.to_string()),
+        }
+    }
 }
 
 /// Finds passages, in whatever way: an index here, a service elsewhere.

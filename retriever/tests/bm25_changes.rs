@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, thread};
 
 use folgore_retriever::{
-    Hit, Ranking,
+    Allowed, Hit, Ranking,
     lexical::{Bm25, Bm25Settings, Words},
 };
 
@@ -49,7 +49,7 @@ fn all(_: u32) -> bool {
     true
 }
 
-fn search(index: &Bm25, query: &str, top_k: usize, allowed: &dyn Fn(u32) -> bool) -> Vec<Hit> {
+fn search(index: &Bm25, query: &str, top_k: usize, allowed: Allowed<'_>) -> Vec<Hit> {
     index.search(&[query], top_k, allowed).unwrap().swap_remove(0)
 }
 

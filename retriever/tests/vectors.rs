@@ -2,7 +2,10 @@
 
 use std::{fs, sync::Arc, thread};
 
-use folgore_retriever::vectors::{GraphSettings, VectorIndex, Vectors, VectorsError};
+use folgore_retriever::{
+    Allowed,
+    vectors::{GraphSettings, VectorIndex, Vectors, VectorsError},
+};
 
 const DIM: usize = 24;
 
@@ -49,16 +52,11 @@ fn by_hand(vectors: &[(u32, Vec<f32>)], query: &[f32], top_k: usize) -> Vec<u32>
     all.into_iter().take(top_k).map(|(chunk, _)| chunk).collect()
 }
 
-fn search(index: &VectorIndex, query: &[f32], top_k: usize, allowed: &dyn Fn(u32) -> bool) -> Vec<u32> {
+fn search(index: &VectorIndex, query: &[f32], top_k: usize, allowed: Allowed<'_>) -> Vec<u32> {
     index.search(&[query], top_k, allowed).unwrap()[0].iter().map(|hit| hit.chunk).collect()
 }
 
-fn recall(
-    index: &VectorIndex,
-    vectors: &[(u32, Vec<f32>)],
-    queries: &[Vec<f32>],
-    allowed: &dyn Fn(u32) -> bool,
-) -> f64 {
+fn recall(index: &VectorIndex, vectors: &[(u32, Vec<f32>)], queries: &[Vec<f32>], allowed: Allowed<'_>) -> f64 {
     let left: Vec<(u32, Vec<f32>)> = vectors.iter().filter(|(chunk, _)| allowed(*chunk)).cloned().collect();
     let found = queries.iter().map(|query| {
         let (expected, got) = (by_hand(&left, query, 10), search(index, query, 10, allowed));

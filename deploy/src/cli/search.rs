@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// `index`
 #[derive(Debug, Args)]
@@ -14,12 +14,17 @@ pub struct IndexArgs {
     /// Folder of the index
     #[arg(long, value_name = "DIR", default_value = "index")]
     pub out: PathBuf,
-    /// Most tokens of a chunk, about; rows of JSONL are never cut. Another size reads everything again
-    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
-    pub max_tokens: usize,
-    /// Smaller chunks are joined with their neighbours
-    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
-    pub min_tokens: usize,
+    /// Makes vectors of chunks: `hashed` (no model), the folder of a sentence encoder, or owner/name on the hub; `none` takes them
+    /// away. The index remembers it. Without it, what the index has; a new one has words alone
+    #[arg(long, value_name = "hashed | FOLDER | NAME | none")]
+    pub encoder: Option<String>,
+    /// Most tokens of a chunk, about, or those of the encoder's tokenizer; rows of JSONL are never cut. Another size reads everything
+    /// again. Without it 256, or three quarters of what the encoder looks at
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens: Option<usize>,
+    /// Smaller chunks are joined with their neighbours; an eighth of --max-tokens without it
+    #[arg(long, value_name = "TOKENS")]
+    pub min_tokens: Option<usize>,
     /// Largest file that is read as one document; rows of JSONL do not count
     #[arg(long, value_name = "MB", default_value_t = 64)]
     pub max_file_mb: u64,
@@ -31,6 +36,17 @@ pub struct IndexArgs {
     pub json: bool,
 }
 
+/// What ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SearchBy {
+    /// BM25
+    Words,
+    /// Vectors, as the index's encoder makes them
+    Vectors,
+    /// Both, fused by their places
+    Both,
+}
+
 /// `search`
 #[derive(Debug, Args)]
 pub struct SearchArgs {
@@ -39,6 +55,18 @@ pub struct SearchArgs {
     /// Folder of the index
     #[arg(long, value_name = "DIR", default_value = "index")]
     pub index: PathBuf,
+    /// What ranks; both where the index has vectors, without it
+    #[arg(long, value_enum)]
+    pub by: Option<SearchBy>,
+    /// Encoder of the index, where it lies elsewhere than when the index was made; must be the same encoder
+    #[arg(long, value_name = "FOLDER | NAME")]
+    pub encoder: Option<String>,
+    /// Looks at the best again: folder or name on the hub of a cross-encoder or a ColBERT
+    #[arg(long, value_name = "FOLDER | NAME")]
+    pub rerank: Option<String>,
+    /// Passages that are fused of each ranking and looked at again
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub candidates: u32,
     /// Most passages to show
     #[arg(short = 'k', long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub top_k: u32,

@@ -6,16 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use folgore_retriever::{
-    chunk::{ChunkSettings, Chunker},
+    encode::Encoder,
+    encoding,
     indexing::{self, Noted, Report},
     read::{ReadLimits, Source},
-    store::Store,
+    store::{EncoderRow, Store, StoreError},
+    vectors::{GraphSettings, keep_graph},
 };
 use serde_json::json;
 
-use crate::{cli::search::IndexArgs, stream::quietly};
+use crate::{
+    cli::search::IndexArgs,
+    retriever::{self, Named},
+    stream::quietly,
+};
 
 /// Names shown of each kind; `--json` shows all.
 const SHOWN: usize = 10;
@@ -24,25 +30,38 @@ const EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the command.
 pub fn run(args: &IndexArgs) -> Result<()> {
-    let settings =
-        ChunkSettings { max_tokens: args.max_tokens, min_tokens: args.min_tokens, ..ChunkSettings::default() };
-    let chunker = Chunker::new(settings)?;
+    let encoder = encoder(args)?;
+    let chunker = encoding::chunker(encoder.as_ref().map(|e| &e.model), args.max_tokens, args.min_tokens)?;
     let sources = Source::all(&args.sources)?;
     let limits = ReadLimits { file_bytes: args.max_file_mb.saturating_mul(1 << 20), ..ReadLimits::default() };
     let store = Store::open(&args.out, chunker.settings())?;
     if args.clear {
         store.clear()?;
     }
+    store.set_encoder(encoder.as_ref().map(|e| EncoderRow::of(&e.name, &*e.model)).as_ref())?;
     let begin = Instant::now();
     let mut progress = Progress::new();
-    let report = indexing::index(&store, &chunker, &sources, &limits, &mut |report, file| progress.show(report, file))?;
+    let report =
+        indexing::index(&store, &chunker, &sources, &limits, &mut |report, file| progress.files(report, file))?;
+    let mut encoded = 0;
+    if let Some(encoder) = &encoder {
+        encoded = encoding::encode(&store, &*encoder.model, &mut |done, all| progress.vectors(done, all))?;
+    }
+    progress.graph(store.vectors()?);
+    keep_graph(&store, GraphSettings::default())?;
     progress.end();
-    let (counts, digest) = (store.counts()?, store.digest()?);
+    let (counts, digest, vectors) = (store.counts()?, store.digest()?, store.vectors()?);
     if args.json {
-        let all = json!({ "index": args.out, "digest": digest, "counts": counts, "report": report });
+        let all = json!({
+            "index": args.out, "digest": digest, "counts": counts, "report": report, "encoder": store.encoder()?,
+            "vectors": { "encoded": encoded, "kept": vectors - encoded },
+        });
         return quietly(format!("{all}\n").as_bytes());
     }
     let mut said = said(&report);
+    if let Some(encoder) = &encoder {
+        writeln!(said, "vectors    {encoded} made, {} kept, by {}", vectors - encoded, plain(&encoder.name))?;
+    }
     writeln!(
         said,
         "{}: {} documents in {} chunks, corpus {}, {:.1} s",
@@ -53,6 +72,26 @@ pub fn run(args: &IndexArgs) -> Result<()> {
         begin.elapsed().as_secs_f64()
     )?;
     quietly(said.as_bytes())
+}
+
+/// The encoder that is asked for, or the one that the index has.
+fn encoder(args: &IndexArgs) -> Result<Option<Named<dyn Encoder>>> {
+    match args.encoder.as_deref() {
+        Some("none") => Ok(None),
+        Some(name) => Ok(Some(retriever::encoder(name)?)),
+        None => {
+            let remembered = match Store::read(&args.out) {
+                Err(StoreError::Missing(_)) => None,
+                store => store?.encoder()?,
+            };
+            let opened = remembered.map(|row| {
+                retriever::encoder(&row.name).context(
+                    "the encoder that the index remembers; --encoder names another place or encoder, --encoder none takes its vectors away",
+                )
+            });
+            opened.transpose()
+        }
+    }
 }
 
 fn said(report: &Report) -> String {
@@ -104,15 +143,31 @@ impl Progress {
         Self { terminal: std::io::stderr().is_terminal(), shown: None }
     }
 
-    fn show(&mut self, report: &Report, file: &str) {
+    fn files(&mut self, report: &Report, file: &str) {
+        let name: String = plain(file).replace(['\n', '\t'], " ").chars().take(60).collect();
+        let files = report.files_read + report.files_unchanged;
+        self.show(&format!("{files} files, {} documents new: {name}", report.documents_added));
+    }
+
+    fn vectors(&mut self, done: u64, all: u64) {
+        self.show(&format!("{done} of {all} chunks have vectors"));
+    }
+
+    /// A graph takes its time and says nothing in between.
+    fn graph(&mut self, vectors: u64) {
+        if vectors >= GraphSettings::default().from as u64 {
+            self.shown = None;
+            self.show(&format!("the graph of {vectors} vectors"));
+        }
+    }
+
+    fn show(&mut self, line: &str) {
         if !self.terminal || self.shown.is_some_and(|shown| shown.elapsed() < EVERY) {
             return;
         }
         self.shown = Some(Instant::now());
-        let name: String = plain(file).replace(['\n', '\t'], " ").chars().take(60).collect();
-        let files = report.files_read + report.files_unchanged;
         // nobody reading is no reason to stop
-        let _ = write!(std::io::stderr(), "\r\x1b[K{files} files, {} documents new: {name}", report.documents_added);
+        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
     }
 
     fn end(&self) {

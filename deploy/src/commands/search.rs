@@ -1,15 +1,19 @@
 //! `folgore search`: the best passages of an index for a query.
 
 use anyhow::{Result, anyhow};
+use folgore_config::{RankBy, RetrieverSection};
 use folgore_retriever::{
-    Index,
-    lexical::Bm25Settings,
     passage,
     store::{ChunkText, Filter},
 };
 use serde_json::json;
 
-use crate::{cli::search::SearchArgs, commands::index::plain, stream::quietly};
+use crate::{
+    cli::search::{SearchArgs, SearchBy},
+    commands::index::plain,
+    retriever::{self, Opened},
+    stream::quietly,
+};
 
 /// Lines shown of a passage; `--json` has all of it.
 const LINES_SHOWN: usize = 12;
@@ -18,12 +22,26 @@ const LINES_SHOWN: usize = 12;
 pub fn run(args: &SearchArgs) -> Result<()> {
     let filter = args.filter.iter().try_fold(Filter::default(), |filter, asked| filter.with(asked));
     let filter = filter.map_err(|wrong| anyhow!(wrong))?;
-    let filter = Some(&filter).filter(|filter| !filter.0.is_empty());
-    let index = Index::open(&args.index, Bm25Settings::default(), filter)?;
+    let by = args.by.map(|by| match by {
+        SearchBy::Words => RankBy::Words,
+        SearchBy::Vectors => RankBy::Vectors,
+        SearchBy::Both => RankBy::Both,
+    });
+    let section = RetrieverSection {
+        by,
+        encoder: args.encoder.clone(),
+        rerank: args.rerank.clone(),
+        candidates: args.candidates,
+        filter: filter.0,
+        ..RetrieverSection::default()
+    };
+    let Opened { index, ranked } = retriever::open(&args.index, &section)?;
     let found = index.find(&args.query, args.top_k as usize)?;
     if args.json {
         let passages: Vec<_> = found.into_iter().map(|(chunk, score)| row(chunk, score)).collect();
-        return quietly(format!("{}\n", json!({ "query": args.query, "passages": passages })).as_bytes());
+        return quietly(
+            format!("{}\n", json!({ "query": args.query, "ranked": ranked, "passages": passages })).as_bytes(),
+        );
     }
     if found.is_empty() {
         return quietly(b"nothing found\n");

@@ -29,7 +29,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{cli::ServeArgs, retriever, telemetry};
+use crate::{
+    cli::{ConfigArgs, ServeArgs},
+    commands::train::load_config,
+    retriever, telemetry,
+};
 
 /// Where requests go.
 const PATH: &str = "/retrieve";
@@ -60,8 +64,12 @@ pub fn run(args: ServeArgs) -> Result<()> {
 async fn serve(args: &ServeArgs) -> Result<()> {
     let shutdown = Shutdown::new();
     on_ctrl_c(shutdown.clone(), |_| {})?;
-    let section = RetrieverSection { index: args.index.clone(), ..RetrieverSection::default() };
-    let found_by = retriever::build(&section)?;
+    let section = section(args)?;
+    let opening = section.clone();
+    let opened = tokio::task::spawn_blocking(move || retriever::build(&opening));
+    // an encoder may have to be downloaded: whoever wants to leave does not wait for it
+    let Some(found_by) = shutdown.unless_stopping(opened).await else { return Ok(()) };
+    let found_by = found_by??;
     let bounds = Bounds { waiting: QUERIES_MAX * CONNECTIONS_MAX, ..retriever::bounds(&section) };
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("--listen {}", args.listen))?;
     println!("{} at http://{}{PATH}", found_by.name(), listener.local_addr()?);
@@ -83,6 +91,13 @@ async fn serve(args: &ServeArgs) -> Result<()> {
             }
         }
     }
+}
+
+/// The section `retriever` of what was given.
+fn section(args: &ServeArgs) -> Result<RetrieverSection> {
+    let mut given = args.given.clone();
+    given.extend(args.index.iter().map(|index| format!("retriever.index={:?}", index.display().to_string())));
+    Ok(load_config(&ConfigArgs { given, ..ConfigArgs::default() })?.retriever)
 }
 
 /// Answers one client, for as long as it keeps its connection.

@@ -333,7 +333,10 @@ pub fn ingredients(
     };
     let recall = compose::recall(&config);
     let retriever = match config.rollout.searches() {
-        true => Some(crate::retriever::build(&config.retriever)?),
+        true => {
+            crate::retriever::pin(&mut config.retriever)?;
+            Some(crate::retriever::build(&config.retriever)?)
+        }
         false => None,
     };
     if retriever.is_some() {

@@ -167,8 +167,7 @@ async fn begin(
     let slots = args.slots.filter(|_| role == Role::Rollout);
     let slots = slots.iter().map(|slots| format!("rollout.max_concurrent_sequences={slots}"));
     let config = load_text("the run's configuration", &card.config, &model.chain(slots).collect::<Vec<_>>())?.config;
-    let retriever = RetrieverSection { index: args.index.clone().or(config.retriever.index), ..config.retriever };
-    let config = Config { retriever, ..config };
+    let config = Config { retriever: retriever_here(args, &config.retriever), ..config };
     let configuration = (CONFIGURATION.to_owned(), Digest::of(card.config.as_bytes()).short());
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
@@ -218,11 +217,21 @@ async fn begin(
     start(role, name, config, policy, retriever, scores_here, links, args.slots).await.map(Some)
 }
 
+/// The run's `section`, with what lies elsewhere here.
+fn retriever_here(args: &WorkerArgs, section: &RetrieverSection) -> RetrieverSection {
+    let mut here = section.clone();
+    here.index = args.index.clone().or(here.index);
+    here.encoder = args.encoder.clone().or(here.encoder);
+    // whether there is one is the run's business
+    here.rerank = here.rerank.map(|name| args.rerank.clone().unwrap_or(name));
+    here
+}
+
 /// Opens the retriever of `section`, which may take a while.
 async fn open_retriever(section: &RetrieverSection) -> Result<Arc<dyn Retriever>> {
     let section = section.clone();
     let opened = tokio::task::spawn_blocking(move || retriever::build(&section)).await?;
-    opened.context("--index names the index where it lies here")
+    opened.context("--index, --encoder and --rerank name what lies elsewhere here")
 }
 
 async fn start(

@@ -54,6 +54,16 @@ pub enum ChunkSettingsError {
         /// The largest size.
         max: usize,
     },
+    /// An encoder would not look at the end of such chunks.
+    #[error("chunks of at most {max} tokens: the encoder {encoder} looks at {seen} tokens of a passage")]
+    Unseen {
+        /// What was asked for.
+        max: usize,
+        /// Its name.
+        encoder: String,
+        /// What it looks at.
+        seen: usize,
+    },
     /// The settings name a counter, and another one is there.
     #[error("chunks counted by {0:?}: the counter of that name has to be given")]
     Counter(String),

@@ -6,7 +6,10 @@ use folgore_protocol::Digest;
 use rayon::prelude::*;
 
 use super::{EncodeError, Encoder, normalise};
-use crate::lexical::Words;
+use crate::{
+    chunk::{APPROXIMATE, approximate},
+    lexical::Words,
+};
 
 /// Fixed: other seeds give other vectors, and those of two indexes are compared.
 const SEED: u64 = 0x0066_6f6c_676f_7265;
@@ -95,14 +98,18 @@ impl Encoder for Hashed {
         Digest::of(say.as_bytes())
     }
 
+    /// It looks at all of a text.
     fn max_tokens(&self) -> usize {
-        512
+        usize::MAX
     }
 
+    /// It has no tokens of its own, so that chunks are those of an index without an encoder.
     fn count_tokens(&self, text: &str) -> usize {
-        let mut count = 0;
-        Words { min_chars: 1, identifiers: false }.each(text, |_| count += 1);
-        count
+        approximate(text)
+    }
+
+    fn counter(&self) -> String {
+        APPROXIMATE.into()
     }
 
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncodeError> {

@@ -37,6 +37,16 @@ pub trait Encoder: Send + Sync {
     /// Tokens that a text is for it, special ones left out; what chunks are measured in.
     fn count_tokens(&self, text: &str) -> usize;
 
+    /// Names what [`Encoder::count_tokens`] does: encoders of one tokenizer cut documents alike.
+    fn counter(&self) -> String {
+        self.digest().hex()
+    }
+
+    /// Tokens of a passage that it looks at, without what it adds itself.
+    fn passage_tokens(&self) -> usize {
+        self.max_tokens().saturating_sub(self.count_tokens(self.passage_prefix()))
+    }
+
     /// What stands in front of every query, as the model was trained.
     fn query_prefix(&self) -> &str {
         ""

@@ -33,6 +33,8 @@ pub struct Sentence {
     vocabulary: Vocabulary,
     pooling: Pooling,
     max_tokens: usize,
+    /// Tokens that stand around every text.
+    special_tokens: usize,
     prefixes: [String; 2],
 }
 
@@ -55,7 +57,8 @@ impl Sentence {
         let name = folder.file_name().map_or_else(|| "bert".into(), |name| name.to_string_lossy().into_owned());
         let vocabulary = bert.vocabulary(folder, max_tokens)?;
         let prefixes = [prompt(&["query"]), prompt(&["passage", "document"])];
-        Ok(Self { name, bert, vocabulary, pooling, max_tokens, prefixes })
+        let special_tokens = vocabulary.texts(&[""])?.iter().map(|tokens| tokens.ids.len()).sum();
+        Ok(Self { name, bert, vocabulary, pooling, max_tokens, special_tokens, prefixes })
     }
 
     fn pool(&self, states: &[f32], vector: &mut [f32]) {
@@ -152,6 +155,15 @@ impl Encoder for Sentence {
     fn count_tokens(&self, text: &str) -> usize {
         // What cannot be tokenized is reported when it is encoded; until then it counts as it is.
         self.vocabulary.plain(text).map_or(text.len(), |ids| ids.len())
+    }
+
+    fn counter(&self) -> String {
+        self.vocabulary.digest().hex()
+    }
+
+    fn passage_tokens(&self) -> usize {
+        let own = self.special_tokens + self.count_tokens(self.passage_prefix());
+        self.max_tokens.saturating_sub(own)
     }
 
     fn query_prefix(&self) -> &str {

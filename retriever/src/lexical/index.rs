@@ -9,10 +9,11 @@ use std::{
     },
 };
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Words;
-use crate::{ChunkId, Hit, Ranking, SearchError, ranking::Top};
+use crate::{Allowed, ChunkId, Hit, Ranking, SearchError, ranking::Top};
 
 /// Parameters of BM25; see the [module](super).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -153,7 +154,7 @@ impl Bm25 {
         terms
     }
 
-    fn search_one(&self, query: &str, top_k: usize, allowed: &dyn Fn(ChunkId) -> bool) -> Vec<Hit> {
+    fn search_one(&self, query: &str, top_k: usize, allowed: Allowed<'_>) -> Vec<Hit> {
         thread_local! {
             static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
@@ -194,13 +195,11 @@ impl Bm25 {
 
 impl Ranking for Bm25 {
     /// Chunks that hold no word of a query are not among its hits. Never fails.
-    fn search(
-        &self,
-        queries: &[&str],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, SearchError> {
-        Ok(queries.iter().map(|query| self.search_one(query, top_k, allowed)).collect())
+    fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError> {
+        Ok(match queries {
+            [query] => vec![self.search_one(query, top_k, allowed)],
+            many => many.par_iter().map(|query| self.search_one(query, top_k, allowed)).collect(),
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use folgore_protocol::Digest;
+
 use super::Reranker;
 use crate::encode::{
     EncodeError, batches,
@@ -35,6 +37,10 @@ impl CrossEncoder {
 impl Reranker for CrossEncoder {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn digest(&self) -> Digest {
+        self.bert.digest()
     }
 
     fn scores(&self, query: &str, passages: &[&str]) -> Result<Vec<f32>, EncodeError> {

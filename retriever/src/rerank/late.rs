@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use folgore_model::backend::CpuBuf;
+use folgore_protocol::Digest;
 
 use super::Reranker;
 use crate::{
@@ -120,6 +121,10 @@ impl LateInteraction {
 impl Reranker for LateInteraction {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn digest(&self) -> Digest {
+        self.bert.digest()
     }
 
     fn scores(&self, query: &str, passages: &[&str]) -> Result<Vec<f32>, EncodeError> {

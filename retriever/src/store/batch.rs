@@ -5,8 +5,8 @@ use std::{collections::HashSet, hash::BuildHasher, ops::Range};
 use redb::{ReadableTable as _, Table, WriteTransaction};
 
 use super::{
-    CHUNKS, DIGEST, DOCUMENTS, ENCODER, FILES, FileRow, Handle, MEMBERS, META, NEXT_CHUNK, SETTINGS, Store, StoreError,
-    VECTORS, document_digest,
+    CHUNKS, DIGEST, DOCUMENTS, FILES, FileRow, Handle, MEMBERS, META, NEXT_CHUNK, SETTINGS, Store, StoreError, VECTORS,
+    document_digest,
     error::Trouble,
     rows::{self, ChunkRow, DocumentRow},
 };
@@ -209,7 +209,7 @@ impl Store {
         }
     }
 
-    /// Removes everything. Numbers that were given are not given again.
+    /// Removes everything but the name of the encoder. Numbers that were given are not given again.
     ///
     /// # Errors
     /// If the disk fails.
@@ -221,42 +221,7 @@ impl Store {
             write.delete_table(MEMBERS)?;
             write.delete_table(VECTORS)?;
             let mut tables = Tables::of(write)?;
-            tables.meta.remove(ENCODER)?;
             tables.meta.insert(SETTINGS, rows::encode(&self.settings)?.as_slice())?;
-            Ok(())
-        })
-    }
-
-    /// Keeps vectors of `encoder`, of which all have one length; those of another encoder go.
-    ///
-    /// # Errors
-    /// If the disk fails, the lengths differ, or a number is not finite.
-    pub fn keep_vectors(&self, encoder: &str, vectors: &[(ChunkId, Vec<f32>)]) -> Result<(), StoreError> {
-        let wrong =
-            |reason: String| Err(StoreError::Vectors { name: self.name.clone(), encoder: encoder.to_owned(), reason });
-        let width = vectors.first().map_or(0, |(_, vector)| vector.len());
-        if let Some((chunk, vector)) = vectors.iter().find(|(_, vector)| vector.len() != width || width == 0) {
-            return wrong(format!("chunk {chunk}: {} numbers, expected {}", vector.len(), width.max(1)));
-        }
-        if let Some((chunk, _)) = vectors.iter().find(|(_, vector)| !vector.iter().all(|x| x.is_finite())) {
-            return wrong(format!("chunk {chunk}: a number is not finite"));
-        }
-        let shape = rows::encode(&(encoder, width)).map_err(|e| StoreError::new(&self.name, e.into()))?;
-        self.write(|write| {
-            let mut meta = write.open_table(META)?;
-            if meta.get(ENCODER)?.is_none_or(|row| row.value() != shape) {
-                write.delete_table(VECTORS)?;
-                meta.insert(ENCODER, shape.as_slice())?;
-            }
-            let mut table = write.open_table(VECTORS)?;
-            let chunks = write.open_table(CHUNKS)?;
-            for (chunk, vector) in vectors {
-                // it may have gone while its vector was computed
-                if chunks.get(chunk)?.is_some() {
-                    let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    table.insert(chunk, bytes.as_slice())?;
-                }
-            }
             Ok(())
         })
     }

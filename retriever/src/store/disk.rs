@@ -33,7 +33,7 @@ impl Store {
             create(folder, &path, settings)?;
         }
         let db = guarded(&name, || builder().open(&path))?;
-        let mut store = Self::on(name, Handle::Whole(db))?;
+        let mut store = Self::on(name, Some(folder), Handle::Whole(db))?;
         if store.settings != *settings {
             store.settings = settings.clone();
             store.clear()?;
@@ -55,7 +55,7 @@ impl Store {
             }
             other => other,
         })?;
-        Self::on(name, Handle::Shared(db))
+        Self::on(name, Some(folder), Handle::Shared(db))
     }
 
     /// An empty store in memory, gone with the process.
@@ -65,10 +65,10 @@ impl Store {
     pub fn in_memory(name: &str, settings: &ChunkSettings) -> Result<Self, StoreError> {
         let db = guarded(name, || builder().create_with_backend(InMemoryBackend::new()))?;
         begin(&db, settings).map_err(|trouble| StoreError::new(name, trouble))?;
-        Self::on(name.to_owned(), Handle::Whole(db))
+        Self::on(name.to_owned(), None, Handle::Whole(db))
     }
 
-    fn on(name: String, handle: Handle) -> Result<Self, StoreError> {
+    fn on(name: String, folder: Option<&Path>, handle: Handle) -> Result<Self, StoreError> {
         let settings = || -> Result<ChunkSettings, Trouble> {
             let read = match &handle {
                 Handle::Whole(db) => db.begin_read()?,
@@ -79,7 +79,7 @@ impl Store {
             Ok(rows::decode(row.value())?)
         };
         let settings = settings().map_err(|trouble| StoreError::new(&name, trouble))?;
-        Ok(Self { name, handle, settings })
+        Ok(Self { name, folder: folder.map(Path::to_owned), handle, settings })
     }
 }
 

@@ -11,8 +11,12 @@ mod read;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, TableDefinition, TransactionError};
 
@@ -23,6 +27,7 @@ pub use digest::document_digest;
 pub use error::StoreError;
 pub use read::{ChunkSet, ChunkText};
 pub use rows::{FileRow, Stamp};
+pub use vectors::EncoderRow;
 
 /// Settings, next number, digest: by name.
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
@@ -95,6 +100,8 @@ enum Handle {
 /// Documents and their chunks. Any number of threads may read while one writes.
 pub struct Store {
     name: String,
+    /// None where it is in memory.
+    folder: Option<PathBuf>,
     handle: Handle,
     settings: ChunkSettings,
 }
@@ -109,6 +116,11 @@ impl Store {
     /// Where it is, for messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its folder; none if it is in memory.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// How its documents are cut.

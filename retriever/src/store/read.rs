@@ -5,7 +5,7 @@ use std::ops::Range;
 use redb::{ReadableTable as _, ReadableTableMetadata as _};
 
 use super::{
-    CHUNKS, Counts, DOCUMENTS, ENCODER, FILES, FileRow, Filter, MEMBERS, META, Store, StoreError, VECTORS,
+    CHUNKS, Counts, DOCUMENTS, FILES, FileRow, Filter, MEMBERS, Store, StoreError,
     rows::{self, ChunkRow, DocumentRow},
 };
 use crate::{Chunk, ChunkId};
@@ -34,7 +34,7 @@ impl ChunkText {
         parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("\n")
     }
 
-    fn new(id: ChunkId, row: ChunkRow, document: &DocumentRow) -> Self {
+    pub(super) fn new(id: ChunkId, row: ChunkRow, document: &DocumentRow) -> Self {
         let bytes = row.bytes.start as usize..row.bytes.end as usize;
         Self {
             id,
@@ -207,26 +207,6 @@ impl Store {
                 ids.push(id.to_owned());
             }
             Ok((ids, None))
-        })
-    }
-
-    /// Shows every vector that `encoder` made.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn each_vector(&self, encoder: &str, mut show: impl FnMut(ChunkId, Vec<f32>)) -> Result<(), StoreError> {
-        self.named(|| {
-            let read = self.begin_read()?;
-            let Some(row) = read.open_table(META)?.get(ENCODER)? else { return Ok(()) };
-            let (of, _): (String, usize) = rows::decode(row.value())?;
-            if of != encoder {
-                return Ok(());
-            }
-            for entry in read.open_table(VECTORS)?.iter()? {
-                let (id, bytes) = entry?;
-                show(id.value(), bytes.value().as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect());
-            }
-            Ok(())
         })
     }
 }

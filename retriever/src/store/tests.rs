@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use folgore_protocol::Digest;
+
 use super::*;
 use crate::{Document, Kind, chunk::Chunker};
 
@@ -134,19 +136,34 @@ fn filters_take_values_and_beginnings() {
 fn vectors_belong_to_chunks_and_to_one_encoder() {
     let store = memory();
     put(&store, "f", &[document("a", "A."), document("b", "B.")]);
-    let kept = |encoder: &str| {
+    let kept = || {
         let mut kept = Vec::new();
-        store.each_vector(encoder, |id, vector| kept.push((id, vector))).unwrap();
+        store.each_vector(|id, vector| kept.push((id, vector.to_vec()))).unwrap();
         kept
     };
-    store.keep_vectors("one", &[(0, vec![1.0, -0.5]), (1, vec![0.0, 2.0]), (7, vec![9.0, 9.0])]).unwrap();
-    assert_eq!(kept("one"), [(0, vec![1.0, -0.5]), (1, vec![0.0, 2.0])]);
+    let row = |name: &str, dim| EncoderRow { name: name.into(), digest: Digest::of(name.as_bytes()), dim };
+    let (one, two) = (row("one", 2), row("two", 1));
+    let both = [(0, vec![1.0, -0.5]), (1, vec![0.0, 2.0]), (7, vec![9.0, 9.0])];
+    assert!(store.keep_vectors(&one, &both).unwrap_err().to_string().contains("another encoder"));
+    store.set_encoder(Some(&one)).unwrap();
+    let lacking = |from| store.without_vector(from, 9).unwrap().into_iter().map(|c| c.id).collect::<Vec<_>>();
+    assert_eq!((lacking(0), lacking(1), store.vectors().unwrap()), (vec![0, 1], vec![1], 0));
+    store.keep_vectors(&one, &both).unwrap();
+    assert_eq!(kept(), both[..2], "7 is no chunk");
+    assert_eq!((lacking(0), store.vectors().unwrap()), (vec![], 2));
     store.remove("a").unwrap();
-    assert_eq!(kept("one"), [(1, vec![0.0, 2.0])]);
-    store.keep_vectors("two", &[(1, vec![3.0])]).unwrap();
-    assert_eq!((kept("one"), kept("two")), (vec![], vec![(1, vec![3.0])]));
-    assert!(store.keep_vectors("two", &[(1, vec![f32::NAN])]).unwrap_err().to_string().contains("not finite"));
-    assert!(store.keep_vectors("two", &[(1, vec![1.0]), (1, vec![])]).unwrap_err().to_string().contains("expected 1"));
+    assert_eq!(kept(), both[1..2]);
+    // under another name it is the same encoder
+    let renamed = EncoderRow { name: "uno".into(), ..one.clone() };
+    store.set_encoder(Some(&renamed)).unwrap();
+    assert_eq!((kept(), store.encoder().unwrap()), (both[1..2].to_vec(), Some(renamed)));
+    store.set_encoder(Some(&two)).unwrap();
+    assert_eq!((kept(), lacking(0)), (vec![], vec![1]));
+    assert!(store.keep_vectors(&two, &[(1, vec![f32::NAN])]).unwrap_err().to_string().contains("not finite"));
+    assert!(store.keep_vectors(&two, &[(1, vec![1.0, 2.0])]).unwrap_err().to_string().contains("expected 1"));
+    store.keep_vectors(&two, &[(1, vec![3.0])]).unwrap();
+    store.set_encoder(None).unwrap();
+    assert_eq!((store.vectors().unwrap(), store.encoder().unwrap()), (0, None));
 }
 
 #[test]

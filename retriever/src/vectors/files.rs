@@ -166,7 +166,8 @@ fn read_graph(folder: &Path, files: &GraphFiles, rows: &Rows, settings: GraphSet
             return Err(format!("{}: not as it was written", path.display()));
         }
     }
-    let graph = Graph::load(folder, &files.name, settings)?;
+    let mut graph = Graph::load(folder, &files.name, settings)?;
+    graph.sums = Some(files.sums.clone());
     if graph.slots() == rows.slots() {
         Ok(graph)
     } else {

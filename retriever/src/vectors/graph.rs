@@ -26,6 +26,8 @@ impl Distance<f32> for Apart {
 pub(super) struct Graph {
     hnsw: Hnsw<'static, f32, Apart>,
     settings: GraphSettings,
+    /// SHA-256 of the files that it was read from; none once it is another.
+    pub(super) sums: Option<[String; 2]>,
 }
 
 impl fmt::Debug for Graph {
@@ -39,7 +41,7 @@ impl Graph {
     pub(super) fn build(rows: &Rows, settings: GraphSettings) -> Self {
         let GraphSettings { neighbours, ef_construction, .. } = settings;
         let hnsw = Hnsw::new(neighbours, rows.slots(), LAYERS, ef_construction, Apart);
-        let graph = Self { hnsw, settings };
+        let graph = Self { hnsw, settings, sums: None };
         // The first ones by themselves: threads that all begin at once would find nobody to link to.
         let alone = rows.slots().min(1000);
         (0..alone).for_each(|slot| graph.insert(slot, rows.row(slot)));
@@ -69,7 +71,7 @@ impl Graph {
         // The library ties what it reads to its reader, for the sake of mapped files. The reader is two names and a few flags.
         let reader: &'static HnswIo = Box::leak(Box::new(HnswIo::new(folder, name)));
         let hnsw = reader.load_hnsw_with_dist(Apart).map_err(|e| e.to_string())?;
-        Ok(Self { hnsw, settings })
+        Ok(Self { hnsw, settings, sums: None })
     }
 
     pub(super) fn slots(&self) -> usize {

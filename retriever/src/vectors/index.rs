@@ -8,7 +8,7 @@ use std::{
 use rayon::prelude::*;
 
 use super::{GraphSettings, Vectors, VectorsError, dot, files, graph::Graph, rows::Rows};
-use crate::{ChunkId, Hit, ranking::Top};
+use crate::{Allowed, ChunkId, Hit, ranking::Top};
 
 /// See the [module](super).
 ///
@@ -60,6 +60,40 @@ impl VectorIndex {
     /// Whether searches go through a graph.
     pub fn has_graph(&self) -> bool {
         self.read().graph.is_some()
+    }
+
+    /// Names the files that its graph was read from; none if there is no graph, or if it was made or changed since. Graphs made of
+    /// the same vectors may differ in what they miss, those of one name do not.
+    pub fn graph_name(&self) -> Option<String> {
+        Some(self.read().graph.as_ref()?.sums.as_ref()?.concat())
+    }
+
+    /// Whether the vector of a chunk is `vector`, to the bit.
+    pub(super) fn holds(&self, chunk: ChunkId, vector: &[f32]) -> bool {
+        let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        self.read().rows.vector(chunk).is_some_and(|kept| kept == vector || bits(kept) == bits(vector))
+    }
+
+    /// The chunks that have a vector.
+    pub(super) fn chunks(&self) -> Vec<ChunkId> {
+        let state = self.read();
+        (0..state.rows.slots()).filter_map(|slot| state.rows.chunk(slot)).collect()
+    }
+
+    /// An index that `fill` puts vectors into, all finite and of `dim` numbers; its graph, if there is to be one, is made once.
+    pub(super) fn filled<E>(
+        dim: usize,
+        settings: GraphSettings,
+        fill: impl FnOnce(&mut dyn FnMut(ChunkId, &[f32])) -> Result<(), E>,
+    ) -> Result<Self, E>
+    where
+        E: From<VectorsError>,
+    {
+        let mut rows = Rows::new(dim);
+        fill(&mut |chunk, vector| rows.push(chunk, vector))?;
+        let index = Self::of(rows, None, settings)?;
+        index.tidy(&index.lock());
+        Ok(index)
     }
 
     fn of(rows: Rows, graph: Option<Graph>, settings: GraphSettings) -> Result<Self, VectorsError> {
@@ -149,6 +183,9 @@ impl Vectors for VectorIndex {
         if batch.len() > first {
             state.graph = None;
         }
+        if let Some(graph) = &mut state.graph {
+            graph.sums = None;
+        }
         drop(state);
         let state = self.read();
         if let Some(graph) = &state.graph {
@@ -168,12 +205,7 @@ impl Vectors for VectorIndex {
         removed
     }
 
-    fn search(
-        &self,
-        queries: &[&[f32]],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, VectorsError> {
+    fn search(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, VectorsError> {
         let state = self.read();
         let state = &*state;
         queries.iter().try_for_each(|query| check_vector(|| "a query".into(), query, state.rows.dim()))?;

@@ -10,14 +10,16 @@ mod graph;
 mod index;
 mod ranking;
 mod rows;
+mod stored;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::dot::dot;
-pub use self::{index::VectorIndex, ranking::VectorRanking};
-use crate::{ChunkId, Hit};
+pub(crate) use self::stored::of_store;
+pub use self::{index::VectorIndex, ranking::VectorRanking, stored::keep_graph};
+use crate::{Allowed, ChunkId, Hit};
 
 /// Unit vectors by chunk. Any number of threads may search while one changes it.
 pub trait Vectors: Send + Sync {
@@ -40,12 +42,7 @@ pub trait Vectors: Send + Sync {
 
     /// For each query, in order, the `top_k` chunks of those that `allowed` lets through with the largest dot products, best first;
     /// equal ones in the order of chunks.
-    fn search(
-        &self,
-        queries: &[&[f32]],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, VectorsError>;
+    fn search(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, VectorsError>;
 }
 
 /// When there is a graph, and how it is built and searched.

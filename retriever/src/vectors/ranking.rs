@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Vectors;
-use crate::{ChunkId, Hit, Ranking, SearchError, encode::Encoder};
+use crate::{Allowed, Hit, Ranking, SearchError, encode::Encoder};
 
 /// Encodes queries and ranks by the vectors of chunks, which the same encoder made.
 #[derive(Clone)]
@@ -20,15 +20,14 @@ impl VectorRanking {
 }
 
 impl Ranking for VectorRanking {
-    fn search(
-        &self,
-        queries: &[&str],
-        top_k: usize,
-        allowed: &dyn Fn(ChunkId) -> bool,
-    ) -> Result<Vec<Vec<Hit>>, SearchError> {
+    fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError> {
         let refused = |e: &dyn std::fmt::Display| SearchError::Refused(e.to_string());
         let encoded = self.encoder.encode_queries(queries).map_err(|e| refused(&e))?;
         let encoded: Vec<&[f32]> = encoded.iter().map(Vec::as_slice).collect();
-        self.vectors.search(&encoded, top_k, allowed).map_err(|e| refused(&e))
+        let mut found = self.vectors.search(&encoded, top_k, allowed).map_err(|e| refused(&e))?;
+        // nothing to be seen in a query: every chunk is as near to it as any other
+        let blind = encoded.iter().map(|vector| vector.iter().all(|x| *x == 0.0));
+        found.iter_mut().zip(blind).filter(|(_, blind)| *blind).for_each(|(hits, _)| hits.clear());
+        Ok(found)
     }
 }

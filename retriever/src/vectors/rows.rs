@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::dot::dots;
-use crate::{ChunkId, Hit, ranking::Top};
+use crate::{Allowed, ChunkId, Hit, ranking::Top};
 
 /// Rows that a thread takes at once: with 384 numbers each they fit into its second-level cache.
 const PIECE: usize = 512;
@@ -108,11 +108,11 @@ impl Rows {
     }
 
     /// For each query the best of all rows that `allowed` lets through.
-    pub(super) fn search(&self, queries: &[&[f32]], top_k: usize, allowed: &dyn Fn(ChunkId) -> bool) -> Vec<Vec<Hit>> {
+    pub(super) fn search(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Vec<Vec<Hit>> {
         queries.chunks(TOGETHER).flat_map(|some| self.search_some(some, top_k, allowed)).collect()
     }
 
-    fn search_some(&self, queries: &[&[f32]], top_k: usize, allowed: &dyn Fn(ChunkId) -> bool) -> Vec<Vec<Hit>> {
+    fn search_some(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Vec<Vec<Hit>> {
         let mut tops: Vec<Top> = queries.iter().map(|_| Top::new(top_k)).collect();
         if self.dim == 0 || self.chunks.is_empty() || queries.is_empty() {
             return tops.into_iter().map(Top::into_hits).collect();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use folgore_protocol::Digest;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::super::EncodeError;
@@ -25,6 +26,8 @@ pub(crate) struct Vocabulary {
     /// Does not.
     uncut: Tokenizer,
     place: String,
+    /// Of the file.
+    digest: Digest,
     size: u32,
     kinds: u32,
 }
@@ -34,6 +37,7 @@ impl Vocabulary {
     pub(crate) fn open(folder: &Path, max_tokens: usize, size: usize, kinds: usize) -> Result<Self, EncodeError> {
         let fault = |what: String| EncodeError { encoder: folder.display().to_string(), what };
         let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| fault(format!("tokenizer.json: {e}")))?;
+        let digest = Digest::of(&bytes);
         let mut uncut = Tokenizer::from_bytes(bytes).map_err(|e| fault(format!("tokenizer.json: {e}")))?;
         // Files come with the settings that they were last used with.
         uncut.with_padding(None);
@@ -47,7 +51,12 @@ impl Vocabulary {
         };
         tokenizer.with_truncation(Some(cut)).map_err(|e| fault(e.to_string()))?;
         let place = folder.display().to_string();
-        Ok(Self { tokenizer, uncut, place, size: size as u32, kinds: kinds as u32 })
+        Ok(Self { tokenizer, uncut, place, digest, size: size as u32, kinds: kinds as u32 })
+    }
+
+    /// Names the file.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
     }
 
     fn fault(&self, what: impl ToString) -> EncodeError {
