@@ -66,6 +66,9 @@ pub fn open(folder: &Path, section: &RetrieverSection) -> Result<Opened> {
         None if made_by.is_some() || section.encoder.is_some() => By::Both,
         None => By::Words,
     };
+    if by == By::Words && section.encoder.is_some() {
+        bail!("an encoder is named, and ranking by words takes none");
+    }
     let encoder = match made_by.filter(|_| by.takes_vectors()) {
         None if by.takes_vectors() => return Err(IndexError::NoVectors(store.name().to_owned()).into()),
         None => None,

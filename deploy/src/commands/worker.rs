@@ -167,7 +167,7 @@ async fn begin(
     let slots = args.slots.filter(|_| role == Role::Rollout);
     let slots = slots.iter().map(|slots| format!("rollout.max_concurrent_sequences={slots}"));
     let config = load_text("the run's configuration", &card.config, &model.chain(slots).collect::<Vec<_>>())?.config;
-    let config = Config { retriever: retriever_here(args, &config.retriever), ..config };
+    let config = Config { retriever: retriever_here(args, &config.retriever)?, ..config };
     let configuration = (CONFIGURATION.to_owned(), Digest::of(card.config.as_bytes()).short());
     let mut facts = BTreeMap::from([configuration]);
     let policy = match role {
@@ -218,13 +218,18 @@ async fn begin(
 }
 
 /// The run's `section`, with what lies elsewhere here.
-fn retriever_here(args: &WorkerArgs, section: &RetrieverSection) -> RetrieverSection {
+fn retriever_here(args: &WorkerArgs, section: &RetrieverSection) -> Result<RetrieverSection> {
     let mut here = section.clone();
     here.index = args.index.clone().or(here.index);
+    if args.encoder.is_some() && here.index.is_none() {
+        bail!("--encoder: the run searches no index");
+    }
     here.encoder = args.encoder.clone().or(here.encoder);
-    // whether there is one is the run's business
-    here.rerank = here.rerank.map(|name| args.rerank.clone().unwrap_or(name));
-    here
+    if let Some(name) = &args.rerank {
+        let of_run = here.rerank.as_mut().context("--rerank: the run has no reranker (retriever.rerank)")?;
+        name.clone_into(of_run);
+    }
+    Ok(here)
 }
 
 /// Opens the retriever of `section`, which may take a while.
