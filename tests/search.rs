@@ -423,7 +423,8 @@ fn an_index_is_served_and_searched_by_runs_as_the_section_says() {
     let mut found = Vec::new();
     for by in ["words", "vectors"] {
         let by = format!("retriever.by={by}");
-        let mut server = Running::start(folgore(serve.iter().copied().chain([by.as_str(), "retriever.filter.path=*"])));
+        let mut server =
+            Running::start(folgore(serve.iter().copied().chain([by.as_str(), "retriever.filter.path=f*"])));
         assert!(server.until_it_says("/retrieve"), "{}", server.said());
         let url = server.said().split_whitespace().last().unwrap().to_owned();
         let address = url.trim_start_matches("http://").trim_end_matches("/retrieve").to_owned();
