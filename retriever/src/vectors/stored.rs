@@ -12,30 +12,15 @@ use crate::{ChunkId, IndexError, store::Store};
 /// Name of the folder in that of the store.
 const FOLDER: &str = "vectors";
 
-/// What makes `index` the vectors of `store`: those to add and those to remove.
-struct Difference {
-    add: Vec<(ChunkId, Vec<f32>)>,
-    remove: Vec<ChunkId>,
-}
-
-impl Difference {
-    fn of(store: &Store, index: &VectorIndex) -> Result<Self, IndexError> {
-        let mut gone: HashSet<ChunkId> = index.chunks().into_iter().collect();
-        let mut add = Vec::new();
-        store.each_vector(|chunk, vector| {
-            gone.remove(&chunk);
-            if !index.holds(chunk, vector) {
-                add.push((chunk, vector.to_vec()));
-            }
-        })?;
-        let mut remove: Vec<ChunkId> = gone.into_iter().collect();
-        remove.sort_unstable();
-        Ok(Self { add, remove })
-    }
-
-    fn is_none(&self) -> bool {
-        self.add.is_empty() && self.remove.is_empty()
-    }
+/// Whether `index` holds the vectors of `store`, to the bit, and no others.
+fn same(store: &Store, index: &VectorIndex) -> Result<bool, IndexError> {
+    let mut gone: HashSet<ChunkId> = index.chunks().into_iter().collect();
+    let mut holds_all = true;
+    store.each_vector(|chunk, vector| {
+        gone.remove(&chunk);
+        holds_all &= index.holds(chunk, vector);
+    })?;
+    Ok(holds_all && gone.is_empty())
 }
 
 fn filled(store: &Store, dim: usize, settings: GraphSettings) -> Result<VectorIndex, IndexError> {
@@ -55,7 +40,7 @@ pub(crate) fn of_store(store: &Store, dim: usize, settings: GraphSettings) -> Re
     let behind = |why: String| IndexError::Behind { index: store.name().to_owned(), what: why };
     let index = VectorIndex::open(&folder.join(FOLDER), settings)
         .map_err(|error| behind(format!("the graph of its vectors cannot be read ({error})")))?;
-    if index.dim() != dim || index.graph_name().is_none() || !Difference::of(store, &index)?.is_none() {
+    if index.dim() != dim || index.graph_name().is_none() || !same(store, &index)? {
         return Err(behind("the graph of its vectors is not of these vectors".into()));
     }
     Ok(index)
@@ -76,19 +61,13 @@ pub fn keep_graph(store: &Store, settings: GraphSettings) -> Result<bool, IndexE
             _ => Ok(false),
         };
     };
-    let known = VectorIndex::open(&folder, settings).ok().filter(|known| known.dim() == encoder.dim);
-    let index = match known {
-        Some(index) => {
-            let Difference { add, remove } = Difference::of(store, &index)?;
-            if add.is_empty() && remove.is_empty() && index.graph_name().is_some() {
-                return Ok(true);
-            }
-            index.remove(&remove);
-            index.add(&add.iter().map(|(chunk, vector)| (*chunk, vector.as_slice())).collect::<Vec<_>>())?;
-            index
-        }
-        None => filled(store, encoder.dim, settings)?,
-    };
-    index.save(&folder)?;
+    // Made anew where anything changed: what is put into a graph that was read from files may be found by no search.
+    let known = VectorIndex::open(&folder, settings).ok();
+    if let Some(known) = known.filter(|known| known.dim() == encoder.dim && known.graph_name().is_some())
+        && same(store, &known)?
+    {
+        return Ok(true);
+    }
+    filled(store, encoder.dim, settings)?.save(&folder)?;
     Ok(true)
 }
