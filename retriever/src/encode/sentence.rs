@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Tokens that go through the model together: enough for full speed, few enough for the cache.
-pub(crate) const BATCH_TOKENS: usize = 2048;
+pub(crate) const BATCH_TOKENS: usize = 1024;
 
 /// How the vectors of tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

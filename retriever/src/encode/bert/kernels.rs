@@ -36,7 +36,8 @@ macro_rules! compiled {
     };
 }
 
-/// `a * b + c`, in one rounding where the processor can.
+/// `a * b + c`, in one rounding where the processor can. Not for closures that go to an iterator: one that is not taken into the function
+/// that is compiled for the processor makes a call of each.
 #[inline(always)]
 fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
@@ -74,7 +75,9 @@ fn gelu<const FUSED: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn gelu_all<const FUSED: bool>(x: &mut [f32]) {
-    x.iter_mut().for_each(|x| *x = gelu::<FUSED>(*x));
+    for x in x {
+        *x = gelu::<FUSED>(*x);
+    }
 }
 
 #[inline(always)]
@@ -163,7 +166,9 @@ fn attend_head<const FUSED: bool>(head: Head<'_>, out: &mut [f32], scores: &mut 
                 scores[first..][..LANES].copy_from_slice(&sums);
             }
         }
-        scores.chunks_exact_mut(padded).for_each(|scores| softmax::<FUSED>(scores, count, scale));
+        for scores in scores.chunks_exact_mut(padded) {
+            softmax::<FUSED>(scores, count, scale);
+        }
         let weights = std::array::from_fn(|row| &scores[row * padded..][..count]);
         for first in (0..dim).step_by(LANES) {
             let width = LANES.min(dim - first);
@@ -227,7 +232,8 @@ pub(super) fn attention(qkv: &[f32], spans: &[Span], heads: usize, dim: usize, o
             part(1, row).iter().enumerate().for_each(|(d, x)| keys[d * padded + row] = *x);
             values[row * stride..][..dim].copy_from_slice(part(2, row));
         }
-        let q: Vec<f32> = (0..span.rows).flat_map(|row| part(0, row)).copied().collect();
+        let mut q = Vec::with_capacity(span.rows * dim);
+        (0..span.rows).for_each(|row| q.extend_from_slice(part(0, row)));
         let (mut out, mut scores) = (vec![0.0; span.rows * dim], vec![0.0; ROWS * padded]);
         attend_part(Head { q: &q, keys: &keys, values: &values, dim, count: span.seen, scale }, &mut out, &mut scores);
         out
