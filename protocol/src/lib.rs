@@ -1,7 +1,7 @@
 //! What travels between Folgore's actors.
 //!
 //! No I/O and no async: plain values, their invariants and their encoding. A sample's life, in the order of the modules:
-//! [`task`] (what to solve), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
+//! [`task`] (what to solve), [`example`] (what to imitate), [`job`] (which seat of which group), [`generate`] (tokens asked of the engine), [`trajectory`]
 //! (what came back), [`score`] (what it is worth), [`answer`] (the same, as other programs say it), [`batch`] (what the learner trains on), [`policy`] (what it publishes).
 //! [`replay`] is what the keeper of it all can be asked; [`fleet`] is how processes of one run meet, [`names`] what things
 //! are called on a server. [`envelope`] and [`codec`] say how each of them is written,
@@ -11,6 +11,7 @@ pub mod answer;
 pub mod batch;
 pub mod codec;
 pub mod envelope;
+pub mod example;
 pub mod fleet;
 pub mod generate;
 pub mod ids;
@@ -30,6 +31,7 @@ pub use answer::Answer;
 pub use batch::{Batch, Draws, GroupRecord};
 pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};
+pub use example::{Body, Example};
 pub use fleet::{DeadLetter, Heartbeat, Hello, HelloReply, RunCard};
 pub use generate::{Generate, Generated, SamplingParams, StopReason};
 pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
