@@ -30,6 +30,7 @@ pub mod rollout;
 pub mod run;
 mod schema;
 pub mod search;
+pub mod sft;
 pub mod sop;
 pub mod yaml;
 
@@ -55,6 +56,7 @@ pub use reward::{JudgeSpec, MAX_TIMEOUT_S, RewardScope, RewardSpec, RewardWay};
 pub use rollout::RolloutSection;
 pub use run::RunSection;
 pub use search::{ObservationForm, OnFailure, OnInvalid, SearchSection, SearchTags};
+pub use sft::SftSection;
 pub use sop::SopSection;
 
 /// Everything that a run was asked to do.
@@ -77,6 +79,8 @@ pub struct Config {
     pub reward: Vec<RewardSpec>,
     /// The objective.
     pub algo: AlgoSection,
+    /// Learning from rows that are to be imitated.
+    pub sft: SftSection,
     /// The optimiser and its schedule.
     pub optim: OptimSection,
     /// What trains.
@@ -109,6 +113,7 @@ impl Config {
             p.nest(&format!("reward.{i}"), own);
         }
         self.algo.check(p.section("algo"));
+        self.sft.check(p.section("sft"));
         self.optim.check(p.section("optim"));
         self.lora.check(p.section("lora"));
         self.replay.check(p.section("replay"));

@@ -12,6 +12,7 @@ pub mod pretrain;
 pub mod record;
 pub mod replay;
 pub mod schedule;
+pub mod sft;
 mod spans;
 pub mod step;
 pub mod trainee;

@@ -8,7 +8,9 @@
 //! **An added token counts only where the template wrote it** (see `provenance.rs`): what a message says cannot end its turn.
 //! Wherever the content holds no added token, the ids are those of Hugging Face.
 
+pub mod builtin;
 mod namespaces;
+mod pieces;
 mod provenance;
 mod python;
 
@@ -22,6 +24,8 @@ use crate::{
     ModelError,
     tokenizer::{Run, Tokenizer, check_length},
 };
+pub use builtin::Builtin;
+pub use pieces::Pieces;
 use provenance::Disguise;
 
 /// Longest template, in bytes.
@@ -87,7 +91,7 @@ impl ChatTemplate {
         messages: &[Message],
         vars: &Map<String, Value>,
         add_generation_prompt: bool,
-    ) -> Result<Rendered, ModelError> {
+    ) -> Result<Pieces, ModelError> {
         on_deep_stack(|| self.render_here(tokenizer, messages, vars, add_generation_prompt))
     }
 
@@ -97,7 +101,7 @@ impl ChatTemplate {
         messages: &[Message],
         vars: &Map<String, Value>,
         add_generation_prompt: bool,
-    ) -> Result<Rendered, ModelError> {
+    ) -> Result<Pieces, ModelError> {
         let input = Input::new(tokenizer, messages, vars, add_generation_prompt)?;
         let mut disguise = Disguise::new(tokenizer, &input.value);
         let quiet = disguise.added_tokens(&input.value)?;
@@ -112,16 +116,15 @@ impl ChatTemplate {
                 (text, runs) = (strict, strict_runs);
             }
         }
-        let mut ids = Vec::new();
+        let mut pieces = Pieces::default();
         for run in runs {
-            match run {
-                Run::Added(id) => ids.push(id),
-                Run::Text(range) => {
-                    ids.extend(tokenizer.encode_run(&disguise.remove(&text[range.clone()]), range.start == 0)?)
-                }
-            }
+            let (range, id) = match run {
+                Run::Added(id, range) => (range, Some(id)),
+                Run::Text(range) => (range, None),
+            };
+            pieces.push(&disguise.remove(&text[range]), id);
         }
-        Ok(Rendered { text: disguise.remove(&text), ids })
+        Ok(pieces)
     }
 
     /// Renders with `data` (messages and variables) beside the tokenizer's own tokens.
@@ -212,7 +215,7 @@ fn check_role(tokenizer: &Tokenizer, role: &str) -> Result<(), ModelError> {
 
 fn structure(runs: &[Run]) -> Vec<u32> {
     let id = |run: &Run| match run {
-        Run::Added(id) => Some(*id),
+        Run::Added(id, _) => Some(*id),
         Run::Text(_) => None,
     };
     runs.iter().filter_map(id).collect()

@@ -26,7 +26,7 @@ pub use stream::StreamDecoder;
 
 use crate::{
     ModelError,
-    chat::{ChatTemplate, Rendered},
+    chat::{Builtin, ChatTemplate, Pieces, Rendered},
 };
 pub(crate) use special::SpecialTokens;
 
@@ -70,7 +70,8 @@ impl std::fmt::Debug for Tokenizer {
 /// A run of a rendered chat: an added token, or text.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Run {
-    Added(u32),
+    /// Its id, and the byte range that spells it.
+    Added(u32, Range<usize>),
     /// Byte range of the text.
     Text(Range<usize>),
 }
@@ -107,6 +108,25 @@ impl Tokenizer {
         self.encode_run(text, true)
     }
 
+    /// Encodes text that goes on after ids that are there already, and may not act: what is said to a prompt.
+    pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.encode_run(text, false)
+    }
+
+    /// The same tokenizer with another chat template, given as its source.
+    ///
+    /// # Errors
+    /// If it cannot be read: who chooses a template wants it.
+    pub fn with_chat_template(&self, source: &str) -> Result<Self, ModelError> {
+        let special = SpecialTokens { chat_template: Some(source.to_owned()), ..self.special.clone() };
+        let json = serde_json::from_str(&self.json).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let changed = Self::build("chat template", json, special)?;
+        match changed.template {
+            TemplateState::Broken(why) => Err(ModelError::Template(why)),
+            TemplateState::Ready(_) | TemplateState::Absent => Ok(changed),
+        }
+    }
+
     /// Encodes text whose added tokens count. For text that the program itself wrote; adds no begin token.
     pub fn encode_trusted(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         check_length(text)?;
@@ -131,12 +151,26 @@ impl Tokenizer {
         vars: &Map<String, Value>,
         add_generation_prompt: bool,
     ) -> Result<Rendered, ModelError> {
+        let pieces = self.render_pieces(messages, vars, add_generation_prompt)?;
+        let ids = pieces.ids(self, 0..pieces.text().len())?;
+        Ok(Rendered { text: pieces.into_text(), ids })
+    }
+
+    /// Renders a conversation as [`Tokenizer::render_chat`] does, for who encodes parts of it.
+    pub fn render_pieces(
+        &self,
+        messages: &[folgore_protocol::Message],
+        vars: &Map<String, Value>,
+        add_generation_prompt: bool,
+    ) -> Result<Pieces, ModelError> {
         match &self.template {
             TemplateState::Ready(template) => template.render(self, messages, vars, add_generation_prompt),
             TemplateState::Broken(why) => Err(ModelError::Template(why.clone())),
-            TemplateState::Absent => Err(ModelError::Template(
-                "this model has none: give prompts as text, or put a chat_template.jinja beside its tokenizer".into(),
-            )),
+            TemplateState::Absent => Err(ModelError::Template(format!(
+                "this model has none: give prompts as text, put a chat_template.jinja beside its tokenizer, or choose one by \
+                 model.chat_template: {}, or the path of one",
+                Builtin::names()
+            ))),
         }
     }
 
@@ -219,8 +253,8 @@ impl Tokenizer {
             if done < range.start {
                 runs.push(Run::Text(done..range.start));
             }
-            runs.push(Run::Added(id));
             done = range.end;
+            runs.push(Run::Added(id, range));
         }
         if done < text.len() {
             runs.push(Run::Text(done..text.len()));
