@@ -212,6 +212,8 @@ pub struct HeadOut {
     pub lse: Vec<f32>,
     /// Entropy of the row's distribution, in nats.
     pub entropy: Vec<f32>,
+    /// True where no token is likelier than the target; empty where a sampler's log-probs were taken.
+    pub likeliest: Vec<bool>,
 }
 
 /// Settings of one AdamW step (decoupled weight decay, bias-corrected moments).

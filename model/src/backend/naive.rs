@@ -462,6 +462,7 @@ impl Backend for Naive {
             result.logprobs.push(z[*target as usize] - stats.lse());
             result.lse.push(stats.lse());
             result.entropy.push(stats.entropy());
+            result.likeliest.push(z[*target as usize] >= stats.max);
         }
         result
     }

@@ -126,6 +126,7 @@ fn add_scores(out: &mut HeadOut, stats: &[Stats], wanted: &[f32], targets: &[u32
         out.lse.push(stats.lse());
         out.logprobs.push(z - stats.lse());
         out.entropy.push(stats.entropy());
+        out.likeliest.push(*z >= stats.max);
     }
 }
 
