@@ -22,8 +22,183 @@ pub enum DataFormat {
     PromptCompletion,
     /// `messages`: the last assistant message is the completion, what precedes it the prompt.
     Messages,
-    /// verl: `data_source`, `prompt` as messages, `reward_model.ground_truth`, `extra_info`.
+    /// verl: `data_source`, `prompt` as messages, `reward_model.ground_truth`, `extra_info`; LUFFY's with `target` too.
     Verl,
+    /// `text`: plain text, all of it learnt; asks nothing.
+    Text,
+    /// `chosen` and `rejected`, with `prompt` or with the prompt in both; what was chosen is the completion.
+    Preference,
+    /// `prompt`, `completion`, `label`; a completion counts where its label is true.
+    UnpairedPreference,
+    /// `conversations` of `from` and `value`, with `system` and `tools`.
+    Sharegpt,
+    /// `instruction`, `input`, `output`, with `system` and `history`; `chosen` in the place of `output`.
+    Alpaca,
+    /// A question with `reasoning_content` and an answer, as services that think export them.
+    Reasoning,
+    /// OpenR1-Math: `problem`, `generations`, `correctness_math_verify`; the first right generation is the completion.
+    Openr1,
+    /// `question`, and `answer` with its working and `#### 42`.
+    Gsm8k,
+    /// `problem`, `solution`, `answer`.
+    Math500,
+    /// `problem` and an `answer` from 0 to 999.
+    Aime,
+    /// `prompt`, `test`, `entry_point`, `canonical_solution`.
+    Humaneval,
+    /// `request` and `response` as Ollama's or OpenAI's interface has them, one exchange a row.
+    RequestLog,
+}
+
+impl DataFormat {
+    /// All of them with their names as they are configured.
+    pub const NAMES: [(&str, DataFormat); 17] = [
+        ("auto", DataFormat::Auto),
+        ("prompt", DataFormat::Prompt),
+        ("prompt_completion", DataFormat::PromptCompletion),
+        ("messages", DataFormat::Messages),
+        ("verl", DataFormat::Verl),
+        ("text", DataFormat::Text),
+        ("preference", DataFormat::Preference),
+        ("unpaired_preference", DataFormat::UnpairedPreference),
+        ("sharegpt", DataFormat::Sharegpt),
+        ("alpaca", DataFormat::Alpaca),
+        ("reasoning", DataFormat::Reasoning),
+        ("openr1", DataFormat::Openr1),
+        ("gsm8k", DataFormat::Gsm8k),
+        ("math500", DataFormat::Math500),
+        ("aime", DataFormat::Aime),
+        ("humaneval", DataFormat::Humaneval),
+        ("request_log", DataFormat::RequestLog),
+    ];
+
+    /// Its name as it is configured.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, format)| *format == self).map_or("auto", |(name, _)| name)
+    }
+
+    /// The format called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
+    }
+}
+
+/// What becomes of a row after it was read, so that sources of many kinds teach one form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Formatter {
+    /// Nothing.
+    #[default]
+    AsIs,
+    /// Plain prompts and completions become a turn of the user and one of the assistant.
+    Chat,
+    /// One instruction and one answer in Alpaca's frame, as plain text; conversations of more turns are left out.
+    Instruction,
+    /// Conversations with tools: calls written as text (`<tool_call>`) become calls; rows without tools are left out.
+    FunctionCalling,
+    /// As `chat`; code without a fence gets one, with the row's `language`, and `starter_code` joins the question.
+    Coding,
+    /// Plain text, all of it learnt: what was said, one after the other, without roles.
+    Language,
+}
+
+/// Where the reasoning of a message goes that has a field of its own (`reasoning_content`, `thinking`, `reasoning`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reasoning {
+    /// In front of the content, as `<think>` ... `</think>`: every chat template shows it.
+    #[default]
+    Inline,
+    /// Into `reasoning_content`, for templates that know it; others do not show it.
+    Field,
+    /// Nowhere.
+    Drop,
+}
+
+/// What is taken out of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redact {
+    /// Addresses of electronic mail.
+    Email,
+    /// Telephone numbers: with `+`, or of at least nine digits in groups.
+    Phone,
+    /// Keys and tokens: of known beginnings (`sk-`, `ghp_`, `AKIA`, ...), private keys, and values of `password=` and the like.
+    Key,
+}
+
+/// What is taken of chats that were kept by a program: SQLite files and logs of requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatMemory {
+    /// Sessions by id or title; `*` stands for anything. Empty: all.
+    pub sessions: Vec<String>,
+    /// Sessions in which one of these models answered; `*` stands for anything. Empty: all.
+    pub models: Vec<String>,
+    /// Sessions begun then or later: `2026-01-31`, with a time or without.
+    pub since: Option<String>,
+    /// Sessions begun before then.
+    pub until: Option<String>,
+    /// Sessions with fewer messages are left out.
+    pub min_messages: u32,
+    /// Sessions with fewer characters said are left out.
+    pub min_chars: u32,
+    /// What is replaced by its name in brackets, `[email]`.
+    pub redact: Vec<Redact>,
+}
+
+impl Default for ChatMemory {
+    fn default() -> Self {
+        Self {
+            sessions: Vec::new(),
+            models: Vec::new(),
+            since: None,
+            until: None,
+            min_messages: 2,
+            min_chars: 0,
+            redact: vec![Redact::Email, Redact::Phone, Redact::Key],
+        }
+    }
+}
+
+/// One of several files that are mixed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSource {
+    /// A file or a folder.
+    pub path: String,
+    /// What it is called in rows and figures; the name of its file without it.
+    pub name: Option<String>,
+    /// Its share of the rows, against the weights of the others; all sources have one or none has: then it is its rows.
+    pub weight: Option<f64>,
+    /// Most rows kept of it, drawn by a hash of their prompts; none: all.
+    pub max_samples: Option<u64>,
+    /// Shape of its rows.
+    pub format: DataFormat,
+    /// What becomes of its rows; none: as `data.formatter` says.
+    pub formatter: Option<Formatter>,
+    /// Column that holds the prompt, where it has a name of its own.
+    pub prompt_column: Option<String>,
+    /// Column that is handed to rewards as `answer`, where it has a name of its own.
+    pub answer_column: Option<String>,
+}
+
+impl DataSource {
+    /// What it is called.
+    pub fn title(&self) -> String {
+        let stem = || std::path::Path::new(&self.path).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        self.name.clone().or_else(stem).unwrap_or_else(|| self.path.clone())
+    }
+
+    fn check(&self, p: &mut Problems) {
+        p.expect(!self.path.trim().is_empty(), "path", "a file or a folder", "nothing");
+        if let Some(weight) = self.weight {
+            p.expect(weight.is_finite() && weight > 0.0, "weight", "a number above 0", weight);
+        }
+        if let Some(rows) = self.max_samples {
+            p.expect(rows > 0, "max_samples", "at least 1", rows);
+        }
+    }
 }
 
 /// What to do with a row that cannot be read.
@@ -105,12 +280,19 @@ impl Default for Countries {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// `arithmetic`, `countdown`, `letter_count`, `countries`, or a path to a JSON or JSONL file.
+    /// `arithmetic`, `countdown`, `letter_count`, `countries`, or a path: a file of rows (JSON, JSONL, CSV, Parquet, also as
+    /// `.gz` and `.zst`; SQLite with chats), or a folder of such files.
     pub dataset: String,
+    /// Several files in the place of `dataset`, mixed by weight.
+    pub sources: Vec<DataSource>,
     /// A file of held-out rows; none: `eval_fraction` of `dataset` is held out.
     pub eval_dataset: Option<PathBuf>,
     /// Shape of the rows.
     pub format: DataFormat,
+    /// What becomes of a row after it was read.
+    pub formatter: Formatter,
+    /// Where reasoning goes that has a field of its own.
+    pub reasoning: Reasoning,
     /// Column that holds the prompt, where it has a name of its own.
     pub prompt_column: Option<String>,
     /// Column that is handed to rewards as `answer`, where it has a name of its own.
@@ -125,8 +307,16 @@ pub struct DataSection {
     pub max_line_bytes: u64,
     /// Share of a file's rows that is held out, by a hash of the prompt.
     pub eval_fraction: f64,
-    /// Most rows read from the file; none: all.
+    /// Most rows read from a file; none: all.
     pub max_rows: Option<u64>,
+    /// What is taken of chats that a program kept.
+    pub memory: ChatMemory,
+    /// Share of the rows whose question is asked over passages: the row's own (`context`, `passages`) among others.
+    pub rag_share: f64,
+    /// Passages beside the row's own.
+    pub rag_passages: u32,
+    /// Rows of passages (`contents` or `text`) to take the others from; none: from the other rows.
+    pub rag_corpus: Option<PathBuf>,
     /// Asks procedural questions as a conversation in words, for chat models; else in the embedded policy's own form.
     pub chat: bool,
     /// Difficulty of `arithmetic`.
@@ -143,8 +333,11 @@ impl Default for DataSection {
     fn default() -> Self {
         Self {
             dataset: "arithmetic".into(),
+            sources: Vec::new(),
             eval_dataset: None,
             format: DataFormat::Auto,
+            formatter: Formatter::AsIs,
+            reasoning: Reasoning::Inline,
             prompt_column: None,
             answer_column: None,
             system_prompt: None,
@@ -153,6 +346,10 @@ impl Default for DataSection {
             max_line_bytes: 16 << 20,
             eval_fraction: 0.1,
             max_rows: None,
+            memory: ChatMemory::default(),
+            rag_share: 0.0,
+            rag_passages: 3,
+            rag_corpus: None,
             chat: false,
             arithmetic: Arithmetic::default(),
             countdown: Countdown::default(),
@@ -165,7 +362,7 @@ impl Default for DataSection {
 impl DataSection {
     /// True if questions are made by a rule and not read from a file.
     pub fn is_procedural(&self) -> bool {
-        PROCEDURAL.contains(&self.dataset.as_str())
+        self.sources.is_empty() && PROCEDURAL.contains(&self.dataset.as_str())
     }
 
     /// Notes what is out of range.
@@ -182,12 +379,24 @@ impl DataSection {
         if let Some(rows) = self.max_rows {
             p.expect(rows > 0, "max_rows", "at least 1", rows);
         }
+        self.check_sources(p);
+        p.range("rag_share", 0.0, 1.0, self.rag_share);
+        p.range("rag_passages", 0.0, 64.0, self.rag_passages.into());
         for (key, column) in [("prompt_column", &self.prompt_column), ("answer_column", &self.answer_column)] {
             p.expect(column.as_deref() != Some(""), key, "the name of a column, or null", "an empty text");
         }
         let plain = self.prompt_prefix.is_none() || !self.chat && self.system_prompt.is_none();
         let which = "data.chat=true or data.system_prompt, which make conversations";
         p.expect(plain, "prompt_prefix", "plain prompts", which);
+        for (key, date) in [("memory.since", &self.memory.since), ("memory.until", &self.memory.until)] {
+            let date = date.as_deref();
+            p.expect(
+                date.is_none_or(is_date),
+                key,
+                "a date such as 2026-01-31, or with a time",
+                date.unwrap_or_default(),
+            );
+        }
         let a = &self.arithmetic;
         p.range("arithmetic.digits", 1.0, 9.0, a.digits.into());
         p.range("arithmetic.second_digits", 1.0, 9.0, a.second_digits.unwrap_or(a.digits).into());
@@ -200,4 +409,31 @@ impl DataSection {
         p.range("letter_count.num_words", 1.0, 8.0, self.letter_count.num_words.into());
         p.range("countries.hops", 1.0, 2.0, self.countries.hops.into());
     }
+
+    fn check_sources(&self, p: &mut Problems) {
+        for (i, source) in self.sources.iter().enumerate() {
+            let mut own = Problems::default();
+            source.check(&mut own);
+            p.nest(&format!("data.sources.{i}"), own);
+            let title = source.title();
+            let again = self.sources[..i].iter().any(|other| other.title() == title);
+            p.expect(!again, "sources", "another name for each source", format!("{title:?} twice"));
+        }
+        let weighed = self.sources.iter().filter(|source| source.weight.is_some()).count();
+        let all = self.sources.len();
+        p.expect(
+            weighed == 0 || weighed == all,
+            "sources",
+            "a weight for all or for none",
+            format!("{weighed} of {all}"),
+        );
+        let other = self.sources.is_empty() || self.dataset == Self::default().dataset;
+        p.expect(other, "dataset", "nothing beside data.sources", format!("{:?}", self.dataset));
+    }
+}
+
+/// Whether `text` begins as a date does that orders as text: `2026-01-31`, with more after it or not.
+fn is_date(text: &str) -> bool {
+    let form = |(i, b): (usize, u8)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() };
+    text.len() >= 10 && text.bytes().take(10).enumerate().all(form)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::rows::Container;
+
 /// A row that cannot be read as a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
@@ -34,7 +36,9 @@ impl fmt::Display for BadRow {
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// The file cannot be read.
-    #[error("{path}: cannot be read: {source} (data.dataset is a JSON or JSONL file, or one of {procedural})")]
+    #[error(
+        "{path}: cannot be read: {source} (data.dataset is a file of rows, a folder of them, or one of {procedural})"
+    )]
     Read {
         /// The path.
         path: String,
@@ -43,6 +47,31 @@ pub enum DatasetError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// It is laid out otherwise than it says.
+    #[error("{path}: cannot be read as {container}: {reason}")]
+    Container {
+        /// The path.
+        path: String,
+        /// How its rows seemed to be laid out.
+        container: Container,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It is a name on the hub, from which no rows are read.
+    #[error(
+        "{name}: no such file or folder, and rows are not read from the hub by name: `hf download --repo-type dataset {name} \
+         --local-dir FOLDER`, and set data.dataset to that folder"
+    )]
+    OnTheHub {
+        /// The name.
+        name: String,
+    },
+    /// Sources that cannot be mixed.
+    #[error("data.sources: {0}")]
+    Mix(String),
+    /// Passages that are asked for and not there.
+    #[error("data.rag_share: {0}")]
+    Rag(String),
     /// The text is not JSON at all.
     #[error("{path}: expected JSON (an array of rows, or one row on each line): {reason}")]
     Json {
@@ -64,7 +93,9 @@ pub enum DatasetError {
         limit: u64,
     },
     /// The rows have none of the known shapes.
-    #[error("{path}: no known shape of row: expected `prompt` or `messages` among the fields, got {fields}{hint}")]
+    #[error(
+        "{path}: no known shape of row: expected `prompt` or `messages` among the fields (or those of another data.format), got {fields}{hint}"
+    )]
     UnknownFormat {
         /// The path.
         path: String,

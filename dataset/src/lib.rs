@@ -1,26 +1,37 @@
-//! Rows in: JSON and JSONL in the shapes of the field, detected; procedural tasks with exact verifiers.
+//! Rows in: JSON, JSONL, CSV, Parquet and SQLite in the shapes of the field, detected and mixed; procedural tasks with exact verifiers.
 //!
 //! [`load`] turns the section `data` into a [`Dataset`]: questions to train on, held-out questions that are none of them, a
-//! digest that names both, and a report of what was read and what was left out.
+//! digest that names both, and a report of what was read and what was left out. [`examples`] makes rows to imitate of the same files.
+//!
+//! A file is read into rows by what it is laid out as (`rows/`); a row is brought to one form by its shape (`shape/`), which is told by
+//! its fields (`detect.rs`); questions and examples are made of that (`make.rs`). What happens in between (formatters, passages, the
+//! held-out side, mixing) knows neither layouts nor shapes.
 
 mod detect;
 mod error;
+mod formatter;
+mod make;
+mod mix;
 pub mod procedural;
+mod rag;
+mod read;
+mod redact;
 mod report;
 mod rows;
 mod shape;
+mod sides;
 mod split;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
-use folgore_config::{DataSection, data::OnBadRow};
-use folgore_protocol::{Digest, Task};
-use sha2::{Digest as _, Sha256};
+use folgore_config::DataSection;
+use folgore_protocol::{Digest, Example, Task};
 
 pub use detect::Detection;
 pub use error::{BadRow, DatasetError};
+pub use mix::{Mixed, Schedule, SourceRows};
 pub use procedural::{Questions, Side, TraceMixture, arithmetic_traces, countries, crc32, held_out};
-pub use report::{FileReport, Report};
+pub use report::{FileReport, Purpose, Report};
 pub use rows::Container;
 
 /// Questions, and what they came from.
@@ -41,6 +52,8 @@ pub struct Dataset {
 pub enum Tasks {
     /// Rows of a file.
     Rows(Vec<Task>),
+    /// Rows of several sources in their proportions.
+    Mixed(Arc<Mixed<Task>>),
     /// Made when asked for; without end, for every practical purpose.
     Made(Box<Questions>),
     /// Made when asked for, and then changed.
@@ -62,6 +75,7 @@ impl Tasks {
     pub fn len(&self) -> u64 {
         match self {
             Tasks::Rows(rows) => rows.len() as u64,
+            Tasks::Mixed(mixed) => mixed.len(),
             Tasks::Made(_) | Tasks::Changed(..) => procedural::TRAIN_LEN,
         }
     }
@@ -78,9 +92,23 @@ impl Tasks {
     pub fn task(&self, index: u64) -> Task {
         match self {
             Tasks::Rows(rows) => rows[index as usize].clone(),
+            Tasks::Mixed(mixed) => mixed.get(index).clone(),
             Tasks::Made(questions) => questions.task(index),
             Tasks::Changed(questions, change) => (change.0)(questions.task(index)),
         }
+    }
+
+    /// Keeps the rows that `keep` says; tasks that a rule makes stay as they are.
+    ///
+    /// # Errors
+    /// If one of several sources has none left.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Task) -> bool) -> Result<(), String> {
+        match self {
+            Tasks::Rows(rows) => rows.retain(keep),
+            Tasks::Mixed(mixed) => Arc::make_mut(mixed).retain(&mut keep)?,
+            Tasks::Made(_) | Tasks::Changed(..) => {}
+        }
+        Ok(())
     }
 
     /// The same tasks, changed: rows now, others when they are made.
@@ -88,6 +116,7 @@ impl Tasks {
     pub fn changed(self, change: Change) -> Self {
         match self {
             Tasks::Rows(rows) => Tasks::Rows(rows.into_iter().map(|task| (change.0)(task)).collect()),
+            Tasks::Mixed(mixed) => Tasks::Mixed(Arc::new(Arc::unwrap_or_clone(mixed).map(|task| (change.0)(task)))),
             Tasks::Made(questions) => Tasks::Changed(questions, change),
             Tasks::Changed(questions, first) => {
                 let both = move |task| (change.0)((first.0)(task));
@@ -116,82 +145,42 @@ fn make(rule: procedural::Rule, section: &DataSection) -> Result<Dataset, Datase
 }
 
 fn files(section: &DataSection) -> Result<Dataset, DatasetError> {
-    let (tasks, file) = file(Path::new(&section.dataset), section)?;
-    let mut report = Report { files: vec![file], ..Report::default() };
-    let (train, eval) = match &section.eval_dataset {
-        None => {
-            let read = tasks.len();
-            let (train, eval) = split::by_hash(tasks, section.eval_fraction);
-            if train.is_empty() {
-                let why = format!("all of {read} are held out: lower data.eval_fraction, or give a data.eval_dataset");
-                return Err(DatasetError::NothingToTrain { path: section.dataset.clone(), why });
-            }
-            (train, eval)
-        }
-        Some(path) => {
-            let (eval, file) = self::file(path, section)?;
-            report.files.push(file);
-            let read = tasks.len();
-            let train = split::without(tasks, &eval);
-            report.also_held_out = (read - train.len()) as u64;
-            if train.is_empty() {
-                let why = format!("all of {read} are also in {}", path.display());
-                return Err(DatasetError::NothingToTrain { path: section.dataset.clone(), why });
-            }
-            (train, eval)
-        }
+    let make = |id: &str, source: Option<&str>, shaped| make::task(id, source, shaped);
+    let sides = sides::read(section, Purpose::Questions, &make)?;
+    let digest = sides.digest();
+    let train = match section.sources.is_empty() {
+        true => Tasks::Rows(sides.train.into_rows()),
+        false => Tasks::Mixed(Arc::new(sides.train)),
     };
-    report.train = Some(train.len() as u64);
-    report.eval = eval.len() as u64;
-    Ok(Dataset { digest: digest(&train, &eval), train: Tasks::Rows(train), eval: Tasks::Rows(eval), report })
+    Ok(Dataset { train, eval: Tasks::Rows(sides.eval), digest, report: sides.report })
 }
 
-/// Reads one file; the policy on bad rows decides whether one of them ends it.
-fn file(path: &Path, section: &DataSection) -> Result<(Vec<Task>, FileReport), DatasetError> {
-    let shown = path.display().to_string();
-    let stem = path.file_stem().map_or_else(|| shown.clone(), |stem| stem.to_string_lossy().into_owned());
-    let raw = rows::read(path, section.max_line_bytes, section.max_rows.unwrap_or(u64::MAX))?;
-    let total = raw.rows.len() as u64;
-    let empty = |first: Option<&BadRow>| DatasetError::Empty {
-        path: shown.clone(),
-        rows: total,
-        first: first.map_or_else(String::new, |bad| format!("; {bad}")),
-    };
-    let stop = |row: BadRow| match section.on_bad_row {
-        OnBadRow::Stop => Err(DatasetError::BadRow { path: shown.clone(), row }),
-        OnBadRow::Skip => Ok(row),
-    };
-    if raw.rows.iter().all(Result::is_err) {
-        let first = raw.rows.into_iter().find_map(Result::err);
-        return Err(empty(first.map(stop).transpose()?.as_ref()));
-    }
-    let readable = raw.rows.iter().filter_map(|row| row.as_ref().ok());
-    let detection = detect::detect(&shown, raw.container, readable, section)?;
-    let (mut tasks, mut bad) = (Vec::new(), Vec::new());
-    for row in raw.rows {
-        match row.and_then(|row| shape::task(&stem, row, detection.format, section)) {
-            Ok(task) => tasks.push(task),
-            Err(row) => bad.push(stop(row)?),
-        }
-    }
-    if tasks.is_empty() {
-        return Err(empty(bad.first()));
-    }
-    let repeated = split::repeated(&tasks);
-    let skipped = bad.len() as u64;
-    bad.truncate(report::SHOWN);
-    Ok((tasks, FileReport { detection, rows: total, skipped, first_bad: bad, repeated }))
+/// Rows to imitate, and what they came from.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    /// Rows to learn from: by position, without end, in the proportions of their sources.
+    pub train: Mixed<Example>,
+    /// Rows to evaluate on; the prompt of none of them is in `train`. May be empty where nothing is held out.
+    pub eval: Vec<Example>,
+    /// Names the rows of both sides, their order and their mix.
+    pub digest: Digest,
+    /// What was read, for printing.
+    pub report: Report,
 }
 
-fn digest(train: &[Task], eval: &[Task]) -> Digest {
-    let mut sum = Sha256::new();
-    for (side, tasks) in [("train", train), ("eval", eval)] {
-        sum.update(format!("{side} {}\n", tasks.len()));
-        for task in tasks {
-            // A task is made of JSON; writing it cannot fail.
-            sum.update(serde_json::to_vec(task).unwrap_or_default());
-            sum.update("\n");
-        }
+/// Reads what `section` names as rows to imitate.
+///
+/// # Errors
+/// As [`load`]; and if `section` names questions that are made by a rule, to which nothing was said.
+pub fn examples(section: &DataSection) -> Result<Examples, DatasetError> {
+    if section.is_procedural() {
+        return Err(DatasetError::NothingToTrain {
+            path: section.dataset.clone(),
+            why: "its questions are made by a rule, and nobody has answered them: name a file in data.dataset".into(),
+        });
     }
-    Digest(sum.finalize().into())
+    let make = |id: &str, source: Option<&str>, shaped| make::example(id, source.unwrap_or_default(), shaped);
+    let sides = sides::read(section, Purpose::Examples, &make)?;
+    let digest = sides.digest();
+    Ok(Examples { train: sides.train, eval: sides.eval, digest, report: sides.report })
 }

@@ -18,8 +18,22 @@ pub struct FileReport {
     pub skipped: u64,
     /// The first of them.
     pub first_bad: Vec<BadRow>,
+    /// Rows that are in order and were not wanted, by reason.
+    pub left_out: Vec<(String, u64)>,
     /// Rows whose prompt stands in an earlier row; they are kept.
     pub repeated: u64,
+    /// Files beside it in its folder that were not read, with the reason; said once for a folder.
+    pub beside: Vec<String>,
+}
+
+/// What rows are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be asked.
+    #[default]
+    Questions,
+    /// To be imitated.
+    Examples,
 }
 
 /// What became of the section `data`.
@@ -29,6 +43,14 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// The rule that makes questions, in words; none where files are read.
     pub made: Option<String>,
+    /// Rows of all files that give no question, or nothing to imitate, by reason.
+    pub left_out: Vec<(String, u64)>,
+    /// How sources are mixed, a line for each; empty for one file.
+    pub mix: Vec<String>,
+    /// What was done to ask over passages.
+    pub rag: Option<String>,
+    /// What rows are for: `questions to train on`, or `rows to learn from`.
+    pub purpose: Purpose,
     /// Training rows left out because their prompt is in the held-out file.
     pub also_held_out: u64,
     /// Questions to train on; none where a rule makes them without end.
@@ -48,16 +70,36 @@ impl fmt::Display for Report {
                 writeln!(f, "  {} of {} rows are bad and left out:", file.skipped, file.rows)?;
                 file.first_bad.iter().try_for_each(|bad| writeln!(f, "    {bad}"))?;
             }
+            for (reason, count) in &file.left_out {
+                writeln!(f, "  {count} of {} rows left out: {reason}", file.rows)?;
+            }
             if file.repeated > 0 {
                 writeln!(f, "  {} of {} rows repeat an earlier prompt", file.repeated, file.rows)?;
             }
+            if !file.beside.is_empty() {
+                let more = file.beside.len().saturating_sub(SHOWN);
+                let shown = file.beside.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+                writeln!(
+                    f,
+                    "  not read: {shown}{}",
+                    if more > 0 { format!(", and {more} more") } else { String::new() }
+                )?;
+            }
         }
+        for (reason, count) in &self.left_out {
+            writeln!(f, "  {count} rows left out: {reason}")?;
+        }
+        self.mix.iter().chain(&self.rag).try_for_each(|line| writeln!(f, "  {line}"))?;
         if self.also_held_out > 0 {
             writeln!(f, "  {} training rows left out: their prompts are held out", self.also_held_out)?;
         }
+        let what = match self.purpose {
+            Purpose::Questions => "questions to train on",
+            Purpose::Examples => "rows to learn from",
+        };
         match self.train {
-            Some(train) => write!(f, "{train} questions to train on, {} held out", self.eval),
-            None => write!(f, "questions to train on without end, {} held out", self.eval),
+            Some(train) => write!(f, "{train} {what}, {} held out", self.eval),
+            None => write!(f, "{what} without end, {} held out", self.eval),
         }
     }
 }

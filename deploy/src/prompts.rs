@@ -25,9 +25,10 @@ pub fn check(config: &Config, policy: &Policy, dataset: &mut Dataset) -> Result<
             limits.fits(&dataset.train.task(index))?;
         }
     } else {
-        let train = &config.data.dataset;
+        let sources: Vec<String> = config.data.sources.iter().map(|source| source.title()).collect();
+        let train = if sources.is_empty() { config.data.dataset.clone() } else { sources.join(", ") };
         let eval = config.data.eval_dataset.as_ref().map_or_else(|| train.clone(), |path| path.display().to_string());
-        warnings.extend(limits.side(train, &mut dataset.train)?);
+        warnings.extend(limits.side(&train, &mut dataset.train)?);
         warnings.extend(limits.side(&eval, &mut dataset.eval)?);
         if dataset.train.is_empty() {
             bail!("{train}: no question fits: raise rollout.max_prompt_length ({})", limits.max_prompt_length);
@@ -80,24 +81,31 @@ impl Limits<'_> {
 
     /// Checks the questions of the file `path`; a warning tells of those left out.
     fn side(&self, path: &str, tasks: &mut Tasks) -> Result<Option<String>> {
-        let Tasks::Rows(rows) = tasks else { return Ok(None) };
-        let (before, mut first) = (rows.len(), None);
+        if matches!(tasks, Tasks::Made(_) | Tasks::Changed(..)) {
+            return Ok(None);
+        }
+        let (before, mut first) = (tasks.len(), None);
         match self.config.data.on_bad_row {
             OnBadRow::Stop => {
-                let mut faults = rows.iter().filter_map(|task| self.fits(task).err());
-                if let Some(error) = faults.next() {
+                if let Some(error) = (0..before).find_map(|i| self.fits(&tasks.task(i)).err()) {
                     bail!("{path}: {error:#}; data.on_bad_row=skip leaves such rows out");
                 }
             }
-            OnBadRow::Skip => rows.retain(|task| match self.fits(task) {
-                Ok(()) => true,
-                Err(error) => {
-                    first.get_or_insert(error);
-                    false
+            OnBadRow::Skip => {
+                let kept = tasks.retain(|task| match self.fits(task) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        first.get_or_insert(error);
+                        false
+                    }
+                });
+                if let Err(why) = kept {
+                    let longest = self.max_prompt_length;
+                    bail!("{why}: no question of it fits: raise rollout.max_prompt_length ({longest})");
                 }
-            }),
+            }
         }
-        let left_out = before - rows.len();
+        let left_out = before - tasks.len();
         Ok(first.map(|error| format!("{path}: {left_out} of {before} questions are left out; the first: {error:#}")))
     }
 }

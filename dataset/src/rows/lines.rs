@@ -1,68 +1,31 @@
-//! Reads a file into rows: JSONL line by line, or one JSON array. Nothing in a file can make it fail but by a message.
+//! Rows as text: JSONL line by line, or one JSON array. Nothing in a file can make it fail but by a message.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Read},
-    path::Path,
-};
+use std::io::{self, BufRead, Read};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::{Container, Limits, RawRow, RawRows};
 use crate::error::{BadRow, DatasetError};
 
 /// Largest JSON array that is read, in bytes; JSONL has no such limit.
 pub const MAX_ARRAY_BYTES: u64 = 512 << 20;
 
-/// How rows are laid out in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
-    /// One row on each line.
-    Jsonl,
-    /// One array of rows.
-    Json,
-}
-
-/// One row as it stands in the file.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RawRow {
-    /// From 1; blank lines do not count.
-    pub number: u64,
-    /// From 1, where rows are lines.
-    pub line: Option<u64>,
-    /// The fields.
-    pub fields: Map<String, Value>,
-}
-
-/// All rows of a file, good or bad, in order.
-#[derive(Debug)]
-pub(crate) struct RawRows {
-    pub container: Container,
-    pub rows: Vec<Result<RawRow, BadRow>>,
-}
-
-/// Reads up to `max_rows` rows of the file at `path`, lines of at most `max_line` bytes.
-pub(crate) fn read(path: &Path, max_line: u64, max_rows: u64) -> Result<RawRows, DatasetError> {
-    let shown = path.display().to_string();
-    let unreadable = |source| DatasetError::Read {
-        path: shown.clone(),
-        procedural: folgore_config::data::PROCEDURAL.join(", "),
-        source,
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
-        return Err(unreadable(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")));
-    }
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    skip_mark(&mut reader).map_err(unreadable)?;
-    let (first, line_ends) = first_byte(&mut reader).map_err(unreadable)?;
+/// Reads rows from text that is JSON.
+pub(super) fn read(
+    mut reader: impl BufRead,
+    path: &str,
+    limits: &Limits,
+    unreadable: impl Fn(io::Error) -> DatasetError,
+) -> Result<RawRows, DatasetError> {
+    let (first, line_ends) = first_byte(&mut reader).map_err(&unreadable)?;
     match first {
-        Some(b'[') => array(reader, &shown, max_rows, unreadable),
-        _ => lines(reader, line_ends, max_line, max_rows).map_err(unreadable),
+        Some(b'[') => array(reader, path, limits.rows, unreadable),
+        _ => lines(reader, line_ends, limits.line_bytes, limits.rows).map_err(unreadable),
     }
 }
 
 /// Skips the byte order mark of UTF-8.
-fn skip_mark(reader: &mut impl BufRead) -> io::Result<()> {
+pub(super) fn skip_mark(reader: &mut impl BufRead) -> io::Result<()> {
     if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
         reader.consume(3);
     }
@@ -100,7 +63,7 @@ fn array(
         .map_err(|error| DatasetError::Json { path: path.to_owned(), reason: error.to_string() })?;
     let numbered = (1..=max_rows).zip(values);
     let rows = numbered.map(|(number, value)| object(number, None, value)).collect();
-    Ok(RawRows { container: Container::Json, rows })
+    Ok(RawRows::of(Container::Json, rows))
 }
 
 /// Reads rows from lines; `line` is the number of lines that came before.
@@ -135,7 +98,7 @@ fn lines(mut reader: impl BufRead, mut line: u64, max_line: u64, max_rows: u64) 
             });
         }
     }
-    Ok(RawRows { container: Container::Jsonl, rows })
+    Ok(RawRows::of(Container::Jsonl, rows))
 }
 
 /// Reads to the end of the line and keeps nothing of it; gives its length.
@@ -182,6 +145,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         file
+    }
+
+    fn read(path: &std::path::Path, line_bytes: u64, rows: u64) -> Result<RawRows, DatasetError> {
+        crate::rows::read(path, &Limits { line_bytes, rows, memory: &Default::default() })
     }
 
     fn rows(bytes: &[u8]) -> Vec<Result<RawRow, BadRow>> {
@@ -237,7 +204,7 @@ mod tests {
         let error = |bytes: &[u8]| read(file(bytes).path(), 100, u64::MAX).unwrap_err().to_string();
         assert!(error(b"[{\"a\": 1},").contains("at line 1 column 10"));
         assert!(rows(b"").is_empty() && rows(b" \n ").is_empty());
-        let missing = read(Path::new("no/such/file.jsonl"), 100, 9).unwrap_err().to_string();
+        let missing = read(std::path::Path::new("no/such/file.jsonl"), 100, 9).unwrap_err().to_string();
         assert!(missing.starts_with("no/such/file.jsonl: cannot be read: "), "{missing}");
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path(), 100, 9).is_err());
