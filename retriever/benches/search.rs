@@ -5,9 +5,10 @@
 //! place of a corpus made here, and `FOLGORE_ENCODER`, the folder of an encoder, whose passages a second are measured too.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     env, fs,
-    path::Path,
+    ops::Range,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +27,8 @@ const CHUNKS: usize = 50_000;
 const QUERIES: usize = 1000;
 const DIM: usize = 384;
 const TOP: usize = 10;
+/// Hits of each ranking that are fused.
+const CANDIDATES: usize = 50;
 /// Candidates of a graph search that are compared.
 const EF: [usize; 3] = [16, 64, 128];
 
@@ -107,7 +110,7 @@ fn read(folder: &Path) -> Corpus {
 }
 
 /// Gives queries the vectors that were made for them.
-struct Given(std::collections::HashMap<String, Vec<f32>>);
+struct Given(HashMap<String, Vec<f32>>);
 
 impl Encoder for Given {
     fn name(&self) -> &str {
@@ -140,7 +143,7 @@ fn all(_: u32) -> bool {
 }
 
 /// Measures `ask` for one query at a time, and for 32 together.
-fn measure(c: &mut Criterion, name: &str, queries: usize, mut ask: impl FnMut(std::ops::Range<usize>)) {
+fn measure(c: &mut Criterion, name: &str, queries: usize, mut ask: impl FnMut(Range<usize>)) {
     for together in [1, 32] {
         let mut group = c.benchmark_group(name);
         group
@@ -187,6 +190,21 @@ fn wanted(name: &str) -> bool {
     filters.is_empty() || filters.iter().any(|filter| filter.starts_with(name) || name.starts_with(filter.as_str()))
 }
 
+/// The graph of `FOLGORE_GRAPH`, or one that is made, and kept there for the next time.
+fn with_graph(corpus: &Corpus) -> impl Fn(usize) -> VectorIndex {
+    let settings = |ef_search| GraphSettings { from: 0, ef_search, ..GraphSettings::default() };
+    let kept = env::var_os("FOLGORE_GRAPH").map(PathBuf::from);
+    let made = kept.is_none().then(|| tempfile::tempdir().expect("a folder"));
+    let folder = kept.unwrap_or_else(|| made.as_ref().expect("made").path().to_owned());
+    if !folder.join("vectors.bin").exists() {
+        built("graph", || vector_index(corpus, settings(1)).save(&folder)).expect("saved");
+    }
+    move |ef_search| {
+        let _made = &made;
+        built("graph opened", || VectorIndex::open(&folder, settings(ef_search))).expect("opened")
+    }
+}
+
 fn search(c: &mut Criterion) {
     if !["bm25", "vectors", "hybrid"].into_iter().any(wanted) {
         return;
@@ -194,7 +212,9 @@ fn search(c: &mut Criterion) {
     let corpus = env::var("FOLGORE_CORPUS").map_or_else(|_| made(), |folder| read(Path::new(&folder)));
     let queries: Vec<&str> = corpus.queries.iter().map(String::as_str).collect();
     let bm25 = Arc::new(Bm25::new(Bm25Settings::default()).expect("settings"));
-    built("bm25, tokens and index", || (0..).zip(&corpus.texts).for_each(|(chunk, text)| bm25.add(chunk, text)));
+    if wanted("bm25") || wanted("hybrid") {
+        built("bm25, tokens and index", || (0..).zip(&corpus.texts).for_each(|(chunk, text)| bm25.add(chunk, text)));
+    }
     measure(c, "bm25", queries.len(), |range| {
         bm25.search(&queries[range], TOP, &all).expect("words");
     });
@@ -204,30 +224,40 @@ fn search(c: &mut Criterion) {
     }
     let asked: Vec<&[f32]> = corpus.query_vectors.iter().map(Vec::as_slice).collect();
     let exact = Arc::new(built("exact index", || vector_index(&corpus, GraphSettings::never())));
-    let truth = exact.search(&asked, TOP, &all).expect("vectors");
     measure(c, "vectors exact", asked.len(), |range| {
         exact.search(&asked[range], TOP, &all).expect("vectors");
     });
-    let given = corpus.queries.iter().cloned().zip(corpus.query_vectors.iter().cloned()).collect();
-    let vectors = Arc::new(VectorRanking::new(Arc::new(Given(given)), exact));
-    let hybrid = Hybrid::new(vec![(bm25, 1.0), (vectors, 1.0)], Fusion::default(), 100);
-    measure(c, "hybrid", queries.len(), |range| {
-        hybrid.search(&queries[range], TOP, &all).expect("both");
+    let given: HashMap<_, _> = corpus.queries.iter().cloned().zip(corpus.query_vectors.iter().cloned()).collect();
+    let given = Arc::new(Given(given));
+    let hybrid = |vectors: Arc<VectorIndex>| {
+        let vectors = Arc::new(VectorRanking::new(given.clone(), vectors));
+        Hybrid::new(vec![(bm25.clone(), 1.0), (vectors, 1.0)], Fusion::default(), CANDIDATES)
+    };
+    let ask = |hybrid: &Hybrid, range: Range<usize>| hybrid.search(&queries[range], TOP, &all).expect("both");
+    let both = hybrid(exact.clone());
+    measure(c, "hybrid exact", queries.len(), |range| {
+        ask(&both, range);
     });
 
-    if !wanted("vectors graph") {
+    if !wanted("vectors graph") && !wanted("hybrid graph") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = GraphSettings { from: 0, ..GraphSettings::default() };
-    built("graph", || vector_index(&corpus, settings).save(folder.path())).expect("saved");
-    for ef_search in EF {
-        let open = || VectorIndex::open(folder.path(), GraphSettings { ef_search, ..settings });
-        let index = built("graph opened", open).expect("opened");
+    let graph = with_graph(&corpus);
+    let truth = exact.search(&asked, TOP, &all).expect("vectors");
+    for ef_search in EF.into_iter().filter(|_| wanted("vectors graph")) {
+        let index = graph(ef_search);
         let found = index.search(&asked, TOP, &all).expect("vectors");
         println!("# graph ef {ef_search}: recall {:.4}", recall(&found, &truth));
         measure(c, &format!("vectors graph ef {ef_search}"), asked.len(), |range| {
             index.search(&asked[range], TOP, &all).expect("vectors");
+        });
+    }
+    if wanted("hybrid graph") {
+        let truth = ask(&both, 0..queries.len());
+        let both = hybrid(Arc::new(graph(GraphSettings::default().ef_search)));
+        println!("# hybrid graph: recall {:.4}", recall(&ask(&both, 0..queries.len()), &truth));
+        measure(c, "hybrid graph", queries.len(), |range| {
+            ask(&both, range);
         });
     }
 }

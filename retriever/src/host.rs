@@ -1,10 +1,11 @@
-//! Runs one [`Retriever`] for many askers: queries that wait are asked together and once, within bounds.
+//! Runs one [`Retriever`] for many askers: queries that wait are asked once, together with as many others as it is quick for, within
+//! bounds.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -108,7 +109,14 @@ impl Host {
         let cache = Arc::new(Mutex::new(Cache::new(bounds.cache)));
         let counts = Arc::new(Counts::default());
         let mut asking = JoinSet::new();
-        asking.spawn(ask_together(retriever.clone(), bounds, waiting, cache.clone(), counts.clone()));
+        let asker = Asker {
+            retriever: retriever.clone(),
+            bounds,
+            cache: cache.clone(),
+            counts: counts.clone(),
+            pace: Pace::new(),
+        };
+        asking.spawn(Arc::new(asker).run(waiting));
         Self { retriever, bounds, queue, cache, counts, _asking: asking }
     }
 
@@ -162,68 +170,114 @@ impl Host {
     }
 }
 
-/// Asks whatever waits, all of it together, as often as the bounds allow at once.
-async fn ask_together(
-    retriever: Arc<dyn Retriever>,
-    bounds: Bounds,
-    mut waiting: mpsc::Receiver<Asked>,
-    cache: Arc<Mutex<Cache<Key, Arc<Passages>>>>,
-    counts: Arc<Counts>,
-) {
-    let permits = Arc::new(Semaphore::new(bounds.batches.max(1)));
-    let mut asking = JoinSet::new();
-    loop {
-        // first the permit: what comes in until there is one is asked with the rest
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let mut batch = Vec::new();
-        if waiting.recv_many(&mut batch, bounds.batch.max(1)).await == 0 {
-            return;
+/// How many queries are asked together.
+///
+/// As many as wait is best for a retriever that is quick; all of them would fail together for one that needs seconds for each. So it is one
+/// at first, twice as many after a call that took little of the deadline, and half after one that took much of it.
+struct Pace(AtomicUsize);
+
+impl Pace {
+    const LITTLE: u32 = 16;
+    const MUCH: u32 = 4;
+
+    fn new() -> Self {
+        Self(AtomicUsize::new(1))
+    }
+
+    fn together(&self, bounds: Bounds) -> usize {
+        self.0.load(Relaxed).clamp(1, bounds.batch.max(1))
+    }
+
+    /// Notes that `asked` queries took that long together.
+    fn note(&self, asked: usize, took: Duration, bounds: Bounds) {
+        let together = self.together(bounds);
+        if took > bounds.deadline / Self::MUCH {
+            self.0.store(together.min(asked) / 2, Relaxed);
+        } else if asked == together && took < bounds.deadline / Self::LITTLE {
+            self.0.store(2 * together, Relaxed);
         }
-        counts.batches.fetch_add(1, Relaxed);
-        let (retriever, cache) = (retriever.clone(), cache.clone());
-        asking.spawn(async move {
-            let _permit = permit;
-            answer(&*retriever, bounds, batch, &cache).await;
-        });
-        while asking.try_join_next().is_some() {}
     }
 }
 
-/// Answers `batch`, each different query once.
-async fn answer(
-    retriever: &dyn Retriever,
+/// What asks a retriever.
+struct Asker {
+    retriever: Arc<dyn Retriever>,
     bounds: Bounds,
-    batch: Vec<Asked>,
-    cache: &Mutex<Cache<Key, Arc<Passages>>>,
-) {
-    let mut places: HashMap<Key, Vec<oneshot::Sender<Found>>> = HashMap::new();
-    let mut queries: Vec<Search> = Vec::new();
-    for Asked { key, reply } in batch.into_iter().filter(|asked| !asked.reply.is_closed()) {
-        let replies = places.entry(key).or_insert_with_key(|(query, top_k)| {
-            queries.push(Search { query: query.clone(), top_k: *top_k });
-            Vec::new()
-        });
-        replies.push(reply);
-    }
-    if queries.is_empty() {
-        return;
-    }
-    let all_failed = |reason: String| vec![Err(SearchError::Unavailable(reason)); queries.len()];
-    let found = match timeout(bounds.deadline, retriever.search(&queries)).await {
-        Ok(found) if found.len() == queries.len() => found,
-        Ok(found) => all_failed(format!("expected {} answers, got {}", queries.len(), found.len())),
-        Err(_) => all_failed(format!("no answer within {:.1} s", bounds.deadline.as_secs_f64())),
-    };
-    for (search, found) in queries.into_iter().zip(found) {
-        let found = found.and_then(|found| bounded(found, search.top_k, bounds.passage_bytes)).map(Arc::new);
-        let key = (search.query, search.top_k);
-        let replies = places.remove(&key).unwrap_or_default();
-        if let Ok(found) = &found {
-            cache.lock().unwrap_or_else(PoisonError::into_inner).put(key, found.clone());
+    cache: Arc<Mutex<Cache<Key, Arc<Passages>>>>,
+    counts: Arc<Counts>,
+    pace: Pace,
+}
+
+impl Asker {
+    /// Asks whatever waits, as often as the bounds allow at once.
+    async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Asked>) {
+        let permits = Arc::new(Semaphore::new(self.bounds.batches.max(1)));
+        let mut asking = JoinSet::new();
+        loop {
+            // first the permit: what comes in until there is one is asked with the rest
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let mut batch = Vec::new();
+            if waiting.recv_many(&mut batch, self.bounds.batch.max(1)).await == 0 {
+                return;
+            }
+            let asker = self.clone();
+            asking.spawn(async move {
+                let _permit = permit;
+                asker.answer(batch).await;
+            });
+            while asking.try_join_next().is_some() {}
         }
-        for reply in replies {
-            // whoever has stopped waiting does not need it
-            let _ = reply.send(found.clone());
+    }
+
+    /// Answers `batch`, each different query once, and each as soon as it can be.
+    async fn answer(&self, batch: Vec<Asked>) {
+        let mut places: HashMap<Key, Vec<oneshot::Sender<Found>>> = HashMap::new();
+        let mut queries: Vec<Search> = Vec::new();
+        for Asked { key, reply } in batch {
+            let replies = places.entry(key).or_insert_with_key(|(query, top_k)| {
+                queries.push(Search { query: query.clone(), top_k: *top_k });
+                Vec::new()
+            });
+            replies.push(reply);
+        }
+        let mut queries = queries.into_iter().peekable();
+        while queries.peek().is_some() {
+            let place = |search: &Search| places.get(&(search.query.clone(), search.top_k));
+            let waited_for =
+                |search: &Search| place(search).is_some_and(|of| of.iter().any(|reply| !reply.is_closed()));
+            let some: Vec<Search> = queries.by_ref().filter(waited_for).take(self.pace.together(self.bounds)).collect();
+            let found = self.ask(&some).await;
+            for (search, found) in some.into_iter().zip(found) {
+                let found =
+                    found.and_then(|found| bounded(found, search.top_k, self.bounds.passage_bytes)).map(Arc::new);
+                let key = (search.query, search.top_k);
+                let replies = places.remove(&key).unwrap_or_default();
+                if let Ok(found) = &found {
+                    self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(key, found.clone());
+                }
+                for reply in replies {
+                    // whoever has stopped waiting does not need it
+                    let _ = reply.send(found.clone());
+                }
+            }
+        }
+    }
+
+    /// Asks `queries` together.
+    async fn ask(&self, queries: &[Search]) -> Vec<Result<Passages, SearchError>> {
+        if queries.is_empty() {
+            return Vec::new();
+        }
+        self.counts.batches.fetch_add(1, Relaxed);
+        let Self { retriever, bounds, .. } = self;
+        let begin = tokio::time::Instant::now();
+        let found = timeout(bounds.deadline, retriever.search(queries)).await;
+        self.pace.note(queries.len(), begin.elapsed(), *bounds);
+        let all_failed = |reason: String| vec![Err(SearchError::Unavailable(reason)); queries.len()];
+        match found {
+            Ok(found) if found.len() == queries.len() => found,
+            Ok(found) => all_failed(format!("expected {} answers, got {}", queries.len(), found.len())),
+            Err(_) => all_failed(format!("no answer within {:.1} s", bounds.deadline.as_secs_f64())),
         }
     }
 }

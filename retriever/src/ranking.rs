@@ -21,6 +21,23 @@ pub trait Ranking: Send + Sync {
     fn search(&self, queries: &[&str], top_k: usize, allowed: Allowed<'_>) -> Result<Vec<Vec<Hit>>, SearchError>;
 }
 
+/// Scores that are looked at side by side.
+const LANES: usize = 16;
+/// How many times as many are passed over together if none of them is good enough.
+const FEW: usize = 4;
+
+/// Whether any of `scores` is `bar` at least.
+fn reach(scores: &[f32], bar: f32) -> bool {
+    let (blocks, rest) = scores.as_chunks::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for lane in 0..LANES {
+            most[lane] = if block[lane] > most[lane] { block[lane] } else { most[lane] };
+        }
+    }
+    most.iter().chain(rest).any(|&score| score >= bar)
+}
+
 /// Keeps the best hits of many, best first, equal scores in the order of chunks.
 #[derive(Debug)]
 pub(crate) struct Top {
@@ -50,19 +67,22 @@ impl Top {
 
     /// Offers a hit for each of `scores` that is good enough and for which `chunk`, given its place, names a chunk.
     pub(crate) fn offer_all(&mut self, scores: &[f32], chunk: impl Fn(usize) -> Option<ChunkId>) {
-        // Passed over together if none of them is good enough.
-        const STEP: usize = 16;
         let mut bar = self.bar();
-        for (i, block) in scores.chunks(STEP).enumerate() {
-            if !block.iter().fold(false, |any, &score| any | (score >= bar)) {
+        for (first, block) in (0..).step_by(FEW * LANES).zip(scores.chunks(FEW * LANES)) {
+            if !reach(block, bar) {
                 continue;
             }
-            for (j, &score) in block.iter().enumerate() {
-                if score >= bar
-                    && let Some(chunk) = chunk(i * STEP + j)
-                {
-                    self.offer(Hit { chunk, score });
-                    bar = self.bar();
+            for (first, few) in (first..).step_by(LANES).zip(block.chunks(LANES)) {
+                if !reach(few, bar) {
+                    continue;
+                }
+                for (place, &score) in (first..).zip(few) {
+                    if score >= bar
+                        && let Some(chunk) = chunk(place)
+                    {
+                        self.offer(Hit { chunk, score });
+                        bar = self.bar();
+                    }
                 }
             }
         }
@@ -88,6 +108,19 @@ impl Top {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_are_offered_are_looked_at() {
+        let scores: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1009) as f32 - 500.0).collect();
+        for count in [0, 1, 15, 16, 17, 63, 64, 65, 1000] {
+            let (mut one_by_one, mut together) = (Top::new(7), Top::new(7));
+            for (chunk, &score) in (0..).zip(&scores[..count]).filter(|(chunk, _)| chunk % 3 != 0) {
+                one_by_one.offer(Hit { chunk, score });
+            }
+            together.offer_all(&scores[..count], |i| Some(i as ChunkId).filter(|chunk| chunk % 3 != 0));
+            assert_eq!(together.into_hits(), one_by_one.into_hits(), "{count}");
+        }
+    }
 
     #[test]
     fn top_keeps_the_best_and_the_smallest_of_equals() {

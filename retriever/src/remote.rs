@@ -9,7 +9,7 @@ use folgore_actors::{
     http::{Bytes, HeaderMap, PostError, Poster},
     link::BoxFuture,
 };
-use folgore_protocol::{Digest, Passage, Passages, Search};
+use folgore_protocol::{Passage, Passages, Search};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -81,10 +81,6 @@ impl Remote {
 impl Retriever for Remote {
     fn name(&self) -> &str {
         &self.name
-    }
-
-    fn corpus(&self) -> Option<Digest> {
-        None
     }
 
     fn search<'a>(&'a self, queries: &'a [Search]) -> BoxFuture<'a, Vec<Result<Passages, SearchError>>> {

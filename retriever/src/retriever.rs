@@ -32,7 +32,9 @@ pub trait Retriever: Send + Sync {
     fn name(&self) -> &str;
 
     /// Names what is searched: two retrievers with the same digest give the same passages. None where nobody can know.
-    fn corpus(&self) -> Option<Digest>;
+    fn corpus(&self) -> Option<Digest> {
+        None
+    }
 
     /// Answers each query, in order; those of a batch may be answered together.
     fn search<'a>(&'a self, queries: &'a [Search]) -> BoxFuture<'a, Vec<Result<Passages, SearchError>>>;

@@ -9,7 +9,7 @@ use folgore_actors::{
     http::{HeaderMap, HeaderName, HeaderValue, Poster},
     link::BoxFuture,
 };
-use folgore_protocol::{Digest, Passage, Passages, Search};
+use folgore_protocol::{Passage, Passages, Search};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -25,7 +25,6 @@ const AT_ONCE: usize = 8;
 
 /// A web search.
 pub struct Web {
-    name: String,
     asker: Arc<Asker>,
 }
 
@@ -66,8 +65,7 @@ impl Web {
         key.set_sensitive(true);
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-api-key"), key)]);
         let name = format!("web {url}");
-        let asker = Arc::new(Asker { name: name.clone(), poster: Poster::new(url)?, headers, deadline });
-        Ok(Self { name, asker })
+        Ok(Self { asker: Arc::new(Asker { name, poster: Poster::new(url)?, headers, deadline }) })
     }
 }
 
@@ -90,11 +88,7 @@ impl Asker {
 
 impl Retriever for Web {
     fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn corpus(&self) -> Option<Digest> {
-        None
+        &self.asker.name
     }
 
     fn search<'a>(&'a self, queries: &'a [Search]) -> BoxFuture<'a, Vec<Result<Passages, SearchError>>> {

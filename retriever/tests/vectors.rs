@@ -176,6 +176,28 @@ fn vectors_that_do_not_fit_are_refused_and_nothing_changes() {
     assert!(VectorIndex::new(2, GraphSettings { neighbours: 300, ..GraphSettings::default() }).is_err());
 }
 
+/// What is put into a graph that was read from files may be found by no search, so that such a graph is made anew.
+#[test]
+fn what_is_added_after_opening_is_found() {
+    let mut dice = Dice(5);
+    let folder = tempfile::tempdir().unwrap();
+    let index = VectorIndex::new(DIM, small_graph()).unwrap();
+    let vectors = dice.vectors(2000);
+    add(&index, 0, &vectors);
+    index.save(folder.path()).unwrap();
+    let opened = VectorIndex::open(folder.path(), small_graph()).unwrap();
+    assert!(opened.has_graph() && opened.graph_name().is_some());
+    opened.add(&[]).unwrap();
+    assert!(opened.graph_name().is_some(), "nothing was added");
+    let more = dice.vectors(400);
+    for (chunk, vector) in (2000..).zip(&more) {
+        opened.add(&[(chunk, vector)]).unwrap();
+    }
+    assert!(opened.has_graph() && opened.graph_name().is_none());
+    let missed = (2000..).zip(&more).filter(|(chunk, vector)| search(&opened, vector, 1, &all) != [*chunk]).count();
+    assert_eq!(missed, 0, "of {} that were added", more.len());
+}
+
 #[test]
 fn files_give_the_same_answers_and_damage_is_seen() {
     let mut dice = Dice(4);

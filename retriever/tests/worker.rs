@@ -19,6 +19,8 @@ struct Odd {
     batches: Mutex<Vec<Vec<Search>>>,
     asked: AtomicUsize,
     gate: Option<Semaphore>,
+    /// How long it takes for a query.
+    each: Duration,
 }
 
 impl Retriever for Odd {
@@ -34,6 +36,7 @@ impl Retriever for Odd {
         Box::pin(async move {
             self.asked.fetch_add(1, SeqCst);
             self.batches.lock().unwrap().push(queries.to_vec());
+            tokio::time::sleep(self.each * queries.len() as u32).await;
             if let Some(gate) = &self.gate {
                 gate.acquire().await.unwrap().forget();
             }
@@ -161,4 +164,26 @@ async fn what_waits_is_asked_together() {
     asked.sort();
     let distinct: Vec<&str> = asked.iter().map(String::as_str).collect();
     assert_eq!(distinct, ["a", "b", "c", "first"], "{:?}", odd.batches.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_retriever_answers_what_it_can_within_the_deadline() {
+    let ask = |each: Duration| async move {
+        let odd = Arc::new(Odd { each, ..Odd::default() });
+        let bounds = Bounds { deadline: Duration::from_secs(10), batches: 1, ..Bounds::default() };
+        let running = Arc::new(start(odd.clone(), bounds));
+        let mut asking = tokio::task::JoinSet::new();
+        for i in 0..100 {
+            let running = running.clone();
+            asking.spawn(async move { running.ask(&i.to_string()).await });
+        }
+        let answers = asking.join_all().await;
+        let largest = odd.batches.lock().unwrap().iter().map(Vec::len).max().unwrap();
+        (answers.iter().filter(|answer| answer.is_ok()).count(), largest)
+    };
+    // one by one there is time for nine or ten
+    let (answered, largest) = ask(Duration::from_secs(1)).await;
+    assert!((7..=10).contains(&answered) && largest <= 4, "{answered} answers, {largest} together");
+    let (answered, largest) = ask(Duration::from_millis(5)).await;
+    assert!(answered == 100 && largest >= 16, "{answered} answers, {largest} together");
 }

@@ -36,7 +36,7 @@ mod exp;
 mod lanes;
 pub mod naive;
 
-pub use cpu::{Cpu, CpuBuf, Isa};
+pub use cpu::{Cpu, CpuBuf, DirectProduct, Isa, PANEL};
 pub use exp::exp;
 pub use naive::Naive;
 

@@ -8,7 +8,6 @@ use folgore_protocol::Digest;
 
 pub use hashed::Hashed;
 pub use sentence::Sentence;
-pub(crate) use sentence::batches;
 
 /// Why texts got no vectors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,12 +7,9 @@ use serde_json::Value;
 
 use super::{
     EncodeError, Encoder,
-    bert::{Bert, Tokens, Vocabulary, json},
+    bert::{Bert, Vocabulary, json},
     normalise,
 };
-
-/// Tokens that go through the model together: enough for full speed, few enough for the cache.
-pub(crate) const BATCH_TOKENS: usize = 1024;
 
 /// How the vectors of tokens become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +58,22 @@ impl Sentence {
         Ok(Self { name, bert, vocabulary, pooling, max_tokens, special_tokens, prefixes })
     }
 
-    fn pool(&self, states: &[f32], vector: &mut [f32]) {
-        let width = vector.len();
+    fn pool(&self, states: &[f32]) -> Vec<f32> {
+        let width = self.bert.width();
+        let mut vector = match self.pooling {
+            Pooling::First => states[..width].to_vec(),
+            // Its length does not matter: the sum points where the mean does.
+            Pooling::Mean => vec![0.0; width],
+            Pooling::Largest => vec![f32::NEG_INFINITY; width],
+        };
         let rows = states.chunks_exact(width);
         match self.pooling {
-            Pooling::First => vector.copy_from_slice(&states[..width]),
-            // Its length does not matter: the sum points where the mean does.
+            Pooling::First => {}
             Pooling::Mean => rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(v, x)| *v += x)),
-            Pooling::Largest => {
-                vector.fill(f32::NEG_INFINITY);
-                rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(v, x)| *v = v.max(*x)));
-            }
+            Pooling::Largest => rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(v, x)| *v = v.max(*x))),
         }
-        normalise(vector);
+        normalise(&mut vector);
+        vector
     }
 }
 
@@ -113,26 +113,6 @@ fn pooling_of(config: &Value) -> Result<Pooling, String> {
         (["pooling_mode_max_tokens"], _) | ([], Some("max")) => Ok(Pooling::Largest),
         (modes, word) => Err(format!("pooling by {modes:?} {}, expected mean, cls or max", word.unwrap_or_default())),
     }
-}
-
-/// Parts of `tokens` of at most [`BATCH_TOKENS`] together, texts of like length side by side: places in `tokens`.
-pub(crate) fn batches(tokens: &[Tokens]) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..tokens.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(tokens[i].ids.len()));
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for i in order {
-        let length = tokens[i].ids.len();
-        match batches.last_mut() {
-            Some(batch) if length <= room => batch.push(i),
-            _ => {
-                batches.push(vec![i]);
-                room = BATCH_TOKENS;
-            }
-        }
-        room = room.saturating_sub(length);
-    }
-    batches
 }
 
 impl Encoder for Sentence {
@@ -176,16 +156,6 @@ impl Encoder for Sentence {
 
     fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncodeError> {
         let tokens = self.vocabulary.texts(texts)?;
-        let mut vectors = vec![vec![0.0; self.dim()]; texts.len()];
-        for batch in batches(&tokens) {
-            let states = self.bert.forward(&batch.iter().map(|&i| &tokens[i]).collect::<Vec<_>>());
-            let mut states = &states[..];
-            for i in batch {
-                let (own, rest) = states.split_at(tokens[i].ids.len() * self.dim());
-                states = rest;
-                self.pool(own, &mut vectors[i]);
-            }
-        }
-        Ok(vectors)
+        Ok(self.bert.each(&tokens, |_, states| self.pool(states)))
     }
 }

@@ -6,7 +6,7 @@ use folgore_protocol::Digest;
 
 use super::Reranker;
 use crate::encode::{
-    EncodeError, batches,
+    EncodeError,
     bert::{Bert, Linear, Vocabulary},
 };
 
@@ -46,20 +46,10 @@ impl Reranker for CrossEncoder {
     fn scores(&self, query: &str, passages: &[&str]) -> Result<Vec<f32>, EncodeError> {
         let tokens = self.vocabulary.pairs(query, passages)?;
         let width = self.bert.width();
-        let mut scores = vec![0.0; passages.len()];
-        for batch in batches(&tokens) {
-            let states = self.bert.forward(&batch.iter().map(|&i| &tokens[i]).collect::<Vec<_>>());
-            let mut firsts = Vec::with_capacity(batch.len() * width);
-            let mut at = 0;
-            for &i in &batch {
-                firsts.extend_from_slice(&states[at * width..(at + 1) * width]);
-                at += tokens[i].ids.len();
-            }
-            let mut pooled = self.bert.apply(&self.pooler, &self.bert.upload(&firsts));
+        Ok(self.bert.each(&tokens, |_, states| {
+            let mut pooled = self.bert.apply(&self.pooler, &self.bert.upload(&states[..width]));
             pooled.iter_mut().for_each(|x| *x = x.tanh());
-            let logits = self.bert.apply(&self.classifier, &pooled);
-            batch.iter().zip(logits.iter()).for_each(|(&i, logit)| scores[i] = *logit);
-        }
-        Ok(scores)
+            self.bert.apply(&self.classifier, &pooled)[0]
+        }))
     }
 }

@@ -9,7 +9,7 @@ use folgore_protocol::Digest;
 use super::Reranker;
 use crate::{
     encode::{
-        EncodeError, batches,
+        EncodeError,
         bert::{Bert, Linear, Tokens, Vocabulary, json},
     },
     vectors::dot,
@@ -98,9 +98,9 @@ impl LateInteraction {
         Ok(tokens)
     }
 
-    /// A vector of length 1 for each token.
-    fn project(&self, texts: &[&Tokens]) -> CpuBuf {
-        let mut vectors = self.bert.apply(&self.projection, &self.bert.forward(texts));
+    /// A vector of length 1 for each token whose hidden state is in `states`.
+    fn project(&self, states: &[f32]) -> CpuBuf {
+        let mut vectors = self.bert.apply(&self.projection, &self.bert.upload(states));
         vectors.chunks_exact_mut(self.settings.dim).for_each(crate::encode::normalise);
         vectors
     }
@@ -128,22 +128,12 @@ impl Reranker for LateInteraction {
     }
 
     fn scores(&self, query: &str, passages: &[&str]) -> Result<Vec<f32>, EncodeError> {
-        let query = self.project(&[&self.query(query)?]);
+        let query = &self.bert.each(&[self.query(query)?], |_, states| self.project(states))[0];
         let [.., mark] = self.settings.ids;
         let tokens: Vec<Tokens> = passages
             .iter()
             .map(|text| self.marked(text, mark, self.settings.passage_tokens))
             .collect::<Result<_, _>>()?;
-        let mut scores = vec![0.0; passages.len()];
-        for batch in batches(&tokens) {
-            let vectors = self.project(&batch.iter().map(|&i| &tokens[i]).collect::<Vec<_>>());
-            let mut vectors = &vectors[..];
-            for i in batch {
-                let (own, rest) = vectors.split_at(tokens[i].ids.len() * self.settings.dim);
-                vectors = rest;
-                scores[i] = self.score(&query, own, &tokens[i].ids);
-            }
-        }
-        Ok(scores)
+        Ok(self.bert.each(&tokens, |i, states| self.score(query, &self.project(states), &tokens[i].ids)))
     }
 }

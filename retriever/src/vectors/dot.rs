@@ -1,51 +1,34 @@
-//! Dot products of many rows.
+//! The dot product of two vectors.
 
 /// Numbers added side by side.
 const LANES: usize = 16;
 
 /// `Σ a[i] * b[i]` over the shorter of both. Its last bits depend on the processor, never on what else is computed.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut out = [0.0];
-    dots(a, b, &mut out);
-    out[0]
-}
-
-/// The dot products of `query` with the rows of `rows`, which are as long as it, into `out`, one for each row.
-pub(crate) fn dots(query: &[f32], rows: &[f32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has what the function is compiled for.
-            return unsafe { dots_avx512(query, rows, out) };
+            return unsafe { dot_avx512(a, b) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: as above.
-            return unsafe { dots_avx2(query, rows, out) };
+            return unsafe { dot_avx2(a, b) };
         }
     }
-    each::<false>(query, rows, out);
+    one::<false>(a, b)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn dots_avx512(query: &[f32], rows: &[f32], out: &mut [f32]) {
-    each::<true>(query, rows, out);
+fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
+    one::<true>(a, b)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn dots_avx2(query: &[f32], rows: &[f32], out: &mut [f32]) {
-    each::<true>(query, rows, out);
-}
-
-#[inline(always)]
-fn each<const FUSED: bool>(query: &[f32], rows: &[f32], out: &mut [f32]) {
-    if query.is_empty() {
-        return out.fill(0.0);
-    }
-    for (row, out) in rows.chunks(query.len()).zip(out) {
-        *out = one::<FUSED>(query, row);
-    }
+fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
+    one::<true>(a, b)
 }
 
 /// Four sums of sixteen lanes, so that none waits for its last addition; the lanes are folded in a fixed order.
@@ -85,16 +68,10 @@ mod tests {
     fn dots_are_those_of_their_definition_for_every_length() {
         for length in [1, 3, 15, 16, 17, 63, 64, 65, 384, 1000] {
             let number = |i: usize| ((i * 2654435761) % 1000) as f32 / 500.0 - 1.0;
-            let query: Vec<f32> = (0..length).map(number).collect();
-            let rows: Vec<f32> = (0..3 * length).map(|i| number(i + 7)).collect();
-            let mut out = [0.0; 3];
-            dots(&query, &rows, &mut out);
-            let mut plain = [0.0; 3];
-            each::<false>(&query, &rows, &mut plain);
-            for (row, (got, plain)) in rows.chunks(length).zip(out.iter().zip(plain)) {
-                let exact: f64 = query.iter().zip(row).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
-                assert!((f64::from(*got) - exact).abs() < 1e-4 && (f64::from(plain) - exact).abs() < 1e-4, "{length}");
-                assert_eq!(dot(&query, row), *got);
+            let (a, b): (Vec<f32>, Vec<f32>) = (0..length).map(|i| (number(i), number(i + 7))).unzip();
+            let exact: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            for got in [dot(&a, &b), one::<false>(&a, &b)] {
+                assert!((f64::from(got) - exact).abs() < 1e-4, "{length}");
             }
         }
     }

@@ -93,7 +93,7 @@ fn body(rows: &Rows) -> Vec<u8> {
     let mut body = Vec::with_capacity(rows.slots() * (5 + 4 * rows.dim()));
     body.extend(rows.chunks().iter().flat_map(|chunk| chunk.to_le_bytes()));
     body.extend(rows.live().iter().map(|&live| u8::from(live)));
-    body.extend(rows.data().iter().flat_map(|number| number.to_le_bytes()));
+    body.extend((0..rows.slots()).flat_map(|slot| rows.row(slot)).flat_map(f32::to_le_bytes));
     body
 }
 
@@ -151,9 +151,9 @@ fn rows(head: &Head, body: &[u8]) -> Option<Rows> {
     if !data.1.is_empty() || live.iter().any(|&mark| mark > 1) {
         return None;
     }
-    let data: Vec<f32> = data.0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let numbers = data.0.iter().map(|bytes| f32::from_le_bytes(*bytes));
     let chunks = chunks.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-    Rows::from_parts(head.dim, data, chunks, live.iter().map(|&mark| mark == 1).collect())
+    Rows::from_parts(head.dim, numbers, chunks, live.iter().map(|&mark| mark == 1).collect())
 }
 
 fn read_graph(folder: &Path, files: &GraphFiles, rows: &Rows, settings: GraphSettings) -> Result<Graph, String> {

@@ -8,10 +8,12 @@ use hnsw_rs::{
     prelude::{Distance, Hnsw},
 };
 
-use super::{GraphSettings, dot::dot, rows::Rows};
+use super::{GraphSettings, dot::dot, panels::products_of_rows, rows::Rows};
 
 /// Layers at most: enough for more vectors than a slot number can name.
 const LAYERS: usize = 16;
+/// Vectors that are copied to be put into the graph together.
+const BATCH: usize = 10_000;
 
 /// How far unit vectors are apart.
 #[derive(Clone, Copy, Default)]
@@ -26,7 +28,7 @@ impl Distance<f32> for Apart {
 pub(super) struct Graph {
     hnsw: Hnsw<'static, f32, Apart>,
     settings: GraphSettings,
-    /// SHA-256 of the files that it was read from; none once it is another.
+    /// SHA-256 of the files that it was read from; nothing is put into such a graph.
     pub(super) sums: Option<[String; 2]>,
 }
 
@@ -44,9 +46,13 @@ impl Graph {
         let graph = Self { hnsw, settings, sums: None };
         // The first ones by themselves: threads that all begin at once would find nobody to link to.
         let alone = rows.slots().min(1000);
-        (0..alone).for_each(|slot| graph.insert(slot, rows.row(slot)));
-        let rest: Vec<(&[f32], usize)> = (alone..rows.slots()).map(|slot| (rows.row(slot), slot)).collect();
-        graph.hnsw.parallel_insert_slice(&rest);
+        (0..alone).for_each(|slot| graph.insert(slot, &rows.row(slot).collect::<Vec<_>>()));
+        for first in (alone..rows.slots()).step_by(BATCH) {
+            let vectors = (first..rows.slots().min(first + BATCH)).map(|slot| (slot, rows.row(slot).collect()));
+            let vectors: Vec<(usize, Vec<f32>)> = vectors.collect();
+            let batch: Vec<(&[f32], usize)> = vectors.iter().map(|(slot, vector)| (&vector[..], *slot)).collect();
+            graph.hnsw.parallel_insert_slice(&batch);
+        }
         graph
     }
 
@@ -54,10 +60,14 @@ impl Graph {
         self.hnsw.insert_slice((vector, slot));
     }
 
-    /// Slots near to `query`, at least `count` of them where there are as many, removed ones among them.
-    pub(super) fn near(&self, query: &[f32], count: usize) -> Vec<usize> {
+    /// Slots near to `query` and their products with it, at least `count` of them where there are as many, removed ones among them.
+    pub(super) fn near(&self, query: &[f32], count: usize) -> Vec<(usize, f32)> {
         let ef = self.settings.ef_search.max(count);
-        self.hnsw.search(query, ef, ef).into_iter().map(|neighbour| neighbour.d_id).collect()
+        let found = self.hnsw.search(query, ef, ef);
+        let points = self.hnsw.get_point_indexation();
+        let vectors = found.iter().map(|near| points.get_point_data(&near.p_id).expect("a point that was found"));
+        let products = products_of_rows(query, &vectors.collect::<Vec<_>>().concat());
+        found.iter().map(|near| near.d_id).zip(products).collect()
     }
 
     /// Writes two files, `NAME.hnsw.graph` and `NAME.hnsw.data`.

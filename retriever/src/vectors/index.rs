@@ -7,7 +7,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{GraphSettings, Vectors, VectorsError, dot, files, graph::Graph, rows::Rows};
+use super::{GraphSettings, Vectors, VectorsError, files, graph::Graph, rows::Rows};
 use crate::{Allowed, ChunkId, Hit, ranking::Top};
 
 /// See the [module](super).
@@ -36,7 +36,7 @@ impl VectorIndex {
     }
 
     /// Reads what [`VectorIndex::save`] wrote. Vectors that are not as they were written are an error; a graph that is not is built
-    /// again, and so is one of other settings.
+    /// again, and so is one of other settings. The first vectors that are added make it anew.
     pub fn open(folder: &Path, settings: GraphSettings) -> Result<Self, VectorsError> {
         check(settings)?;
         let (rows, graph) = files::read(folder, settings)?;
@@ -54,7 +54,7 @@ impl VectorIndex {
 
     /// The vector of a chunk.
     pub fn vector(&self, chunk: ChunkId) -> Option<Vec<f32>> {
-        self.read().rows.vector(chunk).map(<[f32]>::to_vec)
+        self.read().rows.vector(chunk)
     }
 
     /// Whether searches go through a graph.
@@ -70,8 +70,8 @@ impl VectorIndex {
 
     /// Whether the vector of a chunk is `vector`, to the bit.
     pub(super) fn holds(&self, chunk: ChunkId, vector: &[f32]) -> bool {
-        let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        self.read().rows.vector(chunk).is_some_and(|kept| kept == vector || bits(kept) == bits(vector))
+        let same = |kept: Vec<f32>| kept.iter().map(|x| x.to_bits()).eq(vector.iter().map(|x| x.to_bits()));
+        self.read().rows.vector(chunk).is_some_and(same)
     }
 
     /// The chunks that have a vector.
@@ -139,7 +139,7 @@ impl VectorIndex {
     /// The graph's answer to one query, if it is enough.
     fn near(state: &State, graph: &Graph, query: &[f32], top_k: usize) -> Vec<(ChunkId, f32)> {
         let near = graph.near(query, top_k).into_iter();
-        near.filter_map(|slot| Some((state.rows.chunk(slot)?, dot(query, state.rows.row(slot))))).collect()
+        near.filter_map(|(slot, score)| Some((state.rows.chunk(slot)?, score))).collect()
     }
 }
 
@@ -175,21 +175,22 @@ impl Vectors for VectorIndex {
     fn add(&self, batch: &[(ChunkId, &[f32])]) -> Result<(), VectorsError> {
         let dim = self.dim();
         batch.iter().try_for_each(|(chunk, vector)| check_vector(|| format!("chunk {chunk}"), vector, dim))?;
+        if batch.is_empty() {
+            return Ok(());
+        }
         let writer = self.lock();
         let mut state = self.write();
         let first = state.rows.slots();
         batch.iter().for_each(|(chunk, vector)| state.rows.push(*chunk, vector));
-        // Far more than there was: cheaper to build anew, by all threads, than to insert one by one.
-        if batch.len() > first {
+        // Far more than there was: cheaper to build anew, by all threads, than to insert one by one. And what is put into a graph that was
+        // read from files may be found by no search.
+        if batch.len() > first || state.graph.as_ref().is_some_and(|graph| graph.sums.is_some()) {
             state.graph = None;
-        }
-        if let Some(graph) = &mut state.graph {
-            graph.sums = None;
         }
         drop(state);
         let state = self.read();
         if let Some(graph) = &state.graph {
-            (first..state.rows.slots()).for_each(|slot| graph.insert(slot, state.rows.row(slot)));
+            batch.iter().zip(first..).for_each(|((_, vector), slot)| graph.insert(slot, vector));
         }
         drop(state);
         self.tidy(&writer);

@@ -8,6 +8,7 @@ mod dot;
 mod files;
 mod graph;
 mod index;
+mod panels;
 mod ranking;
 mod rows;
 mod stored;
@@ -61,7 +62,8 @@ pub struct GraphSettings {
 
 impl Default for GraphSettings {
     fn default() -> Self {
-        Self { from: 100_000, neighbours: 16, ef_construction: 200, ef_search: 128 }
+        // where both answer as many queries a second (docs/performance.md)
+        Self { from: 300_000, neighbours: 16, ef_construction: 200, ef_search: 128 }
     }
 }
 
@@ -70,6 +72,16 @@ impl GraphSettings {
     pub fn never() -> Self {
         Self { from: usize::MAX, ..Self::default() }
     }
+}
+
+/// Bytes that `count` vectors of `dim` numbers take in memory, with their graph where there is one.
+pub fn held(count: u64, dim: usize, settings: GraphSettings) -> u64 {
+    // an arc, its counts, and a distance
+    const LINK: u64 = 48;
+    let vectors = count * 4 * dim as u64;
+    let linked = count >= settings.from as u64;
+    // the graph has copies
+    if linked { 2 * vectors + count * 2 * settings.neighbours as u64 * LINK } else { vectors }
 }
 
 /// What is wrong with vectors, or with the files that hold them.

@@ -1,22 +1,24 @@
-//! The vectors themselves, each in a slot of its own, and exact search over them.
+//! The vectors themselves, each in a slot of its own, and exact search over them: products of all queries with all vectors, of which
+//! only the best are kept.
 
 use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::dot::dots;
+use super::panels::Panels;
 use crate::{Allowed, ChunkId, Hit, ranking::Top};
 
-/// Rows that a thread takes at once: with 384 numbers each they fit into its second-level cache.
+/// Vectors that a thread multiplies at once: with 384 numbers each they fit into its second-level cache, and so do their scores.
 const PIECE: usize = 512;
-/// Queries that go over the rows together.
-const TOGETHER: usize = 16;
+/// Pieces that a thread takes with the same lists of hits, where there are so many.
+const PIECES_ALONE: usize = 8;
+/// Queries that go over the vectors together.
+const TOGETHER: usize = 64;
 
 /// Vectors in slots. A slot is never used for another vector, so that a graph can name it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
-    dim: usize,
-    data: Vec<f32>,
+    data: Panels,
     /// By slot.
     chunks: Vec<ChunkId>,
     /// By slot: whether it is still what the chunk has.
@@ -26,23 +28,36 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn new(dim: usize) -> Self {
-        Self { dim, ..Self::default() }
+        Self { data: Panels::new(dim), ..Self::default() }
     }
 
-    /// What was saved; none where the lengths do not fit or a chunk has two live slots.
-    pub(super) fn from_parts(dim: usize, data: Vec<f32>, chunks: Vec<ChunkId>, live: Vec<bool>) -> Option<Self> {
+    /// What was saved, vectors one behind the other; none where the lengths do not fit or a chunk has two live slots.
+    pub(super) fn from_parts(
+        dim: usize,
+        numbers: impl ExactSizeIterator<Item = f32>,
+        chunks: Vec<ChunkId>,
+        live: Vec<bool>,
+    ) -> Option<Self> {
         let mut slots = HashMap::new();
         for (slot, (&chunk, &live)) in (0..).zip(chunks.iter().zip(&live)) {
             if live && slots.insert(chunk, slot).is_some() {
                 return None;
             }
         }
-        let fits = live.len() == chunks.len() && chunks.len().checked_mul(dim) == Some(data.len());
-        fits.then_some(Self { dim, data, chunks, live, slots })
+        if live.len() != chunks.len() || chunks.len().checked_mul(dim) != Some(numbers.len()) {
+            return None;
+        }
+        let (mut data, mut numbers, mut vector) = (Panels::new(dim), numbers, Vec::with_capacity(dim));
+        for _ in &chunks {
+            vector.clear();
+            vector.extend(numbers.by_ref().take(dim));
+            data.push(&vector);
+        }
+        Some(Self { data, chunks, live, slots })
     }
 
     pub(super) fn dim(&self) -> usize {
-        self.dim
+        self.data.dim()
     }
 
     /// Vectors that are there.
@@ -55,10 +70,6 @@ impl Rows {
         self.chunks.len()
     }
 
-    pub(super) fn data(&self) -> &[f32] {
-        &self.data
-    }
-
     pub(super) fn chunks(&self) -> &[ChunkId] {
         &self.chunks
     }
@@ -67,8 +78,9 @@ impl Rows {
         &self.live
     }
 
-    pub(super) fn row(&self, slot: usize) -> &[f32] {
-        &self.data[slot * self.dim..(slot + 1) * self.dim]
+    /// The numbers of a slot.
+    pub(super) fn row(&self, slot: usize) -> impl Iterator<Item = f32> {
+        self.data.row(slot)
     }
 
     /// The chunk of a slot that is live.
@@ -76,14 +88,14 @@ impl Rows {
         self.live[slot].then(|| self.chunks[slot])
     }
 
-    pub(super) fn vector(&self, chunk: ChunkId) -> Option<&[f32]> {
-        self.slots.get(&chunk).map(|&slot| self.row(slot as usize))
+    pub(super) fn vector(&self, chunk: ChunkId) -> Option<Vec<f32>> {
+        self.slots.get(&chunk).map(|&slot| self.row(slot as usize).collect())
     }
 
     pub(super) fn push(&mut self, chunk: ChunkId, vector: &[f32]) {
         self.remove(chunk);
         self.slots.insert(chunk, self.chunks.len() as u32);
-        self.data.extend_from_slice(vector);
+        self.data.push(vector);
         self.chunks.push(chunk);
         self.live.push(true);
     }
@@ -98,41 +110,44 @@ impl Rows {
 
     /// The same vectors in slots without gaps.
     pub(super) fn compact(&self) -> Self {
-        let mut rows = Self::new(self.dim);
+        let mut rows = Self::new(self.dim());
         for slot in 0..self.slots() {
             if let Some(chunk) = self.chunk(slot) {
-                rows.push(chunk, self.row(slot));
+                rows.push(chunk, &self.row(slot).collect::<Vec<_>>());
             }
         }
         rows
     }
 
-    /// For each query the best of all rows that `allowed` lets through.
+    /// For each query the best of all vectors that `allowed` lets through.
     pub(super) fn search(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Vec<Vec<Hit>> {
         queries.chunks(TOGETHER).flat_map(|some| self.search_some(some, top_k, allowed)).collect()
     }
 
     fn search_some(&self, queries: &[&[f32]], top_k: usize, allowed: Allowed<'_>) -> Vec<Vec<Hit>> {
-        let mut tops: Vec<Top> = queries.iter().map(|_| Top::new(top_k)).collect();
-        if self.dim == 0 || self.chunks.is_empty() || queries.is_empty() {
-            return tops.into_iter().map(Top::into_hits).collect();
+        let none = || -> Vec<Top> { queries.iter().map(|_| Top::new(top_k)).collect() };
+        let hits = |tops: Vec<Top>| tops.into_iter().map(Top::into_hits).collect();
+        if self.dim() == 0 || queries.is_empty() {
+            return hits(none());
         }
-        // Scores of a piece of rows lie together, query after query.
-        let mut scores = vec![0.0; queries.len() * self.slots().next_multiple_of(PIECE)];
-        let pieces = scores.par_chunks_mut(queries.len() * PIECE).zip(self.data.par_chunks(PIECE * self.dim));
-        pieces.for_each(|(scores, rows)| {
-            let count = rows.len() / self.dim;
-            for (query, scores) in queries.iter().zip(scores.chunks_mut(PIECE)) {
-                dots(query, rows, &mut scores[..count]);
-            }
-        });
-        for (piece, scores) in scores.chunks(queries.len() * PIECE).enumerate() {
-            let first = piece * PIECE;
-            let count = PIECE.min(self.slots() - first);
+        let asked = queries.concat();
+        let room = || (none(), vec![0.0; queries.len() * PIECE]);
+        let piece = |(mut tops, mut scores): (Vec<Top>, Vec<f32>), piece: usize| {
+            let slots = piece * PIECE..((piece + 1) * PIECE).min(self.slots());
+            self.data.products(&asked, slots.clone(), &mut scores, PIECE);
             for (top, scores) in tops.iter_mut().zip(scores.chunks(PIECE)) {
-                top.offer_all(&scores[..count], |i| self.chunk(first + i).filter(|&chunk| allowed(chunk)));
+                let chunk = |i| self.chunk(slots.start + i).filter(|&chunk| allowed(chunk));
+                top.offer_all(&scores[..slots.len()], chunk);
             }
-        }
-        tops.into_iter().map(Top::into_hits).collect()
+            (tops, scores)
+        };
+        let pieces = (0..self.slots().div_ceil(PIECE)).into_par_iter().with_min_len(PIECES_ALONE);
+        let merged = |mut tops: Vec<Top>, others: Vec<Top>| {
+            tops.iter_mut()
+                .zip(others)
+                .for_each(|(top, other)| other.into_hits().into_iter().for_each(|h| top.offer(h)));
+            tops
+        };
+        hits(pieces.fold(room, piece).map(|(tops, _)| tops).reduce(none, merged))
     }
 }

@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 mod buffer;
 mod coded;
+mod direct;
 mod exact;
 mod gemm;
 mod head;
@@ -23,7 +24,14 @@ mod pointwise;
 mod simd;
 mod team;
 
-pub use self::{buffer::CpuBuf, head::held_rows, isa::Isa, kv::CpuKv, matrix::CpuMatrix};
+pub use self::{
+    buffer::CpuBuf,
+    direct::{DirectProduct, PANEL},
+    head::held_rows,
+    isa::Isa,
+    kv::CpuKv,
+    matrix::CpuMatrix,
+};
 
 use self::{
     buffer::BufferPool,

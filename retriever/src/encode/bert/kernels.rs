@@ -1,17 +1,20 @@
-//! What BERT computes between its matrix products: attention, layer norms, GELU. Each is compiled for what the processor has.
+//! What BERT computes between its matrix products: soft-max, layer norms, GELU. Each is compiled for what the processor has. The bias of
+//! a product is added here, by whoever reads it next.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
+
+use folgore_model::backend::{Backend as _, Cpu};
+
+use super::Norm;
 
 /// Numbers that go side by side.
 const LANES: usize = 16;
-/// Rows of attention that go over the keys together.
-const ROWS: usize = 4;
 
 /// Compiles `$body` for AVX-512, for AVX2 and for any processor, and takes the best that this one has.
 macro_rules! compiled {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) = $body:ident) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) = $body:ident) => {
         $(#[$doc])*
-        fn $name($($arg: $type),*) {
+        $vis fn $name($($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
@@ -47,7 +50,8 @@ fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 #[inline(always)]
 fn exp<const FUSED: bool>(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // adding it rounds to a whole number, which then stands in the lowest bits
-    let clamped = x.max(-87.0);
+    // not `max`, which would look for NaN
+    let clamped = if x > -87.0 { x } else { -87.0 };
     let shifted = fma::<FUSED>(clamped, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
     let r = fma::<FUSED>(n, 2.121_944_4e-4, fma::<FUSED>(n, -(355.0 / 512.0), clamped));
@@ -74,9 +78,11 @@ fn gelu<const FUSED: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn gelu_all<const FUSED: bool>(x: &mut [f32]) {
-    for x in x {
-        *x = gelu::<FUSED>(*x);
+fn gelu_rows<const FUSED: bool>(x: &mut [f32], bias: &[f32]) {
+    for x in x.chunks_exact_mut(bias.len()) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            *x = gelu::<FUSED>(*x + bias);
+        }
     }
 }
 
@@ -88,47 +94,42 @@ fn sum(x: impl Iterator<Item = [f32; LANES]>) -> f32 {
             lanes[lane] += block[lane];
         }
     }
-    lanes.iter().sum()
+    fold(lanes, |a, b| a + b)
 }
 
-/// `x = norm(x + more) * weight + bias` for each row; rows are of a multiple of [`LANES`] numbers or a little slower.
+/// All lanes made into one, half of them with the other half: four steps, where one after the other would be fifteen.
 #[inline(always)]
-fn norm_rows<const FUSED: bool>(x: &mut [f32], more: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
-    let width = weight.len();
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] = join(lanes[lane], lanes[lane + half]);
+        }
+    }
+    lanes[0]
+}
+
+/// `x = norm(x + more + bias)` for each row; rows are of a multiple of [`LANES`] numbers or a little slower.
+#[inline(always)]
+fn norm_rows<const FUSED: bool>(x: &mut [f32], more: &[f32], bias: &[f32], norm: &Norm, eps: f32) {
+    let width = bias.len();
     for (x, more) in x.chunks_exact_mut(width).zip(more.chunks_exact(width)) {
-        x.iter_mut().zip(more).for_each(|(x, more)| *x += more);
+        for ((x, more), bias) in x.iter_mut().zip(more).zip(bias) {
+            *x += more + bias;
+        }
         let (blocks, rest) = x.as_chunks::<LANES>();
         let mean = (sum(blocks.iter().copied()) + rest.iter().sum::<f32>()) / width as f32;
         let square = |x: f32| (x - mean) * (x - mean);
         let spread = sum(blocks.iter().map(|b| b.map(square))) + rest.iter().copied().map(square).sum::<f32>();
         let scale = 1.0 / (spread / width as f32 + eps).sqrt();
-        for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        for ((x, weight), bias) in x.iter_mut().zip(&norm.weight).zip(&norm.bias) {
             *x = fma::<FUSED>((*x - mean) * scale, *weight, *bias);
         }
     }
 }
 
-/// Sums over `i` of `left[row][i] * right[i][first + lane]`, for [`ROWS`] rows and [`LANES`] columns at a time, in registers; `right`
-/// has rows of `stride` numbers.
-#[inline(always)]
-fn tile<const FUSED: bool>(left: [&[f32]; ROWS], right: &[f32], stride: usize, first: usize) -> [[f32; LANES]; ROWS] {
-    let mut sums = [[0.0f32; LANES]; ROWS];
-    let count = left[0].len();
-    let left = left.map(|row| &row[..count]);
-    for i in 0..count {
-        let column: &[f32; LANES] = right[i * stride + first..].first_chunk().expect("rows are of whole lanes");
-        for row in 0..ROWS {
-            for lane in 0..LANES {
-                sums[row][lane] = fma::<FUSED>(left[row][i], column[lane], sums[row][lane]);
-            }
-        }
-    }
-    sums
-}
-
 /// Scores to weights that sum to 1; what is beyond `count` becomes 0.
 #[inline(always)]
-fn softmax<const FUSED: bool>(scores: &mut [f32], count: usize, scale: f32) {
+fn softmax<const FUSED: bool>(scores: &mut [f32], count: usize) {
     scores[count..].fill(f32::NEG_INFINITY);
     let (blocks, _) = scores.as_chunks_mut::<LANES>();
     let mut most = [f32::NEG_INFINITY; LANES];
@@ -137,10 +138,10 @@ fn softmax<const FUSED: bool>(scores: &mut [f32], count: usize, scale: f32) {
             most[lane] = if block[lane] > most[lane] { block[lane] } else { most[lane] };
         }
     }
-    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let most = fold(most, |a, b| if a > b { a } else { b });
     for block in &mut *blocks {
         for lane in 0..LANES {
-            block[lane] = exp::<FUSED>((block[lane] - most) * scale);
+            block[lane] = exp::<FUSED>(block[lane] - most);
         }
     }
     let share = 1.0 / sum(blocks.iter().copied());
@@ -151,99 +152,41 @@ fn softmax<const FUSED: bool>(scores: &mut [f32], count: usize, scale: f32) {
     }
 }
 
-/// One head of one sequence: `q` and `out` are [rows, dim], `keys` [dim, padded], `values` [count, stride], both of whole lanes; `scores`
-/// is room for [`ROWS`] rows of `padded` numbers.
+/// [`softmax`] of rows of `padded` numbers.
 #[inline(always)]
-fn attend_head<const FUSED: bool>(head: Head<'_>, out: &mut [f32], scores: &mut [f32]) {
-    let Head { q, keys, values, dim, count, scale } = head;
-    let (padded, stride) = (keys.len() / dim, dim.next_multiple_of(LANES));
-    for (q, out) in q.chunks(ROWS * dim).zip(out.chunks_mut(ROWS * dim)) {
-        // the last rows again where fewer are left: a fixed number stays in registers
-        let last = q.len() / dim - 1;
-        let rows = std::array::from_fn(|row| &q[row.min(last) * dim..][..dim]);
-        for first in (0..padded).step_by(LANES) {
-            for (scores, sums) in scores.chunks_exact_mut(padded).zip(tile::<FUSED>(rows, keys, padded, first)) {
-                scores[first..][..LANES].copy_from_slice(&sums);
-            }
-        }
-        for scores in scores.chunks_exact_mut(padded) {
-            softmax::<FUSED>(scores, count, scale);
-        }
-        let weights = std::array::from_fn(|row| &scores[row * padded..][..count]);
-        for first in (0..dim).step_by(LANES) {
-            let width = LANES.min(dim - first);
-            for (out, sums) in out.chunks_exact_mut(dim).zip(tile::<FUSED>(weights, values, stride, first)) {
-                out[first..][..width].copy_from_slice(&sums[..width]);
-            }
-        }
+fn softmax_each<const FUSED: bool>(scores: &mut [f32], padded: usize, count: usize) {
+    for scores in scores.chunks_exact_mut(padded) {
+        softmax::<FUSED>(scores, count);
     }
 }
 
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    q: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
-    dim: usize,
-    count: usize,
-    scale: f32,
-}
-
-compiled!(fn gelu_part(x: &mut [f32]) = gelu_all);
-compiled!(fn norm_part(x: &mut [f32], more: &[f32], weight: &[f32], bias: &[f32], eps: f32) = norm_rows);
-compiled!(fn attend_part(head: Head<'_>, out: &mut [f32], scores: &mut [f32]) = attend_head);
+compiled!(fn gelu_part(x: &mut [f32], bias: &[f32]) = gelu_rows);
+compiled!(fn norm_part(x: &mut [f32], more: &[f32], bias: &[f32], norm: &Norm, eps: f32) = norm_rows);
+compiled!(
+    /// Rows of `padded` scores, a multiple of [`LANES`], to weights that sum to 1; what is beyond `count` becomes 0.
+    pub(super) fn softmax_rows(scores: &mut [f32], padded: usize, count: usize) = softmax_each
+);
 
 /// Numbers that a thread takes at once.
 const PIECE: usize = 16 * 1024;
 
-/// GELU of each number.
-pub(super) fn gelu_in_place(x: &mut [f32]) {
-    x.par_chunks_mut(PIECE).for_each(gelu_part);
+/// Runs `task` on the pieces of `x`, each of `size` numbers but for the last, side by side where that pays: `work` is a guess of the whole
+/// in nanoseconds of one core.
+pub(super) fn split(cpu: &Cpu, x: &mut [f32], size: usize, work: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+    let pieces: Vec<Mutex<&mut [f32]>> = x.chunks_mut(size.max(1)).map(Mutex::new).collect();
+    cpu.together(pieces.len(), work, &|i| task(i, &mut pieces[i].lock().unwrap_or_else(PoisonError::into_inner)));
 }
 
-/// Layer norm of `x + more`, row by row, in place.
-pub(super) fn add_and_norm(x: &mut [f32], more: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
-    let piece = (PIECE / weight.len()).max(1) * weight.len();
-    let pieces = x.par_chunks_mut(piece).zip(more.par_chunks(piece));
-    pieces.for_each(|(x, more)| norm_part(x, more, weight, bias, eps));
+/// GELU of `x + bias`, row by row, in place.
+pub(super) fn add_and_gelu(cpu: &Cpu, x: &mut [f32], bias: &[f32]) {
+    let (piece, work) = ((PIECE / bias.len()).max(1) * bias.len(), x.len());
+    split(cpu, x, piece, work, |_, x| gelu_part(x, bias));
 }
 
-/// Where a sequence lies among the rows of a batch, and how many of its tokens are seen: from its first on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) first: usize,
-    pub(super) rows: usize,
-    pub(super) seen: usize,
-}
-
-/// Attention of every token of a span to its seen ones, into rows of `heads * dim`. Rows of `qkv` hold a query, a key and a value of
-/// `heads * dim` each.
-pub(super) fn attention(qkv: &[f32], spans: &[Span], heads: usize, dim: usize, out: &mut [f32]) {
-    let width = heads * dim;
-    let tasks: Vec<(Span, usize)> = spans.iter().flat_map(|span| (0..heads).map(|head| (*span, head))).collect();
-    let scale = 1.0 / (dim as f32).sqrt();
-    let one = |(span, head): &(Span, usize)| {
-        let part =
-            |which: usize, row: usize| &qkv[(span.first + row) * 3 * width + which * width + head * dim..][..dim];
-        let (padded, stride) = (span.seen.next_multiple_of(LANES), dim.next_multiple_of(LANES));
-        let mut keys = vec![0.0; dim * padded];
-        let mut values = vec![0.0; span.seen * stride];
-        for row in 0..span.seen {
-            part(1, row).iter().enumerate().for_each(|(d, x)| keys[d * padded + row] = *x);
-            values[row * stride..][..dim].copy_from_slice(part(2, row));
-        }
-        let mut q = Vec::with_capacity(span.rows * dim);
-        (0..span.rows).for_each(|row| q.extend_from_slice(part(0, row)));
-        let (mut out, mut scores) = (vec![0.0; span.rows * dim], vec![0.0; ROWS * padded]);
-        attend_part(Head { q: &q, keys: &keys, values: &values, dim, count: span.seen, scale }, &mut out, &mut scores);
-        out
-    };
-    let parts: Vec<Vec<f32>> = tasks.par_iter().map(one).collect();
-    for ((span, head), part) in tasks.iter().zip(parts) {
-        for (row, part) in part.chunks_exact(dim).enumerate() {
-            out[(span.first + row) * width + head * dim..][..dim].copy_from_slice(part);
-        }
-    }
+/// Layer norm of `x + more + bias`, row by row, in place.
+pub(super) fn add_and_norm(cpu: &Cpu, x: &mut [f32], more: &[f32], bias: &[f32], norm: &Norm, eps: f32) {
+    let (piece, work) = ((PIECE / bias.len()).max(1) * bias.len(), x.len());
+    split(cpu, x, piece, work, |i, x| norm_part(x, &more[i * piece..][..x.len()], bias, norm, eps));
 }
 
 #[cfg(test)]
@@ -267,48 +210,13 @@ mod tests {
             let x = i as f32 / 100.0;
             let wide = f64::from(x);
             let expected = wide * 0.5 * (1.0 + erf(wide / 2f64.sqrt()));
-            let mut got = [x];
-            gelu_in_place(&mut got);
+            let mut got = [x - 0.25];
+            gelu_part(&mut got, &[0.25]);
             assert!((f64::from(got[0]) - expected).abs() < 1e-6, "gelu({x}): {} for {expected}", got[0]);
             assert!((gelu::<false>(x) - got[0]).abs() < 1e-6);
             let exact = (wide * 15.0).exp();
             assert!((f64::from(exp::<false>(x * 15.0)) / exact - 1.0).abs() < 1e-5, "exp({})", x * 15.0);
         }
         assert_eq!(exp::<false>(-1000.0), 0.0);
-    }
-
-    #[test]
-    fn attention_is_that_of_its_definition() {
-        let (heads, dim) = (3, 5);
-        let width = heads * dim;
-        let number = |i: usize| ((i * 2654435761) % 1009) as f32 / 400.0 - 1.2;
-        let qkv: Vec<f32> = (0..40 * 3 * width).map(number).collect();
-        let spans = [
-            Span { first: 0, rows: 1, seen: 1 },
-            Span { first: 1, rows: 33, seen: 33 },
-            Span { first: 34, rows: 6, seen: 4 },
-        ];
-        let mut got = vec![f32::NAN; 40 * width];
-        attention(&qkv, &spans, heads, dim, &mut got);
-        for span in spans {
-            for (row, head) in
-                (span.first..span.first + span.rows).flat_map(|row| (0..heads).map(move |head| (row, head)))
-            {
-                let at =
-                    |which: usize, row: usize, d: usize| f64::from(qkv[(row * 3 + which) * width + head * dim + d]);
-                let seen = span.first..span.first + span.seen;
-                let score =
-                    |key: usize| (0..dim).map(|d| at(0, row, d) * at(1, key, d)).sum::<f64>() / (dim as f64).sqrt();
-                let weights: Vec<f64> = seen.clone().map(|key| score(key).exp()).collect();
-                for d in 0..dim {
-                    let sum: f64 = seen.clone().zip(&weights).map(|(key, weight)| weight * at(2, key, d)).sum();
-                    let expected = sum / weights.iter().sum::<f64>();
-                    assert!(
-                        (f64::from(got[row * width + head * dim + d]) - expected).abs() < 1e-5,
-                        "row {row}, head {head}"
-                    );
-                }
-            }
-        }
     }
 }

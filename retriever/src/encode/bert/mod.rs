@@ -1,9 +1,11 @@
 //! BERT: tokens of whole texts to one vector for each token.
 //!
-//! Products are those of `folgore_model`, on its threads. The texts of a batch lie one behind the other, without padding: a product
-//! goes row by row, and attention knows where a text begins and ends.
+//! Products are those of `folgore_model`, on its threads. Texts that go through the model together lie one behind the other, without
+//! padding: a product goes row by row, and attention knows where a text begins and ends.
 
+mod attention;
 mod config;
+mod forward;
 mod kernels;
 mod tokens;
 
@@ -20,12 +22,11 @@ use sha2::{Digest as _, Sha256};
 use super::EncodeError;
 use config::Config;
 pub(crate) use config::json;
-use kernels::Span;
 pub(crate) use tokens::{Tokens, Vocabulary};
 
 type Matrix = <Cpu as folgore_model::backend::Backend>::Matrix;
 
-/// A matrix product with a bias; the bias is where each sum begins.
+/// A matrix product with a bias.
 pub(crate) struct Linear {
     weight: Matrix,
     bias: CpuBuf,
@@ -195,47 +196,6 @@ impl Bert {
     /// Numbers for [`Bert::apply`].
     pub(crate) fn upload(&self, values: &[f32]) -> CpuBuf {
         self.cpu.upload(values)
-    }
-
-    /// The last hidden states of all tokens of all texts, one behind the other. Ids are of the vocabulary and texts no longer than
-    /// [`Bert::max_tokens`]: [`Vocabulary`] sees to it.
-    pub(crate) fn forward(&self, texts: &[&Tokens]) -> CpuBuf {
-        let mut spans = Vec::new();
-        let mut first = 0;
-        for text in texts {
-            spans.push(Span { first, rows: text.ids.len(), seen: text.seen });
-            first += text.ids.len();
-        }
-        let mut x = self.embed(texts, first);
-        let (heads, eps) = (self.config.num_attention_heads, self.config.layer_norm_eps);
-        for layer in &self.layers {
-            let qkv = self.apply(&layer.qkv, &x);
-            let mut seen = self.cpu.alloc(x.len());
-            kernels::attention(&qkv, &spans, heads, self.width() / heads, &mut seen);
-            let attended = self.apply(&layer.attended, &seen);
-            kernels::add_and_norm(&mut x, &attended, &layer.attention_norm.weight, &layer.attention_norm.bias, eps);
-            let mut wide = self.apply(&layer.wide, &x);
-            kernels::gelu_in_place(&mut wide);
-            let narrow = self.apply(&layer.narrow, &wide);
-            kernels::add_and_norm(&mut x, &narrow, &layer.output_norm.weight, &layer.output_norm.bias, eps);
-        }
-        x
-    }
-
-    fn embed(&self, texts: &[&Tokens], rows: usize) -> CpuBuf {
-        let width = self.width();
-        let row = |index: usize| index * width..(index + 1) * width;
-        let mut x = self.cpu.zeros(rows * width);
-        let mut more = self.cpu.zeros(rows * width);
-        let tokens = texts.iter().flat_map(|text| text.ids.iter().zip(&text.kinds).enumerate());
-        for ((place, (id, kind)), (x, more)) in tokens.zip(x.chunks_exact_mut(width).zip(more.chunks_exact_mut(width)))
-        {
-            x.copy_from_slice(&self.words[row(*id as usize)]);
-            let (place, kind) = (&self.places[row(place)], &self.kinds[row(*kind as usize)]);
-            more.iter_mut().zip(place.iter().zip(kind)).for_each(|(more, (place, kind))| *more = place + kind);
-        }
-        kernels::add_and_norm(&mut x, &more, &self.norm.weight, &self.norm.bias, self.config.layer_norm_eps);
-        x
     }
 }
 
