@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     compose::shares_activations,
-    policy,
+    policy, retriever,
     summary::hardware::{self, bytes_text},
 };
 
@@ -78,13 +78,14 @@ pub fn available() -> Option<u64> {
 /// in the folder `from`, if there is one. Without `samples`, other processes sample. Of the base only headers are read.
 ///
 /// # Errors
-/// If the adapter cannot be read.
+/// If the adapter cannot be read, or what the retriever is made of.
 pub fn memory(config: &Config, files: &ModelFiles, from: Option<&Path>, samples: bool) -> Result<Memory> {
     let shape = match from {
         None => policy::shape(&config.lora)?,
         Some(folder) => AdapterFile::read(folder)?.config.shape(),
     };
-    Ok(predict(config, &files.config, &shape, &*files.tensors, samples))
+    let found = if config.rollout.searches() { retriever::memory(&config.retriever)? } else { Vec::new() };
+    Ok(predict(config, &files.config, &shape, &*files.tensors, samples, &found))
 }
 
 impl fmt::Display for Memory {
@@ -107,8 +108,16 @@ const TOKEN: u64 = 200;
 /// Copies of the adapter that a checkpoint and a publication make on their way.
 const HANDED: u64 = 4;
 
-/// Predicts the memory of a run on a base of shape `model` whose weights are `tensors`, with an adapter of `shape`.
-fn predict(c: &Config, model: &ModelConfig, shape: &LoraShape, tensors: &dyn TensorSource, samples: bool) -> Memory {
+/// Predicts the memory of a run on a base of shape `model` whose weights are `tensors`, with an adapter of `shape`; `found` is what finding
+/// passages takes.
+fn predict(
+    c: &Config,
+    model: &ModelConfig,
+    shape: &LoraShape,
+    tensors: &dyn TensorSource,
+    samples: bool,
+    found: &[Part],
+) -> Memory {
     let base = Weights::of(model, tensors);
     let adapter = F32 * shape.parameters(model) as u64;
     let part = |name: &str, bytes: u64, lower: &str| Part { name: name.into(), bytes, lower: lower.into() };
@@ -145,8 +154,10 @@ fn predict(c: &Config, model: &ModelConfig, shape: &LoraShape, tensors: &dyn Ten
         part("embeddings and head", base.others, if few_bits { smaller } else { "model.dtype=bfloat16" }),
         part("process and tokenizer", process, ""),
     ];
+    // it is opened once the base is there
+    let mut running = found.to_vec();
     let trains = if few_moments { rank } else { "lora.lora_r, lora.lora_target_modules, optim.optim" };
-    let mut running = vec![part("adapter and optimiser", adapter * (3 * F32 + moments) / F32, trains)];
+    running.push(part("adapter and optimiser", adapter * (3 * F32 + moments) / F32, trains));
     if samples {
         running.push(part("policies of the sampler", policies * adapter, rank));
         running.push(part("activations of the sampler", rows.reused(c, model), reused));
@@ -406,6 +417,20 @@ mod tests {
             memory_of(set).parts.iter().filter(|part| part.name.contains("sampler")).map(|part| part.bytes).sum::<u64>()
         };
         assert!(kept(true) > kept(false), "{} {}", kept(true), kept(false));
+    }
+
+    #[test]
+    fn what_finds_passages_is_held_throughout() {
+        let mut c = Config::default();
+        c.model.model_name_or_path = "random:tiny".into();
+        let files = crate::base::Base::of(&c.model).unwrap().files().unwrap();
+        let shape = policy::shape(&c.lora).unwrap();
+        let found = [Part { name: "reranker".into(), bytes: 1 << 30, lower: "retriever.rerank".into() }];
+        let [without, with] =
+            [&[][..], &found].map(|found| predict(&c, &files.config, &shape, &*files.tensors, true, found));
+        assert_eq!(with.total(), without.total() + (1 << 30), "{with}");
+        let told = with.fits(Some(with.total() - 1)).unwrap_err().to_string();
+        assert!(told.contains("reranker") && told.contains("retriever.rerank"), "{told}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The retriever that a configuration asks for, and what a run must know of it.
 
+mod memory;
 mod models;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -11,11 +12,12 @@ use folgore_model::tokenizer::Tokenizer;
 use folgore_retriever::{
     Bounds, By, Fusion, Index, IndexError, Listed, Plan, Remote, Retriever, Web, Weights,
     lexical::Bm25Settings,
-    store::{Filter, Store},
+    store::{EncoderRow, Filter, Store},
     web::KEY_VARIABLE,
 };
 use serde_json::{Value, json};
 
+pub use memory::memory;
 pub use models::{Named, encoder};
 
 /// Name of the corpus among the facts of a run.
@@ -58,14 +60,7 @@ pub struct Opened {
 pub fn open(folder: &Path, section: &RetrieverSection) -> Result<Opened> {
     let store = Store::read(folder)?;
     let made_by = store.encoder()?;
-    let by = match section.by {
-        Some(RankBy::Words) => By::Words,
-        Some(RankBy::Vectors) => By::Vectors,
-        Some(RankBy::Both) => By::Both,
-        // whoever names an encoder wants vectors
-        None if made_by.is_some() || section.encoder.is_some() => By::Both,
-        None => By::Words,
-    };
+    let by = ranked_by(section, made_by.as_ref());
     if by == By::Words && section.encoder.is_some() {
         bail!("an encoder is named, and ranking by words takes none");
     }
@@ -104,6 +99,18 @@ pub fn open(folder: &Path, section: &RetrieverSection) -> Result<Opened> {
     let filter = Filter(section.filter.clone());
     let filter = Some(&filter).filter(|filter| !filter.0.is_empty());
     Ok(Opened { index: Index::over(store, filter, |store| plan.rank(store))?, ranked })
+}
+
+/// What ranks an index whose vectors `made_by` made.
+fn ranked_by(section: &RetrieverSection, made_by: Option<&EncoderRow>) -> By {
+    match section.by {
+        Some(RankBy::Words) => By::Words,
+        Some(RankBy::Vectors) => By::Vectors,
+        Some(RankBy::Both) => By::Both,
+        // whoever names an encoder wants vectors
+        None if made_by.is_some() || section.encoder.is_some() => By::Both,
+        None => By::Words,
+    }
 }
 
 /// Makes `section` name its models for ever, as [`Base::pin`](crate::base::Base::pin) does with the policy's.

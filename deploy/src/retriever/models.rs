@@ -56,6 +56,17 @@ pub fn pinned(name: &str) -> Result<String> {
     Ok(base::encoder(name)?.hub.map_or_else(|| name.to_owned(), |hub| hub.to_string()))
 }
 
+/// The folder of a model; none for the encoder that needs no files.
+///
+/// # Errors
+/// If the name is of nothing.
+pub fn folder(name: &str) -> Result<Option<PathBuf>> {
+    if name == HASHED {
+        return Ok(None);
+    }
+    Ok(Some(base::encoder(name)?.path))
+}
+
 fn found(name: &str) -> Result<(String, PathBuf)> {
     let found = base::encoder(name)?;
     let name = match found.hub {
