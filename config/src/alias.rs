@@ -11,6 +11,9 @@ pub(crate) const ALIASES: &[(&str, &str)] = &[
     ("vllm_importance_sampling_mode", "algo.importance_sampling_correction"),
     ("vllm_importance_sampling_clip_max", "algo.importance_sampling_clip_max"),
     ("max_new_tokens", "rollout.max_completion_length"),
+    ("per_device_train_batch_size", "sft.batch_size"),
+    ("assistant_only_loss", "sft.completion_only_loss"),
+    ("chat_template_path", "model.chat_template"),
     // verl
     ("trainer.experiment_name", "run.name"),
     ("trainer.default_local_dir", "run.output_dir"),
@@ -55,12 +58,8 @@ pub(crate) const ALIASES: &[(&str, &str)] = &[
 /// Names that have no counterpart, and what to set instead.
 const HINTS: &[(&str, &str)] = &[
     (
-        "per_device_train_batch_size",
-        "a step is rollout.num_prompts x rollout.num_generations; optim.max_tokens_per_micro_batch bounds memory",
-    ),
-    (
         "gradient_accumulation_steps",
-        "a step is rollout.num_prompts x rollout.num_generations; optim.max_tokens_per_micro_batch bounds memory",
+        "a step is rollout.num_prompts x rollout.num_generations, or sft.batch_size examples; optim.max_tokens_per_micro_batch bounds memory",
     ),
     ("norm_adv_by_std_in_grpo", "set algo.scale_rewards: group or none"),
     ("use_kl_loss", "algo.beta above 0 turns the divergence on"),

@@ -14,6 +14,18 @@ pub(crate) fn check(config: &Config, p: &mut Problems) {
     questions(config, p);
 }
 
+/// The same for a run that imitates: it asks nothing, so that neither samples nor rewards matter.
+pub(crate) fn check_sft(config: &Config, p: &mut Problems) {
+    p.section("");
+    adapter(config, p);
+    let (data, eval) = (&config.data, &config.eval);
+    let held_out = data.eval_dataset.is_some() || data.eval_fraction > 0.0;
+    let patience = config.sft.early_stopping_patience;
+    let evaluates = held_out && eval.eval_steps > 0;
+    let want = "0 without eval.eval_steps and rows that are held out";
+    p.expect(patience == 0 || evaluates, "sft.early_stopping_patience", want, patience);
+}
+
 fn group(config: &Config, p: &mut Problems) {
     let algo: &AlgoSection = &config.algo;
     let n = config.rollout.num_generations;

@@ -44,7 +44,7 @@ pub use data::DataSection;
 pub use error::{ConfigError, Place, Refused};
 pub use eval::EvalSection;
 pub use hub::HubName;
-pub use load::{Loaded, MAX_FILE_BYTES, load, load_text};
+pub use load::{Loaded, MAX_FILE_BYTES, load, load_for, load_text};
 pub use log::LogSection;
 pub use lora::LoraSection;
 pub use model::{BaseForm, Dtype, ModelSection};
@@ -58,6 +58,16 @@ pub use run::RunSection;
 pub use search::{ObservationForm, OnFailure, OnInvalid, SearchSection, SearchTags};
 pub use sft::SftSection;
 pub use sop::SopSection;
+
+/// What a configuration is read for: sections that are not needed may contradict the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// Reinforcement learning, and whatever else asks questions.
+    #[default]
+    Train,
+    /// Learning from rows that are to be imitated.
+    Sft,
+}
 
 /// Everything that a run was asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -100,6 +110,11 @@ pub struct Config {
 impl Config {
     /// Everything that is out of range or contradictory, and everything that is worth a warning.
     pub fn problems(&self) -> Problems {
+        self.problems_of(Purpose::Train)
+    }
+
+    /// The same for what the configuration is read for.
+    pub fn problems_of(&self, purpose: Purpose) -> Problems {
         let mut p = Problems::default();
         self.run.check(p.section("run"));
         self.model.check(p.section("model"));
@@ -121,7 +136,10 @@ impl Config {
         self.cluster.check(p.section("cluster"));
         self.eval.check(p.section("eval"));
         self.log.check(p.section("log"));
-        contradiction::check(self, &mut p);
+        match purpose {
+            Purpose::Train => contradiction::check(self, &mut p),
+            Purpose::Sft => contradiction::check_sft(self, &mut p),
+        }
         p
     }
 

@@ -9,7 +9,7 @@ use std::{fs::File, io::Read as _};
 use serde_json::{Map, Value};
 
 use crate::{
-    Config, ConfigError, Place, Problem, Refused, alias, explain, preset, preset_names,
+    Config, ConfigError, Place, Problem, Purpose, Refused, alias, explain, preset, preset_names,
     schema::{Found, Kind, NameFault, Schema},
     yaml,
 };
@@ -33,6 +33,18 @@ pub struct Loaded {
 /// # Errors
 /// Whatever is wrong, with its place; a value out of range only after everything could be read.
 pub fn load(sources: &[impl AsRef<str>], overrides: &[impl AsRef<str>]) -> Result<Loaded, ConfigError> {
+    load_for(Purpose::Train, sources, overrides)
+}
+
+/// As [`load`], for `purpose`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(
+    purpose: Purpose,
+    sources: &[impl AsRef<str>],
+    overrides: &[impl AsRef<str>],
+) -> Result<Loaded, ConfigError> {
     let mut loader = Loader::new();
     for source in sources {
         let name = source.as_ref();
@@ -42,7 +54,7 @@ pub fn load(sources: &[impl AsRef<str>], overrides: &[impl AsRef<str>]) -> Resul
     for text in overrides {
         loader.override_with(text.as_ref())?;
     }
-    loader.finish()
+    loader.finish(purpose)
 }
 
 /// As [`load`], from a text that is already in memory; `name` stands in messages.
@@ -52,7 +64,7 @@ pub fn load_text(name: &str, text: &str, overrides: &[impl AsRef<str>]) -> Resul
     for text in overrides {
         loader.override_with(text.as_ref())?;
     }
-    loader.finish()
+    loader.finish(Purpose::Train)
 }
 
 fn read(name: &str) -> Result<String, ConfigError> {
@@ -220,7 +232,7 @@ impl Loader {
         Ok(())
     }
 
-    fn finish(self) -> Result<Loaded, ConfigError> {
+    fn finish(self, purpose: Purpose) -> Result<Loaded, ConfigError> {
         let mut tree = self.schema.defaults().clone();
         for setting in &self.settings {
             lay(&mut tree, setting)?;
@@ -229,7 +241,7 @@ impl Loader {
             Ok(config) => config,
             Err(error) => return Err(self.blame(&error.to_string())),
         };
-        let problems = config.problems();
+        let problems = config.problems_of(purpose);
         if problems.errors.is_empty() {
             return Ok(Loaded { config, notes: self.notes, warnings: problems.warnings });
         }

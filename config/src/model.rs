@@ -8,6 +8,8 @@ use crate::{HubName, Problems};
 
 /// Name of the policy inside the executable that adds numbers.
 pub const EMBEDDED: &str = "embedded";
+/// The chat template that the model comes with.
+pub const AUTO: &str = "auto";
 /// Name of the policy inside the executable that can search.
 pub const EMBEDDED_SEARCH: &str = "embedded:search";
 
@@ -46,6 +48,9 @@ pub struct ModelSection {
     pub model_name_or_path: String,
     /// Branch, tag or commit of a name on the hub; none: its branch `main`. A run keeps the commit that it found.
     pub model_revision: Option<String>,
+    /// How conversations are written: `auto` (as the model comes), `chatml`, `alpaca`, `llama2`, `llama3`, `mistral`, `gemma`, or the
+    /// path of a Jinja template.
+    pub chat_template: String,
     /// A PEFT folder or a name on the hub to start from.
     pub adapter: Option<PathBuf>,
     /// Precision of the base.
@@ -74,6 +79,7 @@ impl Default for ModelSection {
         Self {
             model_name_or_path: EMBEDDED.into(),
             model_revision: None,
+            chat_template: AUTO.into(),
             adapter: None,
             dtype: Dtype::Float32,
             load_in_4bit: false,
@@ -123,6 +129,7 @@ impl ModelSection {
             let got = format!("{:?}", self.model_name_or_path);
             p.expect(free, "model_revision", "a name on the hub without a revision in model_name_or_path", got);
         }
+        p.expect(!self.chat_template.trim().is_empty(), "chat_template", "`auto`, a name or a path", "nothing");
         let nested = self.load_in_4bit || !self.use_bnb_nested_quant;
         p.expect(nested, "use_bnb_nested_quant", "false without model.load_in_4bit", self.use_bnb_nested_quant);
         let every = self.gradient_checkpointing_every;

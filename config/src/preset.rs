@@ -4,6 +4,7 @@
 pub const PRESETS: &[(&str, &str)] = &[
     ("arithmetic", include_str!("../presets/arithmetic.yaml")),
     ("demo", include_str!("../presets/demo.yaml")),
+    ("sft-smollm2", include_str!("../presets/sft-smollm2.yaml")),
     ("smollm2", include_str!("../presets/smollm2.yaml")),
     ("two-hops", include_str!("../presets/two-hops.yaml")),
 ];

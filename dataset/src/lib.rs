@@ -30,7 +30,7 @@ use folgore_protocol::{Digest, Example, Task};
 pub use detect::Detection;
 pub use error::{BadRow, DatasetError};
 pub use mix::{Mixed, Schedule, SourceRows};
-pub use procedural::{Questions, Side, TraceMixture, arithmetic_traces, countries, crc32, held_out};
+pub use procedural::{Questions, Side, TraceMixture, arithmetic_traces, careful_sum, countries, crc32, held_out};
 pub use report::{FileReport, Purpose, Report};
 pub use rows::Container;
 

@@ -4,12 +4,12 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use folgore_config::{BaseForm, rollout::RolloutSection};
+use folgore_config::{BaseForm, Config, rollout::RolloutSection};
 use folgore_protocol::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{compose::Ingredients, sop::Kept};
+use crate::{policy::Policy, sop::Kept, template::Template};
 
 /// Name of the file.
 pub const FILE: &str = "agent_config.yaml";
@@ -28,6 +28,9 @@ pub struct AgentConfig {
     pub tools: Vec<Value>,
     /// How completions were drawn.
     pub sampling: Sampling,
+    /// The chat template, where another one was chosen than the model's own: a name of ours, or its source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// SHA-256 of the chat template; none without one.
     pub chat_template_sha256: Option<String>,
     /// Further variables of the template.
@@ -80,20 +83,29 @@ pub fn template_digest(template: &str) -> String {
 }
 
 impl AgentConfig {
-    /// That of a run.
-    pub fn of(what: &Ingredients) -> Self {
-        let mut variables = what.config.rollout.chat_template_kwargs.clone();
+    /// That of a run of `config` on `policy`.
+    ///
+    /// # Errors
+    /// If a chat template was chosen and is no longer there.
+    pub fn new(config: &Config, policy: &Policy, procedures: Option<Kept>) -> Result<Self> {
+        let mut variables = config.rollout.chat_template_kwargs.clone();
         let tools = variables.remove("tools");
-        Self {
-            base_model: what.policy.name.clone(),
-            base_form: what.config.model.base_form(),
-            system_prompt: what.config.data.system_prompt.clone(),
+        Ok(Self {
+            base_model: policy.name.clone(),
+            base_form: config.model.base_form(),
+            system_prompt: config.data.system_prompt.clone(),
             tools: tools.and_then(|tools| tools.as_array().cloned()).unwrap_or_default(),
-            sampling: (&what.config.rollout).into(),
-            chat_template_sha256: what.policy.tokenizer.chat_template().map(template_digest),
+            sampling: (&config.rollout).into(),
+            chat_template: Template::of(&config.model)?.map(|template| template.kept()),
+            chat_template_sha256: policy.tokenizer.chat_template().map(template_digest),
             chat_template_kwargs: variables,
-            procedures: what.procedures.as_ref().map(|(memory, _)| memory.keep()),
-        }
+            procedures,
+        })
+    }
+
+    /// The chat template that was chosen.
+    pub fn template(&self) -> Option<Template> {
+        self.chat_template.as_deref().map(Template::again)
     }
 
     /// As the text of the file.

@@ -13,7 +13,7 @@ use folgore_model::{
     tokenizer::Tokenizer,
 };
 
-use crate::embedded::Embedded;
+use crate::{embedded::Embedded, template::Template};
 
 /// What a name is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub struct Base {
     name: String,
     hub: Option<HubName>,
     held: Held,
+    template: Option<Template>,
 }
 
 impl Base {
@@ -69,6 +70,7 @@ impl Base {
                 name: name.to_owned(),
                 hub: None,
                 held: Held::default(),
+                template: None,
             });
         }
         if let Some(shape) = name.strip_prefix(random::PREFIX) {
@@ -79,11 +81,11 @@ impl Base {
                 );
             };
             let place = Place::Random(Box::new(config));
-            return Ok(Self { place, name: name.to_owned(), hub: None, held: Held::default() });
+            return Ok(Self { place, name: name.to_owned(), hub: None, held: Held::default(), template: None });
         }
         let Found { path, hub } = find(name, want)?;
         let name = hub.as_ref().map_or(name.to_owned(), HubName::to_string);
-        Ok(Self { place: Place::Here(path), name, hub, held: Held::default() })
+        Ok(Self { place: Place::Here(path), name, hub, held: Held::default(), template: None })
     }
 
     /// Finds the model of a run, held as `section` says.
@@ -91,7 +93,13 @@ impl Base {
     /// # Errors
     /// As [`Base::find`].
     pub fn of(section: &ModelSection) -> Result<Self> {
-        Ok(Self::find(&section.reference())?.in_form(section.base_form()))
+        let template = Template::of(section)?;
+        Ok(Self::find(&section.reference())?.in_form(section.base_form()).speaking(template))
+    }
+
+    /// The same model, spoken to by another chat template.
+    pub fn speaking(self, template: Option<Template>) -> Self {
+        Self { template, ..self }
     }
 
     /// The same model, held as `form` says.
@@ -138,7 +146,11 @@ impl Base {
             Place::Random(config) => random::files(&self.name, (**config).clone())?,
             Place::Here(path) => files::open(path)?,
         };
-        Ok(files.held(self.held))
+        let files = files.held(self.held);
+        match &self.template {
+            None => Ok(files),
+            Some(template) => template.put(files),
+        }
     }
 
     /// Its tokenizer.
@@ -147,8 +159,8 @@ impl Base {
     /// If there is none.
     pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
         match &self.place {
-            Place::Here(path) => Ok(files::open_tokenizer(path)?),
-            Place::Embedded(_) | Place::Random(_) => Ok(self.files()?.tokenizer),
+            Place::Here(path) if self.template.is_none() => Ok(files::open_tokenizer(path)?),
+            Place::Here(_) | Place::Embedded(_) | Place::Random(_) => Ok(self.files()?.tokenizer),
         }
     }
 
@@ -284,6 +296,7 @@ mod tests {
             name: hub.to_string(),
             hub: Some(hub),
             held: Held::default(),
+            template: None,
         };
         let mut section = ModelSection { model_name_or_path: "owner/name:x.gguf".into(), ..ModelSection::default() };
         base.pin(&mut section);

@@ -5,6 +5,7 @@ pub mod export;
 pub mod nats;
 pub mod reward;
 pub mod search;
+pub mod sft;
 pub mod sop;
 #[cfg(test)]
 mod written;
@@ -32,6 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Trains a policy with reinforcement learning; without arguments, the demonstration on the embedded policy
     Train(TrainArgs),
+    /// Trains a policy to say what rows of a dataset say: supervised fine-tuning
+    Sft(sft::SftArgs),
     /// Works for a run whose head is elsewhere: makes samples, scores them, or finds passages
     Worker(WorkerArgs),
     /// Serves passages to other software, as Search-R1's server does
@@ -81,7 +84,7 @@ pub enum Command {
 /// What configures a run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// YAML files or preset names (arithmetic, demo, smollm2, two-hops), left to right, and key=value settings on top of them
+    /// YAML files or preset names (arithmetic, demo, sft-smollm2, smollm2, two-hops), left to right, and key=value settings on top of them
     #[arg(value_name = "RUN.yaml | PRESET | key=value")]
     pub given: Vec<String>,
     /// Seed of sampling, task order and fresh adapters [run.seed]

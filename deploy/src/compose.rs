@@ -325,7 +325,11 @@ pub fn plan(what: &Ingredients) -> Result<LearnerPlan> {
         held_out: what.dataset.eval.len(),
         base_model: what.policy.name.clone(),
         lora: what.lora.clone(),
-        beside: [(agent::FILE.to_owned(), AgentConfig::of(what).to_yaml()?)].into(),
+        beside: [(
+            agent::FILE.to_owned(),
+            AgentConfig::new(c, &what.policy, what.procedures.as_ref().map(|(memory, _)| memory.keep()))?.to_yaml()?,
+        )]
+        .into(),
         identity: what.identity().facts().clone().into_iter().collect::<BTreeMap<_, _>>(),
         min_epoch: 0,
     })

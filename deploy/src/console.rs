@@ -31,6 +31,11 @@ macro_rules! tell {
     }};
 }
 
+/// One line for the user.
+pub(crate) fn say(line: &str) {
+    tell!("{line}");
+}
+
 /// Samples of a step that are kept.
 const SAMPLES_KEPT: usize = 8;
 
@@ -280,7 +285,8 @@ pub fn arithmetic(what: &Ingredients) -> String {
     )
 }
 
-fn number(line: &Map<String, Value>, key: &str) -> f64 {
+/// The number `key` of a line of `metrics.jsonl`.
+pub(crate) fn number(line: &Map<String, Value>, key: &str) -> f64 {
     line.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN)
 }
 
@@ -313,7 +319,8 @@ fn one_line(sample: &Sample) -> String {
     format!("{asked} {}  [{reward}]", part(sample.answer(), ANSWERED))
 }
 
-fn duration(seconds: f64) -> String {
+/// A time, roughly.
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds.round() as u64 {
         s if s < 100 => format!("{s} s"),
         s if s < 6000 => format!("{} min", s / 60),

@@ -22,11 +22,13 @@ mod retriever;
 pub mod reward;
 mod run_dir;
 mod samples;
+mod sft;
 mod signals;
 mod sop;
 mod stream;
 mod summary;
 mod telemetry;
+mod template;
 mod tensorboard;
 mod witnesses;
 
@@ -92,6 +94,7 @@ impl Folgore {
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Train(args) => commands::train::run(args),
+        Command::Sft(args) => commands::sft::run(args),
         Command::Worker(args) => commands::worker::run(args),
         Command::Serve(args) => commands::serve::run(args),
         Command::Up(args) => commands::up::run(args),

@@ -63,7 +63,8 @@ impl Policy {
     /// Loads the base `name` in the form in which the adapter `given`, if there is one, was trained on it.
     pub fn under(name: &str, given: Option<&Path>, backend: Arc<Cpu>) -> Result<Self> {
         let agent = given.map(AgentConfig::read).transpose()?.flatten();
-        let base = Base::find(name)?.in_form(agent.unwrap_or_default().base_form);
+        let agent = agent.unwrap_or_default();
+        let base = Base::find(name)?.in_form(agent.base_form).speaking(agent.template());
         if let Some(form) = base.form() {
             eprintln!("base: in {form}, as the adapter was trained on it");
         }
@@ -126,18 +127,25 @@ impl Policy {
                 "lora.use_peft: expected true: a policy trained in all its weights cannot be published to samplers yet"
             );
         }
-        let shape = shape(section)?;
-        let init = match section.init_lora_weights {
-            InitLoraWeights::Kaiming => LoraInit::Kaiming,
-            InitLoraWeights::Gaussian => LoraInit::Gaussian,
-        };
-        let config = LoraConfig::from_shape(&shape, init);
-        Ok((Params::lora(backend, self.config(), shape, init, seed), config))
+        let params = Params::lora(backend, self.config(), shape(section)?, init(section), seed);
+        Ok((params, fresh_lora(section)?))
     }
 
     /// The shape of the base.
     pub fn config(&self) -> &ModelConfig {
         self.decoder.config()
+    }
+}
+
+/// The configuration of a fresh adapter as the section says.
+pub fn fresh_lora(section: &LoraSection) -> Result<LoraConfig> {
+    Ok(LoraConfig::from_shape(&shape(section)?, init(section)))
+}
+
+fn init(section: &LoraSection) -> LoraInit {
+    match section.init_lora_weights {
+        InitLoraWeights::Kaiming => LoraInit::Kaiming,
+        InitLoraWeights::Gaussian => LoraInit::Gaussian,
     }
 }
 

@@ -9,14 +9,17 @@ use anyhow::Result;
 use folgore_actors::{Level, Shutdown, on_ctrl_c};
 use tokio::runtime::Runtime;
 
-use crate::{commands::train::INTERRUPTED, console::Console};
+use crate::commands::train::INTERRUPTED;
 
 /// What Ctrl-C and SIGTERM do to a training. They are heeded from the first moment, because the first process of a container
 /// is not ended by a signal that it does not heed: before the actors are there nothing is lost, and the process ends at once.
 pub struct Signals {
     came: Arc<AtomicBool>,
-    begun: Arc<OnceLock<(Shutdown, Arc<Console>)>>,
+    begun: Arc<OnceLock<(Shutdown, Say)>>,
 }
+
+/// Says a line to the user.
+type Say = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Signals {
     /// Heeds signals from now on, on `runtime`.
@@ -26,8 +29,8 @@ impl Signals {
         let _inside = runtime.enter();
         on_ctrl_c(Shutdown::new(), move |level| {
             came.store(true, Ordering::Relaxed);
-            let Some((shutdown, console)) = begun.get() else { std::process::exit(INTERRUPTED) };
-            console.say(match level {
+            let Some((shutdown, say)) = begun.get() else { std::process::exit(INTERRUPTED) };
+            say(match level {
                 Level::Now => "stopping now; --resume goes on from the last checkpoint",
                 _ => "saving and stopping after this step; Ctrl-C again stops now",
             });
@@ -39,9 +42,9 @@ impl Signals {
         Ok(signals)
     }
 
-    /// From now on a signal stops the actors that look at `shutdown`, and `console` says so.
-    pub fn stop(&self, shutdown: Shutdown, console: Arc<Console>) {
-        let first = self.begun.set((shutdown, console));
+    /// From now on a signal stops who looks at `shutdown`, and `say` says so.
+    pub fn stop(&self, shutdown: Shutdown, say: impl Fn(&str) + Send + Sync + 'static) {
+        let first = self.begun.set((shutdown, Box::new(say)));
         debug_assert!(first.is_ok(), "a process trains once");
     }
 

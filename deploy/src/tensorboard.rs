@@ -38,6 +38,19 @@ impl TensorBoard {
         Self { run: run.to_owned(), file: Mutex::default() }
     }
 
+    /// Begins the file of a launch that goes on from `step`. Where that cannot be, a warning says so.
+    pub fn start(&self, step: u64) {
+        match Self::begin(&self.run, step) {
+            Ok(file) => *self.file() = Some(file),
+            Err(error) => eprintln!("warning: no file for TensorBoard: {error:#}"),
+        }
+    }
+
+    /// The numbers of a line of `metrics.jsonl`.
+    pub fn line(&self, step: u64, line: &Map<String, Value>) {
+        self.tell(&of_line(line), step);
+    }
+
     /// Begins the file of a launch that goes on from `step`.
     fn begin(run: &Path, step: u64) -> Result<File> {
         let folder = run.join(FOLDER);
@@ -86,14 +99,11 @@ impl TensorBoard {
 
 impl Witness for TensorBoard {
     fn goes_on(&self, step: u64) {
-        match Self::begin(&self.run, step) {
-            Ok(file) => *self.file() = Some(file),
-            Err(error) => eprintln!("warning: no file for TensorBoard: {error:#}"),
-        }
+        self.start(step);
     }
 
     fn stepped(&self, step: u64, line: &Map<String, Value>, _: &Batch) {
-        self.tell(&of_line(line), step);
+        self.line(step, line);
     }
 
     fn evaluated(&self, evaluated: &Evaluated) {

@@ -185,6 +185,29 @@ fn plain_texts_end_and_cannot_act() {
 }
 
 #[test]
+fn tags_are_the_tokens_that_a_policy_says() {
+    let mut tokens: Value = serde_json::from_str(&fixture("tiny-tied/tokenizer.json")).unwrap();
+    let tag = |id: u64, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false})
+    };
+    tokens["added_tokens"].as_array_mut().unwrap().extend([tag(300, "<think>"), tag(301, "</think>")]);
+    let config = fixture("tiny-tied/tokenizer_config.json");
+    let template = Builtin::named("chatml").unwrap().source;
+    let tokenizer = Tokenizer::from_json("tiny", &tokens.to_string(), &config, Some(template)).unwrap();
+    let text = "<think>a</think>b<|im_end|>";
+    let talk = Body::conversation(talk(&[("user", text), ("assistant", text)]), Vec::new());
+    for body in [talk, Body::Completion { prompt: text.into(), completion: text.into() }] {
+        let (sequences, _) = encode(&tokenizer, body).unwrap();
+        let [s] = &sequences[..] else { panic!("{sequences:?}") };
+        let (said, given): (Vec<_>, Vec<_>) = s.ids.iter().zip(&s.learnt).partition(|(_, learnt)| **learnt);
+        let count = |ids: &[(&u32, &bool)], id: u32| ids.iter().filter(|(found, _)| **found == id).count();
+        assert_eq!((count(&said, 300), count(&said, 301), count(&said, 2)), (1, 1, 1));
+        assert_eq!((count(&given, 300), count(&given, 301)), (0, 0), "what others say stays text");
+    }
+}
+
+#[test]
 fn full_loss_is_on_every_token_but_the_first() {
     let (tokenizer, variables, mut tally) = (chatml(), Map::new(), Tally::default());
     let encoder = Encoder { completion_only_loss: false, ..encoder(&tokenizer, &variables) };

@@ -16,7 +16,7 @@ use folgore_protocol::{Digest, Message, Prompt, Task, seed};
 use serde_json::{Map, Value};
 
 pub use crc32::crc32;
-pub use trace::{TraceMixture, arithmetic_traces};
+pub use trace::{TraceMixture, arithmetic_traces, careful_sum};
 
 use crate::error::DatasetError;
 

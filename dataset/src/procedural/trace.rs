@@ -62,6 +62,11 @@ pub fn arithmetic_traces(seed: u64, index: u64, mixture: &TraceMixture) -> (Stri
     (text((a, b)), response)
 }
 
+/// The careful work of `a + b`, without a slip.
+pub fn careful_sum(a: i64, b: i64) -> String {
+    columns(a, b, true, &TraceMixture::clean(), 0)
+}
+
 fn guess(answer: i64, mixture: &TraceMixture, stream: u64) -> String {
     let digits = answer.to_string().into_bytes();
     let guessed = digits.iter().enumerate().map(|(i, digit)| {

@@ -205,7 +205,7 @@ fn counters(path: &Path) -> Result<Counters, String> {
 }
 
 /// Reads the record at `path` through a copy: opening a database writes to it.
-pub(super) fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, RecordError>) -> Result<T, String> {
+pub(crate) fn with_copy<T>(path: &Path, read: impl FnOnce(&Record) -> Result<T, RecordError>) -> Result<T, String> {
     let say = |e: std::io::Error| format!("{}: {e}", path.display());
     let folder = tempfile::Builder::new().prefix("folgore-inspect-").tempdir().map_err(say)?;
     let copy = folder.path().join("record.redb");

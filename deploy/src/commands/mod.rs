@@ -15,6 +15,7 @@ pub mod reward;
 pub mod score;
 pub mod search;
 pub mod serve;
+pub mod sft;
 pub mod sop;
 pub mod tokenize;
 pub mod train;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::Level;
-use folgore_config::{Config, EvalSection, Loaded, LogSection, load};
+use folgore_config::{Config, EvalSection, Loaded, LogSection, Purpose, load_for};
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing, Witness},
@@ -26,10 +26,11 @@ use crate::{
     compose::{self, House, Ingredients, Place},
     console::{Console, arithmetic},
     metrics::{self, Collector, Door, Metrics},
-    policy::{Policy, shape},
+    policy::{Policy, fresh_lora},
     prompts,
     run_dir::{self, RunDir},
     samples::prompt_text,
+    sft,
     signals::Signals,
     sop::{self, SopMemory},
     summary::Summary,
@@ -89,15 +90,13 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
     }
     if resumed.is_none() {
         fs::write(dir.file(run_dir::CONFIG), what.config.resolved_yaml()?)?;
-        let command: Vec<String> = std::env::args().collect();
-        // as a shell takes it; no argument holds a zero byte
-        let line = shlex::try_join(command.iter().map(String::as_str)).unwrap_or_else(|_| command.join(" "));
-        fs::write(dir.file("command.txt"), line + "\n")?;
+        fs::write(dir.file("command.txt"), command_line())?;
     }
 
     let outcome = runtime.block_on(async {
         let started = start(&args, &dir, &what, &console).await?;
-        signals.stop(started.house.shutdown(), console.clone());
+        let teller = console.clone();
+        signals.stop(started.house.shutdown(), move |line| teller.say(line));
         let Started { house, epoch } = started;
         collector.epoch(epoch);
         if shown {
@@ -120,6 +119,13 @@ pub fn train(args: TrainArgs) -> Result<Ended> {
         return Ok(Ended::Interrupted);
     }
     Ok(Ended::Done)
+}
+
+/// What was typed, as a shell takes it.
+pub(super) fn command_line() -> String {
+    let command: Vec<String> = std::env::args().collect();
+    // no argument holds a zero byte
+    shlex::try_join(command.iter().map(String::as_str)).unwrap_or_else(|_| command.join(" ")) + "\n"
 }
 
 /// Those who are told how the run goes.
@@ -208,6 +214,13 @@ impl Launch {
     fn again(config: Config, name: &str, args: &TrainArgs) -> Result<Self> {
         let dir = RunDir::resume(&config.run.output_dir, name)?;
         let (checkpoints, newest) = dir.checkpoints(config.checkpoint.save_total_limit, |line| eprintln!("{line}"))?;
+        let kind = newest.as_ref().and_then(|checkpoint| checkpoint.manifest.identity.get("kind"));
+        if kind.is_some_and(|kind| kind == sft::prepare::KIND) {
+            bail!(
+                "{name} imitates: go on with `folgore sft --resume {name}`, or begin a run with --adapter {}",
+                dir.file("best").display()
+            );
+        }
         let from = newest.as_ref().map(|checkpoint| checkpoint.path.clone()).or_else(|| config.model.adapter.clone());
         let (what, adapter) = ingredients(config, from.as_deref(), args.nats.is_none(), |memory| fits(memory, args))?;
         Ok(Self { dir, checkpoints, newest, what, adapter })
@@ -216,7 +229,7 @@ impl Launch {
 
 /// Says what to do about a full disk. Errors of services arrive as text, so the system's numbers are looked for: no space, over
 /// the quota, file too large.
-fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
+pub(super) fn with_way_out(error: anyhow::Error, run: &str) -> anyhow::Error {
     let said = format!("{error:#}");
     let full = [28, 122, 27].iter().any(|code| said.contains(&format!("(os error {code})")));
     match full {
@@ -269,16 +282,21 @@ pub fn load_config(args: &ConfigArgs) -> Result<Config> {
 }
 
 /// The configuration, with its notes and warnings told.
-fn told(loaded: Loaded) -> Config {
+pub(super) fn told(loaded: Loaded) -> Config {
     loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     loaded.config
 }
 
 fn read_config(args: &ConfigArgs) -> Result<Loaded> {
+    read_config_for(Purpose::Train, args)
+}
+
+/// The configuration of `args`, checked for `purpose`, with what its user should be told.
+pub(super) fn read_config_for(purpose: Purpose, args: &ConfigArgs) -> Result<Loaded> {
     let (mut settings, mut sources): (Vec<String>, Vec<String>) =
         args.given.iter().cloned().partition(|g| g.contains('='));
-    if sources.is_empty() {
+    if sources.is_empty() && purpose == Purpose::Train {
         sources.push(DEFAULT.into());
     }
     if args.model.is_some() {
@@ -288,7 +306,7 @@ fn read_config(args: &ConfigArgs) -> Result<Loaded> {
     settings.extend(args.seed.iter().map(|v| format!("run.seed={v}")));
     settings.extend(args.model.iter().map(|v| format!("model.model_name_or_path={v:?}")));
     settings.extend(args.adapter.iter().map(|v| format!("model.adapter={:?}", v.display().to_string())));
-    Ok(load(&sources, &settings)?)
+    Ok(load_for(purpose, &sources, &settings)?)
 }
 
 /// Refuses a run that may take more memory than there is, unless `args` say otherwise.
@@ -329,7 +347,7 @@ pub fn ingredients(
     let adapter = from.map(|found| policy.read_adapter(&found.path)).transpose()?;
     let lora = match &adapter {
         Some(file) => file.config.clone(),
-        None => folgore_model::files::peft::LoraConfig::from_shape(&shape(&config.lora)?, init(&config)),
+        None => fresh_lora(&config.lora)?,
     };
     let recall = compose::recall(&config);
     let retriever = match config.rollout.searches() {
@@ -355,13 +373,6 @@ fn leave_out_evaluations(config: &mut Config, reward: &dyn Reward) {
     }
     eprintln!("note: evaluations are left out: {}", crate::reward::cannot_evaluate(reward));
     config.eval = EvalSection { before: false, after: false, eval_steps: 0, ..config.eval };
-}
-
-fn init(config: &Config) -> folgore_model::lora::LoraInit {
-    match config.lora.init_lora_weights {
-        folgore_config::lora::InitLoraWeights::Kaiming => folgore_model::lora::LoraInit::Kaiming,
-        folgore_config::lora::InitLoraWeights::Gaussian => folgore_model::lora::LoraInit::Gaussian,
-    }
 }
 
 /// The learner's own things, at the standing that the newest checkpoint says.
@@ -412,7 +423,7 @@ fn dry_run(config: Config, args: &TrainArgs) -> Result<()> {
 }
 
 /// Infrastructure logs go to a file of this launch; standard output shows training only.
-fn log_to(folder: &std::path::Path) -> Result<()> {
+pub(super) fn log_to(folder: &std::path::Path) -> Result<()> {
     let path = folder.join("folgore.log");
     let file = fs::File::create(&path).with_context(|| path.display().to_string())?;
     telemetry::log_to(Arc::new(file), "info");

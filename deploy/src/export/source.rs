@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use folgore_config::{Config, load};
+use folgore_config::{Config, Purpose, load_for};
 use folgore_model::files::{ModelFiles, peft::AdapterFile};
 use folgore_protocol::Digest;
 
@@ -49,7 +49,7 @@ impl Source {
         file.validate(&place, &files.config)?;
         let adapter = file.on_unchanged_base(&place, &*files.tensors, files.config.num_hidden_layers)?;
         // from here on as it was trained on
-        let base = base.in_form(agent.base_form);
+        let base = base.in_form(agent.base_form).speaking(agent.template());
         let name = name(&path, run.as_deref());
         Ok(Self { name, base, path, adapter, digest, run: run.zip(config.map(Box::new)), agent })
     }
@@ -88,7 +88,8 @@ fn place(given: &str, output_dir: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
 
 fn read_config(run: &Path) -> Result<Config> {
     let no_settings: [&str; 0] = [];
-    Ok(load(&[run.join(run_dir::CONFIG).display().to_string()], &no_settings)?.config)
+    // the least that any run asks of its configuration
+    Ok(load_for(Purpose::Sft, &[run.join(run_dir::CONFIG).display().to_string()], &no_settings)?.config)
 }
 
 /// `run-1-step-40`, or the name of the adapter's folder.
@@ -112,6 +113,7 @@ fn of_config(base: &str, config: Option<&Config>) -> AgentConfig {
         system_prompt: config.data.system_prompt.clone(),
         tools,
         sampling: (&config.rollout).into(),
+        chat_template: None,
         chat_template_sha256: None,
         chat_template_kwargs: variables,
         procedures: None,

@@ -9,7 +9,8 @@
 //! **Tokens are those of a rollout**: given text is encoded by itself and what was said to it after that, up to the token that ends
 //! the turn, which is learnt too. What stands behind it (a line end of the template) nobody says.
 //!
-//! Text of rows never acts: an added token counts only where the template wrote it. Nothing is left out silently: what is too long is
+//! Text of rows never acts: an added token counts only where the template wrote it. Those that are content (`<think>`, `<tool_call>`) count
+//! in what is said too, because a policy that says them says these tokens. Nothing is left out silently: what is too long is
 //! counted, and a template that drops a part of what was said is an error.
 
 use folgore_config::sft::Truncation;
@@ -237,7 +238,7 @@ impl Encoder<'_> {
         draft.push(&given, !self.completion_only_loss);
         let said = match prompt.is_empty() {
             true => self.tokenizer.encode_untrusted(completion)?,
-            false => self.tokenizer.encode_continuation(completion)?,
+            false => self.tokenizer.encode_said(completion)?,
         };
         draft.push(&said, true);
         self.end(&mut draft, tally);
@@ -304,14 +305,16 @@ impl Encoder<'_> {
 
     /// What `whole` says beyond `context`, which its text begins with.
     fn said(&self, context: &Pieces, whole: &Pieces) -> Result<Vec<u32>, ModelError> {
-        let end = whole.text().len();
-        let given = context.ids(self.tokenizer, 0..context.text().len())?;
-        let all = whole.ids(self.tokenizer, 0..end)?;
-        // the same, unless the last token of the context and the first that is said are one in the whole
-        match all.strip_prefix(given.as_slice()) {
-            Some(said) => Ok(said.to_vec()),
-            None => whole.ids(self.tokenizer, context.text().len()..end),
-        }
+        let (cut, end) = (context.text().len(), whole.text().len());
+        let said = whole.said(self.tokenizer, cut..end)?;
+        // text that goes on within a run is encoded with what is before it where that changes nothing of the latter: pre-tokenizers
+        // may treat the beginning of a text in their own way
+        let given = context.ids(self.tokenizer, 0..cut)?;
+        let (all, plain) = (whole.ids(self.tokenizer, 0..end)?, whole.ids(self.tokenizer, cut..end)?);
+        Ok(match all.strip_prefix(given.as_slice()) {
+            Some(rest) if said == plain => rest.to_vec(),
+            _ => said,
+        })
     }
 
     /// What stands between the end of `last` and the end of `context`, if the latter goes on with the former.

@@ -8,6 +8,7 @@ pub mod encode;
 pub mod evaluate;
 pub mod order;
 pub mod pack;
+pub mod rollouts;
 pub mod step;
 pub mod trainer;
 

@@ -34,6 +34,22 @@ impl Pieces {
     /// # Errors
     /// If an end of the range lies inside an added token or a character.
     pub fn ids(&self, tokenizer: &Tokenizer, range: Range<usize>) -> Result<Vec<u32>, ModelError> {
+        self.encoded(range, |text, first| tokenizer.encode_run(text, first))
+    }
+
+    /// The same of what a policy is to say, in which added tokens that are content count ([`Tokenizer::encode_said`]).
+    ///
+    /// # Errors
+    /// As [`Pieces::ids`].
+    pub fn said(&self, tokenizer: &Tokenizer, range: Range<usize>) -> Result<Vec<u32>, ModelError> {
+        self.encoded(range, |text, _| tokenizer.encode_said(text))
+    }
+
+    fn encoded(
+        &self,
+        range: Range<usize>,
+        encode: impl Fn(&str, bool) -> Result<Vec<u32>, ModelError>,
+    ) -> Result<Vec<u32>, ModelError> {
         let mut ids = Vec::new();
         for (own, id) in &self.pieces {
             let part = own.start.max(range.start)..own.end.min(range.end);
@@ -49,7 +65,7 @@ impl Pieces {
                     let text = self.text.get(part.clone());
                     let text =
                         text.ok_or_else(|| ModelError::Template(format!("byte {} divides a character", part.start)))?;
-                    ids.extend(tokenizer.encode_run(text, part.start == 0)?);
+                    ids.extend(encode(text, part.start == 0)?);
                 }
             }
         }

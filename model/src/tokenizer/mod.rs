@@ -39,6 +39,8 @@ pub struct Tokenizer {
     untrusted: untrusted::Encoders,
     /// The added tokens, without the plain ones.
     added: BTreeMap<u32, String>,
+    /// Those of them that are content (`<think>`, `<tool_call>`): a policy says them, and decoding keeps them.
+    content: BTreeSet<u32>,
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     bos: Option<u32>,
@@ -85,7 +87,9 @@ impl Tokenizer {
         let text = json.to_string();
         let fail = |e: tokenizers::Error| ModelError::Tokenizer(format!("{place}: {e}"));
         let trusted = parse(&text).map_err(fail)?;
-        let added = trusted.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content));
+        let decoder = trusted.get_added_tokens_decoder();
+        let control = |id: &u32| decoder.get(id).is_some_and(|token| token.special);
+        let added = decoder.iter().map(|(id, token)| (*id, token.content.clone()));
         let added: BTreeMap<u32, String> = added.filter(|(_, token)| !is_plain(token)).collect();
         let untrusted = untrusted::Encoders::new(json).map_err(fail)?;
         let ids: BTreeSet<u32> = trusted.get_vocab(true).into_values().collect();
@@ -98,9 +102,24 @@ impl Tokenizer {
             Some(Ok(template)) => TemplateState::Ready(Box::new(template)),
             Some(Err(e)) => TemplateState::Broken(e.to_string()),
         };
+        let eos: &Vec<u32> = &eos_ids;
+        let content = added.keys().copied().filter(|id| !control(id) && !eos.contains(id)).collect();
         let identity = format!("{text}\n{}", special.chat_template.as_deref().unwrap_or_default());
         let digest = Digest::of(identity.as_bytes());
-        Ok(Self { trusted, untrusted, added, special, eos_ids, bos, prefix, vocab_size, template, digest, json: text })
+        Ok(Self {
+            trusted,
+            untrusted,
+            added,
+            content,
+            special,
+            eos_ids,
+            bos,
+            prefix,
+            vocab_size,
+            template,
+            digest,
+            json: text,
+        })
     }
 
     /// Encodes text that may not act: no added token can come out of it.
@@ -111,6 +130,20 @@ impl Tokenizer {
     /// Encodes text that goes on after ids that are there already, and may not act: what is said to a prompt.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         self.encode_run(text, false)
+    }
+
+    /// Encodes what a policy is to say: as [`Tokenizer::encode_continuation`], but added tokens that are content (`<think>`,
+    /// `</think>`, `<tool_call>`) are the tokens that a policy says. Those that end turns or texts never act.
+    pub fn encode_said(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        check_length(text)?;
+        let (mut ids, mut done) = (Vec::new(), 0);
+        for (id, range) in self.added_places(text).into_iter().filter(|(id, _)| self.content.contains(id)) {
+            ids.extend(self.encode_run(&text[done..range.start], false)?);
+            ids.push(id);
+            done = range.end;
+        }
+        ids.extend(self.encode_run(&text[done..], false)?);
+        Ok(ids)
     }
 
     /// The same tokenizer with another chat template, given as its source.

@@ -1,0 +1,216 @@
+//! Loads and checks everything that a run is made of. Rows are encoded before any weight is read: what cannot be learnt is told at once.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
+use folgore_config::{Config, data::OnBadRow};
+use folgore_learner::sft::{Encoder, Order, Sequence, SftPlan, SftSettings, Tally};
+use folgore_model::{
+    backend::Cpu,
+    files::{ModelFiles, peft::AdapterFile},
+};
+use folgore_protocol::{Digest, Example};
+
+use super::rows::{self, Rows};
+use crate::{
+    agent::{self, AgentConfig},
+    base::{self, Base},
+    capacity::{self, Memory},
+    policy::{Policy, fresh_lora},
+};
+
+/// What a run is made of.
+pub struct Prepared {
+    /// The configuration, settled: names pinned, steps counted.
+    pub config: Config,
+    /// The base.
+    pub policy: Policy,
+    /// The adapter that it begins with; none: a fresh one.
+    pub adapter: Option<AdapterFile>,
+    /// What is learnt.
+    pub train: Vec<Sequence>,
+    /// What is looked at.
+    pub held_out: Vec<Sequence>,
+    /// What became of the rows, of both sides.
+    pub tallies: [Tally; 2],
+    /// What was read, for people.
+    pub report: String,
+    /// What is to be done.
+    pub plan: SftPlan,
+}
+
+/// The memory of the run is shown to `look`, which may refuse it before weights are loaded.
+pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memory) -> Result<()>) -> Result<Prepared> {
+    let base = Base::of(&config.model)?;
+    base.pin(&mut config.model);
+    let from = from.map(base::adapter).transpose()?;
+    let files = base.files()?;
+    let (sides, digest, report) = sequences(&config, &files)?;
+    let [(train, first), (held_out, second)] = sides;
+    if train.is_empty() {
+        bail!("{report}: nothing to learn: {}", told(&first));
+    }
+    let order = Order::new(train.len(), config.sft.batch_size as usize, config.run.seed);
+    if let Some(epochs) = config.optim.num_train_epochs {
+        config.optim.max_steps = order.updates_of(epochs);
+    }
+    let longest = train.iter().chain(&held_out).map(|s| s.ids.len()).max().unwrap_or(2);
+    look(&capacity::memory(&as_samples(&config, longest), &files, from.as_ref().map(|found| &*found.path), false)?)?;
+    let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?;
+    if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
+        config.model.adapter = Some(name.to_string().into());
+    }
+    let adapter = from.map(|found| policy.read_adapter(&found.path)).transpose()?;
+    let lora = match &adapter {
+        Some(file) => file.config.clone(),
+        None => fresh_lora(&config.lora)?,
+    };
+    let c = &config;
+    let identity = identity(c, &policy, digest, &lora)?;
+    let plan = SftPlan {
+        settings: SftSettings {
+            optim: c.optim.clone(),
+            max_tokens_per_micro_batch: if c.sft.packing { c.optim.max_tokens_per_micro_batch as usize } else { 0 },
+            recompute: c.model.recompute(),
+            lora_dropout: c.lora.lora_dropout as f32,
+            seed: c.run.seed,
+        },
+        order,
+        max_steps: c.optim.max_steps,
+        save_steps: c.checkpoint.save_steps,
+        eval_steps: c.eval.eval_steps.into(),
+        eval_before: c.eval.before,
+        eval_after: c.eval.after,
+        patience: c.sft.early_stopping_patience,
+        threshold: c.sft.early_stopping_threshold,
+        base_model: policy.name.clone(),
+        lora,
+        beside: [(agent::FILE.to_owned(), AgentConfig::new(c, &policy, None)?.to_yaml()?)].into(),
+        identity,
+    };
+    Ok(Prepared { policy, adapter, train, held_out, tallies: [first, second], report, plan, config })
+}
+
+/// Sequences and what became of the rows, of both sides; their digest; what was read.
+type Sides = ([(Vec<Sequence>, Tally); 2], Digest, String);
+
+fn sequences(config: &Config, files: &ModelFiles) -> Result<Sides> {
+    if let Some(run) = &config.sft.from_run {
+        return super::saved::sequences(config, files, run);
+    }
+    let Rows { train, eval, digest, report } = rows::rows(&config.data, &config.eval, config.run.seed)?;
+    let mut first = None;
+    let sides = [encoded(config, files, &train, &mut first)?, encoded(config, files, &eval, &mut first)?];
+    let left_out = sides.iter().map(|side| side.2).sum::<u64>();
+    if let Some(error) = first {
+        eprintln!("warning: {left_out} rows are left out; the first: {error}");
+    }
+    let sides = sides.map(|(sequences, tally, _)| (sequences, tally));
+    Ok((sides, digest, report))
+}
+
+/// Most tokens of a sequence.
+pub fn longest_allowed(config: &Config, files: &ModelFiles) -> usize {
+    let context = files.config.max_position_embeddings;
+    config.model.max_seq_length.map_or(context, |most| (most as usize).min(context))
+}
+
+fn encoded(
+    config: &Config,
+    files: &ModelFiles,
+    examples: &[Example],
+    first: &mut Option<String>,
+) -> Result<(Vec<Sequence>, Tally, u64)> {
+    let ends =
+        if files.config.eos_token_ids.is_empty() { files.tokenizer.eos_ids() } else { &files.config.eos_token_ids };
+    let encoder = Encoder {
+        tokenizer: &files.tokenizer,
+        ends,
+        variables: &config.rollout.chat_template_kwargs,
+        completion_only_loss: config.sft.completion_only_loss,
+        max_length: longest_allowed(config, files),
+        truncation: config.sft.truncation_mode,
+    };
+    let (mut all, mut tally, mut left_out) = (Vec::new(), Tally::default(), 0);
+    for example in examples {
+        match encoder.encode(example, &mut tally) {
+            Ok(sequences) => all.extend(sequences),
+            Err(error) if config.data.on_bad_row == OnBadRow::Skip => {
+                left_out += 1;
+                first.get_or_insert(error.to_string());
+            }
+            Err(error) => bail!("{error}; data.on_bad_row=skip leaves such rows out"),
+        }
+    }
+    let vocab = files.config.vocab_size;
+    let beyond = all.iter().flat_map(|s| s.ids.iter().map(move |id| (s, *id))).find(|(_, id)| *id as usize >= vocab);
+    if let Some((sequence, id)) = beyond {
+        bail!(
+            "row {}: token id {id} is outside the model's vocabulary of {vocab}: are model and tokenizer of one kind?",
+            sequence.example
+        );
+    }
+    Ok((all, tally, left_out))
+}
+
+/// What became of rows, in words.
+pub fn told(tally: &Tally) -> String {
+    let Tally { examples, sequences, tokens, learnt, dropped, truncated, nothing_learnt, endless, split } = tally;
+    let mut said = format!("{examples} rows, {sequences} sequences of {tokens} tokens, {learnt} of them learnt");
+    for (count, what) in [
+        (dropped, "left out because they are too long"),
+        (truncated, "cut to the longest that fits"),
+        (nothing_learnt, "left out because nothing of them is learnt"),
+        (split, "more because the chat template rewrites history"),
+        (endless, "learnt turns that end without a token that ends a generation"),
+    ] {
+        if *count > 0 {
+            said = format!("{said}; {count} {what}");
+        }
+    }
+    said
+}
+
+/// The run in the terms of one that samples, for the prediction of memory: batches of sequences as long as the longest.
+fn as_samples(config: &Config, longest: usize) -> Config {
+    let mut config = config.clone();
+    let rollout = &mut config.rollout;
+    (rollout.num_prompts, rollout.num_generations) = (config.sft.batch_size, 1);
+    (rollout.max_prompt_length, rollout.max_completion_length) = (1, longest.saturating_sub(1).max(1) as u32);
+    rollout.environment = folgore_config::RolloutSection::default().environment;
+    config
+}
+
+/// What may not change while the run lives.
+fn identity(
+    c: &Config,
+    policy: &Policy,
+    digest: Digest,
+    lora: &folgore_model::files::peft::LoraConfig,
+) -> Result<BTreeMap<String, String>> {
+    let facts = [
+        ("kind", KIND.to_owned()),
+        ("base model", policy.digest.short()),
+        ("tokenizer", policy.tokenizer.digest().short()),
+        ("dataset", digest.short()),
+        ("run.seed", c.run.seed.to_string()),
+        ("sft.batch_size", c.sft.batch_size.to_string()),
+        ("sft.completion_only_loss", c.sft.completion_only_loss.to_string()),
+        ("lora", Digest::of(&serde_json::to_vec(lora)?).short()),
+    ];
+    Ok(facts.map(|(name, fact)| (name.to_owned(), fact)).into())
+}
+
+/// What the fact `kind` of a run that imitates is.
+pub const KIND: &str = "sft";
+
+/// Refuses to go on where `then`, what a checkpoint says of the run, is not what it is `now`.
+pub fn expect_same(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+    let none = String::from("nothing");
+    let of = |facts: &BTreeMap<String, String>, name: &str| facts.get(name).unwrap_or(&none).clone();
+    let changed = now.keys().find(|name| of(then, name) != of(now, name));
+    let changed = changed.map(|name| format!("{name} was {} and is {} now", of(then, name), of(now, name)));
+    changed
+        .map_or(Ok(()), |changed| bail!("the run cannot go on: {changed}; begin another one with --adapter"))
+        .context("--resume")
+}

@@ -1,0 +1,135 @@
+//! Rows to imitate: of files, or made by a rule whose answers are known.
+
+use anyhow::{Context as _, Result, bail};
+use folgore_config::{DataSection, EvalSection};
+use folgore_dataset::{TraceMixture, arithmetic_traces};
+use folgore_protocol::{Body, Digest, Example, Message, Prompt, Task, seed};
+use serde_json::Value;
+
+/// Rows that are made where `data.max_rows` says nothing.
+const MADE: u64 = 2000;
+
+/// Rows of both sides.
+pub struct Rows {
+    /// To learn.
+    pub train: Vec<Example>,
+    /// To look at.
+    pub eval: Vec<Example>,
+    /// Names them and their order.
+    pub digest: Digest,
+    /// What was read, for people.
+    pub report: String,
+}
+
+/// The rows that `section` names, with as many held-out ones as `eval` takes.
+pub fn rows(section: &DataSection, eval: &EvalSection, seed: u64) -> Result<Rows> {
+    let mut rows = if section.is_procedural() { made(section, seed)? } else { read(section)? };
+    rows.eval.truncate(eval.eval_items as usize);
+    Ok(rows)
+}
+
+/// Rows of files.
+fn read(section: &DataSection) -> Result<Rows> {
+    let folgore_dataset::Dataset { train, eval, digest, report } = folgore_dataset::load(section)?;
+    let source = std::path::Path::new(&section.dataset).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let source = source.unwrap_or_else(|| section.dataset.clone());
+    let side = |tasks: &folgore_dataset::Tasks| -> Result<Vec<Example>> {
+        (0..tasks.len()).map(|place| answered(tasks.task(place), &source)).collect()
+    };
+    Ok(Rows { train: side(&train)?, eval: side(&eval)?, digest, report: report.to_string() })
+}
+
+/// A question with its column `completion` as what is said to it.
+fn answered(mut task: Task, source: &str) -> Result<Example> {
+    let completion = task.columns.remove("completion");
+    let completion = completion.with_context(|| {
+        format!(
+            "row {}: expected what is to be imitated (a completion, or a last message of the assistant), got none",
+            task.id
+        )
+    })?;
+    let body = match (task.prompt, completion) {
+        (Prompt::Text(prompt), Value::String(completion)) => Body::Completion { prompt, completion },
+        (Prompt::Text(prompt), list @ Value::Array(_)) => {
+            let said: Vec<Message> =
+                serde_json::from_value(list).with_context(|| format!("row {}: completion", task.id))?;
+            Body::conversation(std::iter::once(Message::new("user", prompt)).chain(said).collect(), Vec::new())
+        }
+        (Prompt::Messages(mut messages), completion) => {
+            let given = messages.len();
+            match completion {
+                Value::String(text) => messages.push(Message::new("assistant", text)),
+                list => messages.extend(
+                    serde_json::from_value::<Vec<Message>>(list)
+                        .with_context(|| format!("row {}: completion", task.id))?,
+                ),
+            }
+            let learnt = messages.iter().enumerate();
+            let learnt = learnt.map(|(place, message)| place >= given && message.role == "assistant").collect();
+            Body::Conversation { messages, learnt, tools: Vec::new() }
+        }
+        (Prompt::Text(_), other) => bail!("row {}: completion: expected a text, got {other}", task.id),
+    };
+    Ok(Example { id: task.id, source: source.to_owned(), body, columns: task.columns })
+}
+
+/// Questions of a rule with their answers; sums of plain prompts with careful work in columns, as the embedded policy writes it.
+fn made(section: &DataSection, seed: u64) -> Result<Rows> {
+    let folgore_dataset::Dataset { train, eval, digest, .. } = folgore_dataset::load(section)?;
+    let count = section.max_rows.unwrap_or(MADE);
+    let sums = &section.arithmetic;
+    let works = section.dataset == "arithmetic"
+        && !section.chat
+        && sums.operations == "+"
+        && sums.second_digits.is_none_or(|digits| digits == sums.digits);
+    let example = |task: Task| -> Result<Example> {
+        let answer =
+            task.columns.get("answer").map(|answer| answer.as_str().map_or_else(|| answer.to_string(), str::to_owned));
+        let answer = answer.with_context(|| {
+            format!(
+                "data.dataset {}: its rule makes questions without answers to imitate; name a file",
+                section.dataset
+            )
+        })?;
+        let body = match task.prompt {
+            Prompt::Text(prompt) => Body::Completion { prompt, completion: format!("<answer>{answer}</answer>") },
+            Prompt::Messages(mut messages) => {
+                messages.push(Message::new("assistant", answer));
+                Body::conversation(messages, Vec::new())
+            }
+        };
+        Ok(Example { id: task.id, source: section.dataset.clone(), body, columns: task.columns })
+    };
+    let mixture = TraceMixture { digits: sums.digits, ..TraceMixture::clean() };
+    let places = seed::mix(&[seed, 0x0073_6674]);
+    let train = (0..count).map(|place| {
+        if works {
+            let (prompt, completion) = arithmetic_traces(places, place, &mixture);
+            let body = Body::Completion { prompt, completion };
+            return Ok(Example {
+                id: format!("made:{place}"),
+                source: "arithmetic".into(),
+                body,
+                columns: Default::default(),
+            });
+        }
+        example(train.task(seed::below(places, place, train.len())))
+    });
+    let train = train.collect::<Result<Vec<_>>>()?;
+    let eval = match works {
+        true => (0..eval.len()).map(|place| worked(&eval.task(place))).collect(),
+        false => (0..eval.len()).map(|place| example(eval.task(place))).collect::<Result<Vec<_>>>()?,
+    };
+    let digest = Digest::of(format!("{} {count} {places}", digest.hex()).as_bytes());
+    let report = format!("{}: {count} rows made by its rule, {} held out", section.dataset, eval.len());
+    Ok(Rows { train, eval, digest, report })
+}
+
+/// A held-out sum with its work.
+fn worked(task: &Task) -> Example {
+    let prompt = task.prompt.last_text().to_owned();
+    let (a, b) = prompt.trim_end_matches('=').split_once('+').unwrap_or_default();
+    let completion = folgore_dataset::careful_sum(a.parse().unwrap_or(0), b.parse().unwrap_or(0));
+    let body = Body::Completion { prompt, completion };
+    Example { id: task.id.clone(), source: "arithmetic".into(), body, columns: Default::default() }
+}
