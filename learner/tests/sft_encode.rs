@@ -135,6 +135,14 @@ fn a_template_that_rewrites_history_gives_a_sequence_for_each_turn() {
     let second = tokenizer.encode_prompt(&Prompt::Messages(messages[..3].to_vec()), &Map::new()).unwrap();
     assert!(sequences[1].ids.starts_with(&second), "the second is said where the first thought is forgotten");
     assert!(!tokenizer.decode(&sequences[1].ids, false).unwrap().contains("first"));
+    // the same thoughts within the text
+    let inline = talk(&[
+        ("user", "a"),
+        ("assistant", "<think>\nfirst\n</think>\n\nA"),
+        ("user", "b"),
+        ("assistant", "<think>second</think>B"),
+    ]);
+    assert_eq!(encode(&tokenizer, Body::conversation(inline, Vec::new())).unwrap().0, sequences);
 }
 
 #[test]

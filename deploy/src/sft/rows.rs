@@ -24,8 +24,18 @@ pub struct Rows {
 /// The rows that `section` names, with as many held-out ones as `eval` takes.
 pub fn rows(section: &DataSection, eval: &EvalSection, seed: u64) -> Result<Rows> {
     let mut rows = if section.is_procedural() { made(section, seed)? } else { read(section)? };
-    rows.eval.truncate(eval.eval_items as usize);
+    rows.eval = evenly(rows.eval, eval.eval_items as usize);
     Ok(rows)
+}
+
+/// At most `most` of `list`, evenly from its beginning to its end: sources may follow one another.
+pub fn evenly<T>(list: Vec<T>, most: usize) -> Vec<T> {
+    let n = list.len();
+    if n <= most {
+        return list;
+    }
+    let taken = |place: usize| place * most / n;
+    list.into_iter().enumerate().filter(|(i, _)| taken(*i + 1) > taken(*i)).map(|(_, item)| item).collect()
 }
 
 /// Rows of files.
@@ -39,7 +49,7 @@ fn read(section: &DataSection) -> Result<Rows> {
     Ok(Rows { train: side(&train)?, eval: side(&eval)?, digest, report: report.to_string() })
 }
 
-/// A question with its column `completion` as what is said to it.
+/// A question with its column `completion` as what is said to it. A column `source` says where the row is from.
 fn answered(mut task: Task, source: &str) -> Result<Example> {
     let completion = task.columns.remove("completion");
     let completion = completion.with_context(|| {
@@ -70,7 +80,8 @@ fn answered(mut task: Task, source: &str) -> Result<Example> {
         }
         (Prompt::Text(_), other) => bail!("row {}: completion: expected a text, got {other}", task.id),
     };
-    Ok(Example { id: task.id, source: source.to_owned(), body, columns: task.columns })
+    let own = task.columns.get("source").and_then(Value::as_str).map(str::to_owned);
+    Ok(Example { id: task.id, source: own.unwrap_or_else(|| source.to_owned()), body, columns: task.columns })
 }
 
 /// Questions of a rule with their answers; sums of plain prompts with careful work in columns, as the embedded policy writes it.
@@ -132,4 +143,34 @@ fn worked(task: &Task) -> Example {
     let completion = folgore_dataset::careful_sum(a.parse().unwrap_or(0), b.parse().unwrap_or(0));
     let body = Body::Completion { prompt, completion };
     Example { id: task.id.clone(), source: "arithmetic".into(), body, columns: Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_of_many_are_taken_evenly() {
+        assert_eq!(evenly((0..10).collect(), 3), [3, 6, 9]);
+        assert_eq!(evenly((0..3).collect(), 9), [0, 1, 2]);
+        assert!(evenly(vec![1], 0).is_empty());
+    }
+
+    #[test]
+    fn rules_with_answers_make_rows() {
+        let eval = EvalSection::default();
+        let section = DataSection { max_rows: Some(5), ..DataSection::default() };
+        let made = rows(&section, &eval, 1).unwrap();
+        let Body::Completion { prompt, completion } = &made.train[0].body else { panic!("{:?}", made.train[0]) };
+        assert!(prompt.ends_with('=') && completion.starts_with("<think>") && made.eval.len() > 100);
+        let held: Vec<&Body> = made.eval.iter().map(|e| &e.body).collect();
+        assert!(made.train.iter().all(|e| !held.contains(&&e.body)));
+        let chat = rows(&DataSection { chat: true, ..section.clone() }, &eval, 1).unwrap();
+        let Body::Conversation { messages, learnt, .. } = &chat.train[0].body else { panic!("{:?}", chat.train[0]) };
+        assert_eq!((messages.len(), learnt.as_slice()), (2, [false, true].as_slice()));
+        assert_ne!(rows(&section, &eval, 2).unwrap().train, made.train);
+        assert_eq!(rows(&section, &eval, 1).unwrap().digest, made.digest);
+        let unanswered = DataSection { dataset: "countdown".into(), ..section };
+        assert!(rows(&unanswered, &eval, 1).err().is_some_and(|e| e.to_string().contains("without answers")));
+    }
 }

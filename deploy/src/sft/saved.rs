@@ -8,7 +8,7 @@ use folgore_learner::sft::{Sequence, Tally, rollouts};
 use folgore_model::files::ModelFiles;
 use folgore_protocol::Digest;
 
-use super::prepare::longest_allowed;
+use super::{prepare::longest_allowed, rows::evenly};
 use crate::{commands::inspect::with_copy, run_dir};
 
 /// Sequences and what became of the samples, of both sides; their digest; what was read.
@@ -57,8 +57,8 @@ pub fn sequences(config: &Config, files: &ModelFiles, run: &Path) -> Result<Side
             Digest::of(s.source.as_bytes()).0.iter().take(7).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
         (place as f64 / (1u64 << 56) as f64) < fraction
     };
-    let (mut eval, train): (Vec<_>, Vec<_>) = all.into_iter().partition(held);
-    eval.truncate(config.eval.eval_items as usize);
+    let (eval, train): (Vec<_>, Vec<_>) = all.into_iter().partition(held);
+    let mut eval = evenly(eval, config.eval.eval_items as usize);
     let name_all = |list: &mut Vec<Sequence>| list.iter_mut().for_each(|s| s.source = "rollouts".into());
     let (mut train, mut second) = (train, Tally::default());
     name_all(&mut train);

@@ -264,6 +264,7 @@ impl Encoder<'_> {
         if learnt.len() != messages.len() {
             return Err(EncodeFault::Flags { expected: messages.len(), got: learnt.len() });
         }
+        let messages = &self.reasoning_apart(messages);
         let mut variables = self.variables.clone();
         if !tools.is_empty() {
             variables.insert("tools".into(), Value::Array(tools.to_vec()));
@@ -301,6 +302,27 @@ impl Encoder<'_> {
             whole.text().clone_into(&mut draft.text);
         }
         Ok(drafts)
+    }
+
+    /// The messages, with `<think>` ... `</think>` at the beginning of what the assistant said in the field of its own that the template
+    /// has for it: in text it could not be told from text of others, which may not act, and would stay in a history that forgets it.
+    fn reasoning_apart(&self, messages: &[Message]) -> Vec<Message> {
+        let field = REASONING[0];
+        let mut messages = messages.to_vec();
+        if !self.tokenizer.chat_template().is_some_and(|source| source.contains(field)) {
+            return messages;
+        }
+        for message in messages.iter_mut().filter(|m| m.role == "assistant" && !m.extra.contains_key(field)) {
+            let parts =
+                message.content.trim_start().strip_prefix("<think>").and_then(|rest| rest.split_once("</think>"));
+            let Some((thought, said)) = parts else { continue };
+            let (thought, said) = (thought.trim_matches('\n').to_owned(), said.trim_start_matches('\n').to_owned());
+            message.content = said;
+            if !thought.is_empty() {
+                message.extra.insert(field.into(), thought.into());
+            }
+        }
+        messages
     }
 
     /// What `whole` says beyond `context`, which its text begins with.
