@@ -11,8 +11,8 @@ use folgore_config::optim::{LrSchedulerType, OptimSection};
 use folgore_learner::{
     checkpoint::{CheckpointStore, MetricsLog, TrainerState, state},
     sft::{
-        Evaluation, Listener, Order, Sequence, Sft, SftPlan, SftSettings, Standing, best::BestFolder, evaluate,
-        step::gradient,
+        Evaluation, Lessons, Listener, Order, Sequence, Sft, SftPlan, SftSettings, Standing, best::BestFolder,
+        evaluate, step::gradient,
     },
     trainee::Trainee,
 };
@@ -213,6 +213,21 @@ fn scores_are_by_source_and_count_the_likeliest() {
     assert!(line.contains_key("eval_loss/odd") && line.contains_key("eval_mean_token_accuracy/even"));
 }
 
+/// A row for each sequence, in another order in each pass.
+struct Shuffled(Vec<Sequence>);
+
+impl Lessons for Shuffled {
+    fn rows(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn at(&self, position: u64) -> &[Sequence] {
+        let (pass, place) = (position / self.rows(), position % self.rows());
+        let place = ((place + 3 * pass) % self.rows()) as usize;
+        &self.0[place..place + 1]
+    }
+}
+
 /// Notes what it is told.
 #[derive(Default)]
 struct Notes {
@@ -236,7 +251,7 @@ fn sft(folder: &Path, trainee: Trainee<Cpu>, change: impl FnOnce(&mut SftPlan)) 
     let all = sequences(20);
     let mut plan = SftPlan {
         settings: settings(80),
-        order: Order::new(16, 5, 3),
+        order: Order::new(16, 5),
         max_steps: 10,
         save_steps: 3,
         eval_steps: 2,
@@ -252,7 +267,7 @@ fn sft(folder: &Path, trainee: Trainee<Cpu>, change: impl FnOnce(&mut SftPlan)) 
     change(&mut plan);
     Sft {
         trainee,
-        train: all[..16].to_vec(),
+        train: Box::new(Shuffled(all[..16].to_vec())),
         held_out: all[16..].to_vec(),
         plan,
         checkpoints: CheckpointStore::open(folder.join("checkpoints"), 9).unwrap(),

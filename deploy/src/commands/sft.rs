@@ -67,7 +67,7 @@ fn sft(args: &SftArgs) -> Result<Ended> {
     let best = what.config.sft.load_best_model_at_end.then(|| BestFolder::at(dir.file("best"))).transpose()?;
     let run = Sft {
         trainee,
-        train: what.train,
+        train: Box::new(what.train),
         held_out: what.held_out,
         plan: what.plan,
         checkpoints,

@@ -166,9 +166,9 @@ pub fn arithmetic(what: &Prepared) -> String {
         said = format!("{said}\nheld out: {}", told(&what.tallies[1]));
     }
     format!(
-        "{said}\nstep: {} sequences; {} steps, {} to an epoch",
+        "{said}\nstep: {} rows; {} steps, which are {:.2} epochs",
         c.sft.batch_size,
         plan.max_steps,
-        plan.order.updates()
+        plan.order.epochs(plan.max_steps)
     )
 }

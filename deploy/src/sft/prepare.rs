@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use folgore_config::{Config, data::OnBadRow};
-use folgore_learner::sft::{Encoder, Order, Sequence, SftPlan, SftSettings, Tally};
+use folgore_dataset::Mixed;
+use folgore_learner::sft::{Encoder, Lessons, Order, Sequence, SftPlan, SftSettings, Tally};
 use folgore_model::{
     backend::Cpu,
     files::{ModelFiles, peft::AdapterFile},
@@ -28,7 +29,7 @@ pub struct Prepared {
     /// The adapter that it begins with; none: a fresh one.
     pub adapter: Option<AdapterFile>,
     /// What is learnt.
-    pub train: Vec<Sequence>,
+    pub train: Drawn,
     /// What is looked at.
     pub held_out: Vec<Sequence>,
     /// What became of the rows, of both sides.
@@ -39,6 +40,22 @@ pub struct Prepared {
     pub plan: SftPlan,
 }
 
+/// Rows in the proportions of their sources, each source in another order in each pass through it.
+pub struct Drawn {
+    mixed: Mixed<Vec<Sequence>>,
+    seed: u64,
+}
+
+impl Lessons for Drawn {
+    fn rows(&self) -> u64 {
+        self.mixed.len()
+    }
+
+    fn at(&self, position: u64) -> &[Sequence] {
+        self.mixed.drawn(self.seed, position)
+    }
+}
+
 /// The memory of the run is shown to `look`, which may refuse it before weights are loaded.
 pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memory) -> Result<()>) -> Result<Prepared> {
     let base = Base::of(&config.model)?;
@@ -46,15 +63,16 @@ pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memor
     let from = from.map(base::adapter).transpose()?;
     let files = base.files()?;
     let (sides, digest, report) = sequences(&config, &files)?;
-    let [(train, first), (held_out, second)] = sides;
-    if train.is_empty() {
-        bail!("{report}: nothing to learn: {}", told(&first));
+    let (mut mixed, held_out, [first, second]) = sides;
+    if let Err(error) = mixed.retain(|row| !row.is_empty()) {
+        bail!("{report}: {error}: {}", told(&first));
     }
-    let order = Order::new(train.len(), config.sft.batch_size as usize, config.run.seed);
+    let train = Drawn { mixed, seed: config.run.seed };
+    let order = Order::new(train.rows(), config.sft.batch_size.into());
     if let Some(epochs) = config.optim.num_train_epochs {
         config.optim.max_steps = order.updates_of(epochs);
     }
-    let longest = train.iter().chain(&held_out).map(|s| s.ids.len()).max().unwrap_or(2);
+    let longest = train.mixed.rows().flatten().chain(&held_out).map(|s| s.ids.len()).max().unwrap_or(2);
     look(&capacity::memory(&as_samples(&config, longest), &files, from.as_ref().map(|found| &*found.path), false)?)?;
     let policy = Policy::of(files, base.name(), Arc::new(Cpu::new()))?;
     if let Some(name) = from.as_ref().and_then(|found| found.hub.as_ref()) {
@@ -91,22 +109,35 @@ pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memor
     Ok(Prepared { policy, adapter, train, held_out, tallies: [first, second], report, plan, config })
 }
 
-/// Sequences and what became of the rows, of both sides; their digest; what was read.
-type Sides = ([(Vec<Sequence>, Tally); 2], Digest, String);
+/// What is learnt, what is looked at, and what became of the rows of both; their digest; what was read.
+pub type Sides = ((Mixed<Vec<Sequence>>, Vec<Sequence>, [Tally; 2]), Digest, String);
 
 fn sequences(config: &Config, files: &ModelFiles) -> Result<Sides> {
     if let Some(run) = &config.sft.from_run {
         return super::saved::sequences(config, files, run);
     }
     let Rows { train, eval, digest, report } = rows::rows(&config.data, &config.eval, config.run.seed)?;
-    let mut first = None;
-    let sides = [encoded(config, files, &train, &mut first)?, encoded(config, files, &eval, &mut first)?];
-    let left_out = sides.iter().map(|side| side.2).sum::<u64>();
-    if let Some(error) = first {
-        eprintln!("warning: {left_out} rows are left out; the first: {error}");
+    let encoding = Encoding { config, files, encoder: encoder(config, files) };
+    let (mut tallies, mut left_out) = ([Tally::default(), Tally::default()], LeftOut::default());
+    let mut fault = None;
+    let train = train.map(|example| match encoding.row(&example, &mut tallies[0], &mut left_out) {
+        Ok(sequences) => sequences,
+        Err(error) => {
+            fault.get_or_insert(error);
+            Vec::new()
+        }
+    });
+    if let Some(error) = fault {
+        return Err(error);
     }
-    let sides = sides.map(|(sequences, tally, _)| (sequences, tally));
-    Ok((sides, digest, report))
+    let mut held_out = Vec::new();
+    for example in &eval {
+        held_out.extend(encoding.row(example, &mut tallies[1], &mut left_out)?);
+    }
+    if let Some(error) = left_out.first {
+        eprintln!("warning: {} rows are left out; the first: {error}", left_out.rows);
+    }
+    Ok(((train, held_out, tallies), digest, report))
 }
 
 /// Most tokens of a sequence.
@@ -115,42 +146,51 @@ pub fn longest_allowed(config: &Config, files: &ModelFiles) -> usize {
     config.model.max_seq_length.map_or(context, |most| (most as usize).min(context))
 }
 
-fn encoded(
-    config: &Config,
-    files: &ModelFiles,
-    examples: &[Example],
-    first: &mut Option<String>,
-) -> Result<(Vec<Sequence>, Tally, u64)> {
-    let ends =
-        if files.config.eos_token_ids.is_empty() { files.tokenizer.eos_ids() } else { &files.config.eos_token_ids };
-    let encoder = Encoder {
+fn encoder<'a>(config: &'a Config, files: &'a ModelFiles) -> Encoder<'a> {
+    let ends = &files.config.eos_token_ids;
+    Encoder {
         tokenizer: &files.tokenizer,
-        ends,
+        ends: if ends.is_empty() { files.tokenizer.eos_ids() } else { ends },
         variables: &config.rollout.chat_template_kwargs,
         completion_only_loss: config.sft.completion_only_loss,
         max_length: longest_allowed(config, files),
         truncation: config.sft.truncation_mode,
-    };
-    let (mut all, mut tally, mut left_out) = (Vec::new(), Tally::default(), 0);
-    for example in examples {
-        match encoder.encode(example, &mut tally) {
-            Ok(sequences) => all.extend(sequences),
-            Err(error) if config.data.on_bad_row == OnBadRow::Skip => {
-                left_out += 1;
-                first.get_or_insert(error.to_string());
+    }
+}
+
+/// Rows that cannot be learnt from.
+#[derive(Default)]
+struct LeftOut {
+    rows: u64,
+    first: Option<String>,
+}
+
+struct Encoding<'a> {
+    config: &'a Config,
+    files: &'a ModelFiles,
+    encoder: Encoder<'a>,
+}
+
+impl Encoding<'_> {
+    fn row(&self, example: &Example, tally: &mut Tally, left_out: &mut LeftOut) -> Result<Vec<Sequence>> {
+        let sequences = match self.encoder.encode(example, tally) {
+            Ok(sequences) => sequences,
+            Err(error) if self.config.data.on_bad_row == OnBadRow::Skip => {
+                left_out.rows += 1;
+                left_out.first.get_or_insert(error.to_string());
+                return Ok(Vec::new());
             }
             Err(error) => bail!("{error}; data.on_bad_row=skip leaves such rows out"),
+        };
+        let vocab = self.files.config.vocab_size;
+        match sequences.iter().flat_map(|s| &s.ids).find(|id| **id as usize >= vocab) {
+            None => Ok(sequences),
+            Some(id) => bail!(
+                "row {}: token id {id} is outside the model's vocabulary of {vocab}: are model and tokenizer of one kind?",
+                example.id
+            ),
         }
     }
-    let vocab = files.config.vocab_size;
-    let beyond = all.iter().flat_map(|s| s.ids.iter().map(move |id| (s, *id))).find(|(_, id)| *id as usize >= vocab);
-    if let Some((sequence, id)) = beyond {
-        bail!(
-            "row {}: token id {id} is outside the model's vocabulary of {vocab}: are model and tokenizer of one kind?",
-            sequence.example
-        );
-    }
-    Ok((all, tally, left_out))
 }
 
 /// What became of rows, in words.

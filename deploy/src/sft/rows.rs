@@ -1,10 +1,9 @@
 //! Rows to imitate: of files, or made by a rule whose answers are known.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use folgore_config::{DataSection, EvalSection};
-use folgore_dataset::{TraceMixture, arithmetic_traces};
+use folgore_dataset::{Mixed, SourceRows, TraceMixture, arithmetic_traces};
 use folgore_protocol::{Body, Digest, Example, Message, Prompt, Task, seed};
-use serde_json::Value;
 
 /// Rows that are made where `data.max_rows` says nothing.
 const MADE: u64 = 2000;
@@ -12,7 +11,7 @@ const MADE: u64 = 2000;
 /// Rows of both sides.
 pub struct Rows {
     /// To learn.
-    pub train: Vec<Example>,
+    pub train: Mixed<Example>,
     /// To look at.
     pub eval: Vec<Example>,
     /// Names them and their order.
@@ -40,48 +39,8 @@ pub fn evenly<T>(list: Vec<T>, most: usize) -> Vec<T> {
 
 /// Rows of files.
 fn read(section: &DataSection) -> Result<Rows> {
-    let folgore_dataset::Dataset { train, eval, digest, report } = folgore_dataset::load(section)?;
-    let source = std::path::Path::new(&section.dataset).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let source = source.unwrap_or_else(|| section.dataset.clone());
-    let side = |tasks: &folgore_dataset::Tasks| -> Result<Vec<Example>> {
-        (0..tasks.len()).map(|place| answered(tasks.task(place), &source)).collect()
-    };
-    Ok(Rows { train: side(&train)?, eval: side(&eval)?, digest, report: report.to_string() })
-}
-
-/// A question with its column `completion` as what is said to it. A column `source` says where the row is from.
-fn answered(mut task: Task, source: &str) -> Result<Example> {
-    let completion = task.columns.remove("completion");
-    let completion = completion.with_context(|| {
-        format!(
-            "row {}: expected what is to be imitated (a completion, or a last message of the assistant), got none",
-            task.id
-        )
-    })?;
-    let body = match (task.prompt, completion) {
-        (Prompt::Text(prompt), Value::String(completion)) => Body::Completion { prompt, completion },
-        (Prompt::Text(prompt), list @ Value::Array(_)) => {
-            let said: Vec<Message> =
-                serde_json::from_value(list).with_context(|| format!("row {}: completion", task.id))?;
-            Body::conversation(std::iter::once(Message::new("user", prompt)).chain(said).collect(), Vec::new())
-        }
-        (Prompt::Messages(mut messages), completion) => {
-            let given = messages.len();
-            match completion {
-                Value::String(text) => messages.push(Message::new("assistant", text)),
-                list => messages.extend(
-                    serde_json::from_value::<Vec<Message>>(list)
-                        .with_context(|| format!("row {}: completion", task.id))?,
-                ),
-            }
-            let learnt = messages.iter().enumerate();
-            let learnt = learnt.map(|(place, message)| place >= given && message.role == "assistant").collect();
-            Body::Conversation { messages, learnt, tools: Vec::new() }
-        }
-        (Prompt::Text(_), other) => bail!("row {}: completion: expected a text, got {other}", task.id),
-    };
-    let own = task.columns.get("source").and_then(Value::as_str).map(str::to_owned);
-    Ok(Example { id: task.id, source: own.unwrap_or_else(|| source.to_owned()), body, columns: task.columns })
+    let folgore_dataset::Examples { train, eval, digest, report } = folgore_dataset::examples(section)?;
+    Ok(Rows { train, eval, digest, report: report.to_string() })
 }
 
 /// Questions of a rule with their answers; sums of plain prompts with careful work in columns, as the embedded policy writes it.
@@ -133,7 +92,12 @@ fn made(section: &DataSection, seed: u64) -> Result<Rows> {
     };
     let digest = Digest::of(format!("{} {count} {places}", digest.hex()).as_bytes());
     let report = format!("{}: {count} rows made by its rule, {} held out", section.dataset, eval.len());
-    Ok(Rows { train, eval, digest, report })
+    Ok(Rows { train: one_source(&section.dataset, train)?, eval, digest, report })
+}
+
+/// `rows` as a mixture of one source.
+pub fn one_source<T>(name: &str, rows: Vec<T>) -> Result<Mixed<T>> {
+    Mixed::new(vec![SourceRows { name: name.to_owned(), rows }], None).map_err(anyhow::Error::msg)
 }
 
 /// A held-out sum with its work.
@@ -161,12 +125,16 @@ mod tests {
         let eval = EvalSection::default();
         let section = DataSection { max_rows: Some(5), ..DataSection::default() };
         let made = rows(&section, &eval, 1).unwrap();
-        let Body::Completion { prompt, completion } = &made.train[0].body else { panic!("{:?}", made.train[0]) };
+        let Body::Completion { prompt, completion } = &made.train.get(0).body else {
+            panic!("{:?}", made.train.get(0))
+        };
         assert!(prompt.ends_with('=') && completion.starts_with("<think>") && made.eval.len() > 100);
         let held: Vec<&Body> = made.eval.iter().map(|e| &e.body).collect();
-        assert!(made.train.iter().all(|e| !held.contains(&&e.body)));
+        assert!(made.train.rows().all(|e| !held.contains(&&e.body)));
         let chat = rows(&DataSection { chat: true, ..section.clone() }, &eval, 1).unwrap();
-        let Body::Conversation { messages, learnt, .. } = &chat.train[0].body else { panic!("{:?}", chat.train[0]) };
+        let Body::Conversation { messages, learnt, .. } = &chat.train.get(0).body else {
+            panic!("{:?}", chat.train.get(0))
+        };
         assert_eq!((messages.len(), learnt.as_slice()), (2, [false, true].as_slice()));
         assert_ne!(rows(&section, &eval, 2).unwrap().train, made.train);
         assert_eq!(rows(&section, &eval, 1).unwrap().digest, made.digest);

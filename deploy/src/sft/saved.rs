@@ -8,11 +8,11 @@ use folgore_learner::sft::{Sequence, Tally, rollouts};
 use folgore_model::files::ModelFiles;
 use folgore_protocol::Digest;
 
-use super::{prepare::longest_allowed, rows::evenly};
+use super::{
+    prepare::{Sides, longest_allowed},
+    rows::{evenly, one_source},
+};
 use crate::{commands::inspect::with_copy, run_dir};
-
-/// Sequences and what became of the samples, of both sides; their digest; what was read.
-type Sides = ([(Vec<Sequence>, Tally); 2], Digest, String);
 
 /// The sequences of the run `run`.
 pub fn sequences(config: &Config, files: &ModelFiles, run: &Path) -> Result<Sides> {
@@ -70,5 +70,6 @@ pub fn sequences(config: &Config, files: &ModelFiles, run: &Path) -> Result<Side
     tally.sequences -= second.sequences;
     tally.tokens -= second.tokens;
     tally.learnt -= second.learnt;
-    Ok(([(train, tally), (eval, second)], Digest::of(digest.as_bytes()), shown))
+    let train = one_source("rollouts", train.into_iter().map(|sequence| vec![sequence]).collect())?;
+    Ok(((train, eval, [tally, second]), Digest::of(digest.as_bytes()), shown))
 }

@@ -14,6 +14,6 @@ pub mod trainer;
 
 pub use encode::{EncodeError, Encoder, Sequence, Tally};
 pub use evaluate::{Evaluation, Score, evaluate};
-pub use order::Order;
+pub use order::{Lessons, Order};
 pub use step::{SftSettings, sft_step};
 pub use trainer::{Ended, Listener, Sft, SftError, SftPlan, Standing};

@@ -22,7 +22,7 @@ use super::{
     best::{Best, BestFolder},
     encode::Sequence,
     evaluate::{Evaluation, evaluate},
-    order::Order,
+    order::{Lessons, Order},
     step::{NotFinite, SftSettings, SftUpdate, sft_step},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 pub struct SftPlan {
     /// One update.
     pub settings: SftSettings,
-    /// Which sequences come when.
+    /// Which positions come when.
     pub order: Order,
     /// Updates of the run.
     pub max_steps: u64,
@@ -157,7 +157,7 @@ pub struct Sft<B: Backend> {
     /// What trains.
     pub trainee: Trainee<B>,
     /// What is learnt.
-    pub train: Vec<Sequence>,
+    pub train: Box<dyn Lessons>,
     /// What is only looked at; may be empty.
     pub held_out: Vec<Sequence>,
     /// What is to be done.
@@ -194,8 +194,8 @@ impl<B: Backend> Sft<B> {
         while standing.step < max_steps && !self.out_of_patience(&standing) && !stop() {
             let step = standing.step + 1;
             let begin = Instant::now();
-            let places = self.plan.order.batch(step);
-            let batch: Vec<&Sequence> = places.iter().map(|place| &self.train[*place]).collect();
+            let positions = self.plan.order.positions(step);
+            let batch: Vec<&Sequence> = positions.flat_map(|position| self.train.at(position)).collect();
             let update = sft_step(&mut self.trainee, &batch, step, &self.plan.settings, &schedule, &mut guard)?;
             let mut line = self.line(&mut standing, step, &update, begin.elapsed());
             standing.step = step;
