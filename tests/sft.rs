@@ -110,13 +110,13 @@ fn training_begins_with_what_was_imitated_and_its_samples_can_be_imitated_again(
     let begun = number(&metrics(&second)[0], "reward");
     assert!(begun > 0.5, "after imitation the mean reward begins at {begun:.2}");
 
-    // the better half of 64 samples, ids as they were sampled
+    // the better half of what the record holds since the oldest checkpoint: the 32 samples of the last step, ids as they were sampled
     let mut again = sft(at.path(), "third", &["--max-steps", "4", "--from-run", "second", "--top", "0.5"]);
     let said = run_well(&mut again).stdout;
-    assert!(said.contains("the best 32 of 64 samples with a reward"), "{said}");
+    assert!(said.contains("the best 16 of 32 samples with a reward"), "{said}");
     let third = metrics(&at.path().join("third"));
     // what was sampled is likelier under the policy that sampled it than under the base, and gets likelier
-    let loss = |place: usize| number(&third[place], "loss");
+    let loss = |step: u64| number(third.iter().find(|line| line["step"] == step).unwrap(), "loss");
     assert!(loss(4) < loss(1), "{} {}", loss(1), loss(4));
     let other = sft(at.path(), "fourth", &["--from-run", "second", "--model", "embedded:search"]);
     refused(other, &["its ids are those of the tokenizer", "name the same model"]);
@@ -145,7 +145,7 @@ fn what_cannot_be_imitated_is_refused_by_name() {
     );
     refused(command(&[&talk, "model.chat_template=gemma"]), &["gemma: this model's tokenizer lacks <start_of_turn>"]);
     let asks = file("asks.jsonl", &[json!({"prompt": "1+1="}), json!({"prompt": "1+2="})]);
-    refused(command(&[&asks]), &["asks:", "expected what is to be imitated"]);
+    refused(command(&[&asks]), &["asks.jsonl", "no completion to learn"]);
     let long = file(
         "long.jsonl",
         &[json!({"prompt": "a", "completion": "b".repeat(400)}), json!({"prompt": "c", "completion": "d"})],
@@ -159,18 +159,18 @@ fn what_cannot_be_imitated_is_refused_by_name() {
     assert!(!at.path().join("none").exists(), "nothing was begun");
 }
 
-/// Words backwards, `abc?` to `cba`: a skill that the policy has not.
+/// Digits backwards, `1234?` to `4321`: a skill that the policy has not.
 fn backwards(stream: u64, place: u64) -> Value {
-    let letter = |i: u64| char::from(b'a' + seed::below(seed::mix(&[stream, place]), i, 26) as u8);
-    let word: String = (0..5).map(letter).collect();
-    json!({"prompt": format!("{word}?"), "completion": word.chars().rev().collect::<String>(), "source": "backwards"})
+    let digit = |i: u64| char::from(b'0' + seed::below(seed::mix(&[stream, place]), i, 10) as u8);
+    let digits: String = (0..4).map(digit).collect();
+    json!({"prompt": format!("{digits}?"), "completion": digits.chars().rev().collect::<String>(), "data_source": "backwards"})
 }
 
 /// A sum with its work in columns.
 fn sum(stream: u64, place: u64) -> Value {
     let (prompt, completion) =
         folgore_dataset::arithmetic_traces(stream, place, &folgore_dataset::TraceMixture::clean());
-    json!({"prompt": prompt, "completion": completion, "source": "sums"})
+    json!({"prompt": prompt, "completion": completion, "data_source": "sums"})
 }
 
 fn rows(at: &Path, name: &str, rows: impl Iterator<Item = Value>) -> PathBuf {
@@ -185,19 +185,17 @@ fn a_mixed_run_keeps_what_a_run_on_one_source_forgets() {
     let at = folder();
     let eval = rows(at.path(), "eval.jsonl", (0..100).flat_map(|i| [sum(9, i), backwards(9, i)]));
     let sums = rows(at.path(), "sums.jsonl", (0..2000).map(|i| sum(1, i)));
-    let one = rows(at.path(), "one.jsonl", (0..1000).map(|i| backwards(2, i)));
-    // as many words, and beside them half as many sums
-    let mixed = rows(
-        at.path(),
-        "mixed.jsonl",
-        (0..1000).flat_map(|i| std::iter::once(backwards(2, i)).chain((i % 2 == 0).then(|| sum(3, i)))),
-    );
-    let learn = |name: &str, data: &Path, from: Option<&Path>, epochs: u32| {
+    let digits = rows(at.path(), "digits.jsonl", (0..1000).map(|i| backwards(2, i)));
+    let source = |path: &Path, weight: u32| format!("{{path: {:?}, weight: {weight}}}", path.display().to_string());
+    // two of them for each sum, and as many of them as alone
+    let [one, both] = [vec![source(&digits, 1)], vec![source(&digits, 2), source(&sums, 1)]];
+    let learn = |name: &str, sources: &[String], from: Option<&Path>, steps: u32| {
         let mut command =
             sft(at.path(), name, &["eval.eval_steps=0", "eval.eval_items=200", "checkpoint.save_steps=1000"]);
-        command.arg(format!("data.dataset={}", data.display()));
+        command.arg(format!("data.sources=[{}]", sources.join(", ")));
+        command.arg("data.format=prompt_completion");
         command.arg(format!("data.eval_dataset={}", eval.display()));
-        command.args(["data.max_rows=null".into(), format!("optim.num_train_epochs={epochs}")]);
+        command.args(["data.max_rows=null", "--max-steps", &steps.to_string()]);
         command.args([
             "lora.lora_r=32",
             "lora.lora_alpha=64",
@@ -212,15 +210,15 @@ fn a_mixed_run_keeps_what_a_run_on_one_source_forgets() {
         let last = checkpoints(&run).into_iter().max().unwrap();
         (metrics(&run), run.join(format!("checkpoints/checkpoint-{last}")))
     };
-    let (taught, first) = learn("taught", &sums, None, 3);
+    let (taught, first) = learn("taught", &[source(&sums, 1)], None, 200);
     let runs = [
-        ("words alone", learn("alone", &one, Some(&first), 6).0),
-        ("words and sums", learn("mixed", &mixed, Some(&first), 6).0),
+        ("digits alone", learn("alone", &one, Some(&first), 400).0),
+        ("digits and sums", learn("mixed", &both, Some(&first), 600).0),
     ];
     let figure = |line: &Line, key: &str, source: &str| number(line, &format!("eval_{key}/{source}"));
     let show = |name: &str, line: &Line| {
         println!(
-            "{name:<24} sums: loss {:.3} accuracy {:.3}   words: loss {:.3} accuracy {:.3}",
+            "{name:<24} sums: loss {:.3} accuracy {:.3}   backwards: loss {:.3} accuracy {:.3}",
             figure(line, "loss", "sums"),
             figure(line, "mean_token_accuracy", "sums"),
             figure(line, "loss", "backwards"),
@@ -236,6 +234,6 @@ fn a_mixed_run_keeps_what_a_run_on_one_source_forgets() {
     assert!(of(0, "mean_token_accuracy", "sums") < before - 0.2, "one source alone drives them out");
     assert!(of(1, "mean_token_accuracy", "sums") > before - 0.05, "rows of both keep them");
     for place in 0..2 {
-        assert!(of(place, "mean_token_accuracy", "backwards") > 0.8, "words are learnt in both runs");
+        assert!(of(place, "mean_token_accuracy", "backwards") > 0.8, "digits are learnt in both runs");
     }
 }

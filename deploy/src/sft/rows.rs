@@ -40,7 +40,16 @@ pub fn evenly<T>(list: Vec<T>, most: usize) -> Vec<T> {
 /// Rows of files.
 fn read(section: &DataSection) -> Result<Rows> {
     let folgore_dataset::Examples { train, eval, digest, report } = folgore_dataset::examples(section)?;
-    Ok(Rows { train, eval, digest, report: report.to_string() })
+    let eval = eval.into_iter().map(of_its_source).collect();
+    Ok(Rows { train: train.map(of_its_source), eval, digest, report: report.to_string() })
+}
+
+/// A row that names its source itself, as verl's do, is told by that name.
+fn of_its_source(mut example: Example) -> Example {
+    if let Some(source) = example.columns.get("data_source").and_then(serde_json::Value::as_str) {
+        source.clone_into(&mut example.source);
+    }
+    example
 }
 
 /// Questions of a rule with their answers; sums of plain prompts with careful work in columns, as the embedded policy writes it.

@@ -39,7 +39,7 @@ pub fn sequences(config: &Config, files: &ModelFiles, run: &Path) -> Result<Side
         bail!("sft.from_run: {}: its record holds no sample with a reward", path.display());
     }
     let shown = format!(
-        "{}: the best {} of {} samples with a reward, {} and more",
+        "{}: the best {} of {} samples with a reward that its record holds, {} and more",
         path.display(),
         chosen.samples,
         chosen.of,

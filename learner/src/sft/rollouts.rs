@@ -84,3 +84,72 @@ impl Best<'_> {
         sequences
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use folgore_protocol::{
+        Digest, GroupId, Outcome, PolicyId, Prompt, Purpose, Row, RunLength, SeatKey, Segment, Source, StopReason, Task,
+    };
+
+    use super::*;
+
+    fn segment(kind: SegmentKind, ids: &[u32]) -> Segment {
+        let policy = PolicyId { epoch: 0, step: 0, digest: Digest::of(b"") };
+        let sampled = kind == SegmentKind::Sampled;
+        Segment {
+            kind,
+            ids: ids.to_vec(),
+            logprobs: if sampled { vec![-1.0; ids.len()] } else { Vec::new() },
+            policies: if sampled { RunLength::of(policy, ids.len() as u32) } else { RunLength::default() },
+        }
+    }
+
+    /// An episode that asks, is told something, and answers.
+    fn member(sample: u32, outcome: Outcome) -> Trajectory {
+        let segments = vec![
+            segment(SegmentKind::Prompt, &[1, 2]),
+            segment(SegmentKind::Sampled, &[10 + sample, 3]),
+            segment(SegmentKind::Observed, &[4, 5, 6]),
+            segment(SegmentKind::Sampled, &[7]),
+            segment(SegmentKind::Observed, &[8]),
+        ];
+        Trajectory {
+            seat: SeatKey { group: GroupId(0), sample, draw: 0 },
+            task_id: "t".into(),
+            purpose: Purpose::Train,
+            rows: vec![Row { segments, source: Source::OnPolicy }],
+            outcome,
+            stop_reason: StopReason::Eos,
+            worker: "w".into(),
+            duration_ms: 0,
+            token: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_best_are_taken_as_they_were_sampled_and_what_they_were_told_is_not_learnt() {
+        let task = Task { id: "t".into(), prompt: Prompt::Text("q".into()), columns: Default::default() };
+        let scored = |reward: f64| Outcome::scored("toy", reward);
+        let members = vec![
+            member(0, scored(0.5)),
+            member(1, scored(1.0)),
+            member(2, Outcome::Unscorable { reason: "no answer".into() }),
+            member(3, scored(0.5)),
+            member(4, scored(0.0)),
+        ];
+        let group = GroupRecord { id: GroupId(0), task, members };
+        let (chosen, mut tally) = (best(std::iter::once(&group), 0.5), Tally::default());
+        assert_eq!((chosen.samples, chosen.of, chosen.least), (2, 4, 0.5));
+        let sequences = chosen.sequences(100, Truncation::Drop, &mut tally);
+        let firsts: Vec<u32> = sequences.iter().map(|s| s.ids[2]).collect();
+        assert_eq!(firsts, [11, 10], "by reward, then by seat");
+        assert_eq!(sequences[0].ids, [1, 2, 11, 3, 4, 5, 6, 7], "what comes after the last word is nobody's");
+        assert_eq!(sequences[0].learnt, [false, false, true, true, false, false, false, true]);
+        assert_eq!((tally.sequences, tally.learnt), (2, 6));
+        assert!(chosen.sequences(7, Truncation::Drop, &mut tally).is_empty());
+        assert_eq!(chosen.sequences(7, Truncation::KeepStart, &mut tally)[0].ids, [1, 2, 11, 3]);
+        assert_eq!((tally.dropped, tally.truncated), (2, 2));
+        assert_eq!(best(std::iter::once(&group), 1e-9).samples, 1, "at least one");
+        assert!(best(std::iter::empty(), 0.5).is_empty());
+    }
+}
