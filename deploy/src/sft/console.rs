@@ -97,7 +97,9 @@ impl SftConsole {
             ));
         }
         if let Some(best) = summary.best {
-            say(&format!("best: step {}, loss {:.4}, in {}", best.step, best.loss, self.run.join("best").display()));
+            let folder = self.run.join("best");
+            let place = if folder.exists() { format!(", in {}", folder.display()) } else { String::new() };
+            say(&format!("best: step {}, loss {:.4}{place}", best.step, best.loss));
         }
         say(&format!("{} steps in {:.1} s; everything is in {}", summary.steps, summary.wall_s, self.run.display()));
         Ok(())

@@ -88,6 +88,8 @@ impl SftSummary {
         self.wall_s = earlier.wall_s;
         self.attempts = earlier.attempts + 1;
         self.evaluations = earlier.evaluations.into_iter().filter(|e| e.step <= step).collect();
+        // what was the end is one step of many now
+        self.evaluations.iter_mut().filter(|e| e.when == "after").for_each(|e| e.when = format!("step-{}", e.step));
         Ok(())
     }
 
