@@ -1,6 +1,7 @@
 //! The command line, as types.
 
 pub mod bench;
+pub mod data;
 pub mod export;
 pub mod nats;
 pub mod reward;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Procedures that can stand in prompts: reads them, and finds those that fit a question
     #[command(subcommand)]
     Sop(sop::SopCommand),
+    /// Looks at files of rows before they are trained on, and writes them in other shapes
+    #[command(subcommand)]
+    Data(data::DataCommand),
     /// Text to token ids; rows {"text"} or {"messages", ...}
     Tokenize(TokenizeArgs),
     /// Log-probs of given tokens; rows {"ids"} or {"text"}

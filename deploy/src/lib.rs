@@ -106,6 +106,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Index(args) => commands::index::run(&args),
         Command::Search(args) => commands::search::run(&args),
         Command::Sop(command) => commands::sop::run(&command),
+        Command::Data(command) => commands::data::run(&command),
         Command::Doctor => commands::doctor::run(),
         Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Score(args) => commands::score::run(args),

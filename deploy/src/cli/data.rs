@@ -1,0 +1,81 @@
+//! `folgore data`, as types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use folgore_config::data::DataFormat;
+
+/// What to do with files of rows.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Says what files hold: layout, format and why, counts, lengths, rows that are left out, and the first rows with what is learnt
+    Check(CheckArgs),
+    /// Writes rows in another shape, as JSON lines
+    Convert(ConvertArgs),
+}
+
+fn format(name: &str) -> Result<DataFormat, String> {
+    let names = || DataFormat::NAMES.map(|(name, _)| name).join(", ");
+    DataFormat::named(name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+/// `data check`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files are JSON, JSONL, CSV or Parquet, JSON and CSV also as .gz and .zst, or SQLite with chats of a program. A configuration (RUN.yaml)
+is checked as it is, with its sources mixed. Bad rows are counted and shown; the exit code is 1 if nothing is usable.")]
+pub struct CheckArgs {
+    /// Files and folders, or a configuration whose data is checked; key=value sets what data.* can say
+    #[arg(value_name = "PATH | RUN.yaml | key=value", required = true)]
+    pub given: Vec<String>,
+    /// Shape of the rows; told by their fields without it [data.format]
+    #[arg(long, value_parser = format)]
+    pub format: Option<DataFormat>,
+    /// Counts tokens of this model and shows rows as it reads them: folder, GGUF file, owner/name on the hub, or `embedded`
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Rows to show
+    #[arg(long, default_value_t = 3)]
+    pub rows: usize,
+    /// Prints one JSON object for each path instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shapes that rows are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// `messages`, as TRL and OpenAI have them
+    Messages,
+    /// `prompt` and `completion`, as TRL has them
+    #[value(name = "prompt_completion", alias = "prompt-completion")]
+    PromptCompletion,
+    /// `conversations` of `from` and `value`
+    Sharegpt,
+    /// `instruction`, `input`, `output`
+    Alpaca,
+    /// Questions with `reward_model.ground_truth`, as verl has them, and `target` where there is a trace
+    Verl,
+    /// `text`
+    Text,
+}
+
+/// `data convert`
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// File or folder to read
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// File of JSON lines to write; - is standard output
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// key=value: what data.* can say of reading
+    #[arg(value_name = "key=value")]
+    pub settings: Vec<String>,
+    /// Shape to write
+    #[arg(long, value_enum)]
+    pub to: Shape,
+    /// Shape of the rows; told by their fields without it [data.format]
+    #[arg(long, value_parser = format)]
+    pub format: Option<DataFormat>,
+}

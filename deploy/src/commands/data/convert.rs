@@ -1,0 +1,73 @@
+//! `folgore data convert`: rows in another shape, as JSON lines; what cannot be said in it is counted with its reason.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Result, bail};
+use folgore_dataset::{
+    Report,
+    convert::{self, Target},
+    examples, load,
+};
+use serde_json::Value;
+
+use super::{configured, of_path};
+use crate::{
+    cli::{
+        StreamArgs,
+        data::{ConvertArgs, Shape},
+    },
+    stream::Out,
+};
+
+/// Runs the command.
+pub fn run(args: &ConvertArgs) -> Result<()> {
+    let standard = args.output == Path::new("-");
+    let name = args.output.display().to_string();
+    if !standard && ![".jsonl", ".json", ".ndjson"].iter().any(|ending| name.ends_with(ending)) {
+        bail!("{name}: expected a name that ends in .jsonl: rows are written as JSON lines, and as nothing else");
+    }
+    let config = configured(&[], &args.settings, args.format)?;
+    let section = of_path(&args.input.display().to_string(), &config.data);
+    let mut left = BTreeMap::<String, u64>::new();
+    let mut note = |result: Result<Value, &'static str>| match result {
+        Ok(row) => Some(row),
+        Err(reason) => {
+            *left.entry(reason.to_owned()).or_default() += 1;
+            None
+        }
+    };
+    let (rows, report): (Vec<Value>, Report) = match target(args.to) {
+        None => {
+            let read = load(&section)?;
+            let rows = (0..read.train.len()).filter_map(|i| note(convert::verl(&read.train.task(i), i))).collect();
+            (rows, read.report)
+        }
+        Some(target) => {
+            let read = examples(&section)?;
+            (read.train.rows().filter_map(|row| note(convert::example(row, target))).collect(), read.report)
+        }
+    };
+    eprintln!("{report}");
+    left.iter().for_each(|(reason, count)| eprintln!("{count} rows are not written: {reason}"));
+    if rows.is_empty() {
+        bail!("{name}: no row can be written in this shape");
+    }
+    let output = (!standard).then(|| args.output.clone());
+    let mut out = Out::open(&StreamArgs { input: None, output })?;
+    rows.iter().try_for_each(|row| out.write(row))?;
+    out.finish()?;
+    eprintln!("{name}: {} rows", rows.len());
+    Ok(())
+}
+
+/// The shape of rows to imitate; none for questions.
+fn target(shape: Shape) -> Option<Target> {
+    Some(match shape {
+        Shape::Messages => Target::Messages,
+        Shape::PromptCompletion => Target::PromptCompletion,
+        Shape::Sharegpt => Target::Sharegpt,
+        Shape::Alpaca => Target::Alpaca,
+        Shape::Text => Target::Text,
+        Shape::Verl => return None,
+    })
+}
