@@ -141,3 +141,32 @@ fn files_that_are_no_configuration_are_refused() {
         "reward: expected a list of at least one rule, each with a name, got an empty list (the default)"
     );
 }
+
+#[test]
+fn sources_that_cannot_be_mixed_are_refused() {
+    let refused = |text: &str| folgore_config::load_text("run.yaml", text, &[] as &[&str]).unwrap_err().to_string();
+    for (data, want) in [
+        (
+            "sources: [{ path: a, weight: 0.5 }, { path: b }]",
+            "data.sources: expected a weight for all or for none, got 1 of 2",
+        ),
+        (
+            "sources: [{ path: a/x.csv }, { path: b/x.json }]",
+            "data.sources: expected another name for each source, got \"x\" twice",
+        ),
+        ("sources: [{ path: a, weight: -1 }]", "data.sources.0.weight: expected a number above 0, got -1"),
+        (
+            "{ dataset: x.jsonl, sources: [{ path: a }] }",
+            "data.dataset: expected nothing beside data.sources, got \"x.jsonl\"",
+        ),
+        ("rag_share: 2", "data.rag_share: expected 0 to 1, got 2"),
+        ("memory: { since: yesterday }", "data.memory.since: expected a date such as 2026-01-31"),
+    ] {
+        let data = if data.starts_with('{') { data.to_owned() } else { format!("{{ {data} }}") };
+        let told = refused(&format!("data: {data}\n"));
+        assert!(told.contains(want), "{data}: {told}");
+    }
+    let taken = "data: { sources: [{ path: a, formatter: coding, max_samples: 9 }], memory: { since: 2026-01-01 } }\n";
+    let config = folgore_config::load_text("run.yaml", taken, &[] as &[&str]).unwrap().config;
+    assert!(!config.data.is_procedural() && config.data.memory.since.as_deref() == Some("2026-01-01"));
+}
