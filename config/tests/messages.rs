@@ -166,7 +166,7 @@ fn sources_that_cannot_be_mixed_are_refused() {
         let told = refused(&format!("data: {data}\n"));
         assert!(told.contains(want), "{data}: {told}");
     }
-    let taken = "data: { sources: [{ path: a, formatter: coding, max_samples: 9 }], memory: { since: 2026-01-01 } }\n";
+    let taken = "data: { sources: [{ path: a, formatter: coding, max_samples: 9 }], memory: { since: 2026-01-01 } }\nreward: [ { name: exact_match } ]\n";
     let config = folgore_config::load_text("run.yaml", taken, &[] as &[&str]).unwrap().config;
     assert!(!config.data.is_procedural() && config.data.memory.since.as_deref() == Some("2026-01-01"));
 }

@@ -132,7 +132,7 @@ impl Tasks {
 /// # Errors
 /// If a file cannot be read or has no known shape, a row is bad and the policy is to stop, or nothing is left to train on.
 pub fn load(section: &DataSection) -> Result<Dataset, DatasetError> {
-    match procedural::Rule::of(section) {
+    match procedural::Rule::of(section).filter(|_| section.is_procedural()) {
         Some(rule) => make(rule, section),
         None => files(section),
     }

@@ -12,6 +12,9 @@ use folgore_config::{
 
 use crate::cli::data::DataCommand;
 
+/// A configuration is whole only with a reward; nothing is scored here.
+const REWARDED: &str = "reward: [ { name: exact_match } ]\n";
+
 /// Runs the command.
 pub fn run(command: &DataCommand) -> Result<()> {
     match command {
@@ -22,7 +25,10 @@ pub fn run(command: &DataCommand) -> Result<()> {
 
 /// A configuration of `sources` and `settings`, in which bad rows are counted rather than refused unless `settings` say otherwise.
 fn configured(sources: &[String], settings: &[String], format: Option<DataFormat>) -> Result<Config> {
-    let loaded = folgore_config::load(sources, settings)?;
+    let loaded = match sources.is_empty() {
+        true => folgore_config::load_text("data", REWARDED, settings),
+        false => folgore_config::load(sources, settings),
+    }?;
     loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let mut config = loaded.config;
     config.data.format = format.unwrap_or(config.data.format);
