@@ -12,6 +12,33 @@ pub(crate) fn check(config: &Config, p: &mut Problems) {
     lengths(config, p);
     adapter(config, p);
     questions(config, p);
+    others(config, p);
+}
+
+/// Members of groups that the policy did not sample.
+fn others(config: &Config, p: &mut Problems) {
+    let (traces, experience) = (&config.traces, &config.replay.experience);
+    let (given, members) = (traces.per_group + u32::from(experience.enabled), config.rollout.num_generations);
+    let want =
+        format!("below rollout.num_generations = {members}, which leaves a sample of the policy's own in each group");
+    p.expect(
+        given < members,
+        if traces.is_on() { "traces.per_group" } else { "replay.experience.enabled" },
+        want,
+        given,
+    );
+    let worked = !traces.is_on() || traces.path.is_some() || !config.data.is_procedural();
+    let makes = config.data.dataset == "arithmetic";
+    p.expect(worked || makes, "traces.path", "a file, with questions that have no worked answers", "none");
+    p.expect(makes || traces.wrong == 0.0, "traces.wrong", "0, but with data.dataset arithmetic", traces.wrong);
+    if let Some(most) = experience.max_successes.filter(|_| experience.enabled) {
+        p.expect(
+            most < members,
+            "replay.experience.max_successes",
+            format!("below rollout.num_generations = {members}"),
+            most,
+        );
+    }
 }
 
 /// The same for a run that imitates: it asks nothing, so that neither samples nor rewards matter.

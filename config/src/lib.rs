@@ -32,6 +32,7 @@ mod schema;
 pub mod search;
 pub mod sft;
 pub mod sop;
+pub mod traces;
 pub mod yaml;
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,7 @@ pub use run::RunSection;
 pub use search::{ObservationForm, OnFailure, OnInvalid, SearchSection, SearchTags};
 pub use sft::SftSection;
 pub use sop::SopSection;
+pub use traces::TracesSection;
 
 /// What a configuration is read for: sections that are not needed may contradict the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub struct Config {
     pub sop: SopSection,
     /// The rules that score them; their weighted sum is the reward.
     pub reward: Vec<RewardSpec>,
+    /// What experts said.
+    pub traces: TracesSection,
     /// The objective.
     pub algo: AlgoSection,
     /// Learning from rows that are to be imitated.
@@ -127,6 +131,7 @@ impl Config {
             rule.check(&mut own);
             p.nest(&format!("reward.{i}"), own);
         }
+        self.traces.check(p.section("traces"));
         self.algo.check(p.section("algo"));
         self.sft.check(p.section("sft"));
         self.optim.check(p.section("optim"));

@@ -3,8 +3,12 @@
 //! An unscored member has no part in the statistics and gets advantage 0. A group whose rewards are all equal gets
 //! zeros, and not the rounding error of its mean. A group of one has mean 0 and deviation 1, as in verl.
 
-use folgore_config::algo::{AdvantageEstimator, AlgoSection, MultiObjectiveAggregation, ScaleRewards};
-use folgore_protocol::{batch::Batch, score::Outcome};
+use folgore_config::algo::{AdvantageEstimator, AlgoSection, Baseline, MultiObjectiveAggregation, ScaleRewards};
+use folgore_protocol::{
+    batch::Batch,
+    score::Outcome,
+    trajectory::{Source, Trajectory},
+};
 
 /// A reward that cannot be trained on.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -26,7 +30,9 @@ pub fn of_batch(algo: &AlgoSection, batch: &Batch) -> Result<Vec<Vec<f64>>, NonF
     match algo.multi_objective_aggregation {
         MultiObjectiveAggregation::SumThenNormalize => {
             let rewards: Vec<_> = batch.groups.iter().map(|g| g.rewards()).collect();
-            of_rewards(algo, &rewards)
+            let fresh = |m: &Trajectory| m.source() == Source::OnPolicy;
+            let fresh: Vec<Vec<bool>> = batch.groups.iter().map(|g| g.members.iter().map(fresh).collect()).collect();
+            of_sourced_rewards(algo, &rewards, &fresh)
         }
         MultiObjectiveAggregation::NormalizeThenSum => normalize_then_sum(algo, &parts(batch)),
     }
@@ -34,10 +40,39 @@ pub fn of_batch(algo: &AlgoSection, batch: &Batch) -> Result<Vec<Vec<f64>>, NonF
 
 /// Advantages of rewards, by group and member.
 pub fn of_rewards(algo: &AlgoSection, rewards: &Rewards) -> Result<Vec<Vec<f64>>, NonFiniteReward> {
+    of_sourced_rewards(algo, rewards, &[])
+}
+
+/// Advantages of rewards, by group and member, where only those members may be the baseline that are `fresh`: sampled by the
+/// policy for this step. What `fresh` does not tell of is.
+pub fn of_sourced_rewards(
+    algo: &AlgoSection,
+    rewards: &Rewards,
+    fresh: &[Vec<bool>],
+) -> Result<Vec<Vec<f64>>, NonFiniteReward> {
     check(rewards)?;
     let all: Vec<f64> = rewards.iter().flatten().copied().flatten().collect();
     let batch = Moments::of(&all);
-    Ok(rewards.iter().map(|group| of_group(algo, group, &batch)).collect())
+    let is_fresh = |g: usize, m: usize| fresh.get(g).and_then(|group| group.get(m)).copied().unwrap_or(true);
+    let group = |(g, rewards): (usize, &Vec<Option<f64>>)| match algo.off_policy.baseline {
+        Baseline::OnPolicy if (0..rewards.len()).any(|m| !is_fresh(g, m)) => {
+            of_split_group(algo, rewards, |m| is_fresh(g, m))
+        }
+        _ => of_group(algo, rewards, &batch),
+    };
+    Ok(rewards.iter().enumerate().map(group).collect())
+}
+
+/// Against mean and deviation of the `fresh` members alone; a deviation of 0 counts as 1 (LUFFY's `grpo_split`).
+fn of_split_group(algo: &AlgoSection, group: &[Option<f64>], fresh: impl Fn(usize) -> bool) -> Vec<f64> {
+    let scored: Vec<f64> = (0..group.len()).filter(|m| fresh(*m)).filter_map(|m| group[m]).collect();
+    let Moments { mean, std } = Moments::of(&scored);
+    let divisor = match algo.scale_rewards {
+        ScaleRewards::None => 1.0,
+        _ if std == 0.0 => 1.0 + algo.advantage_eps,
+        _ => std + algo.advantage_eps,
+    };
+    group.iter().map(|reward| reward.map_or(0.0, |reward| (reward - mean) / divisor)).collect()
 }
 
 /// True if a group can teach something: it has one scored member, or two that differ (DAPO's dynamic sampling).

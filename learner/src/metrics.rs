@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use folgore_protocol::{batch::Batch, score::Outcome, trajectory::Trajectory};
+use folgore_protocol::{
+    batch::{Batch, GroupRecord},
+    score::Outcome,
+    trajectory::{Source, Trajectory},
+};
 
 use crate::{advantage::Moments, objective::Stats};
 
@@ -24,19 +28,46 @@ pub fn of_batch(batch: &Batch) -> Metrics {
     rewards(batch, &mut metrics);
     completions(batch, &mut metrics);
     staleness(batch, &mut metrics);
+    given(batch, &mut metrics);
     metrics.insert("filtered_groups".into(), f64::from(batch.filtered_groups));
     metrics
 }
 
+/// What the policy sampled for this step: metrics tell how it does, and not what it was given.
 fn members(batch: &Batch) -> impl Iterator<Item = &Trajectory> {
-    batch.groups.iter().flat_map(|g| &g.members)
+    batch.groups.iter().flat_map(fresh)
+}
+
+fn fresh(group: &GroupRecord) -> impl Iterator<Item = &Trajectory> {
+    group.members.iter().filter(|member| member.source() == Source::OnPolicy)
+}
+
+/// Members that are an expert's or the policy's own of before, where a batch has any.
+fn given(batch: &Batch, into: &mut Metrics) {
+    for (source, name) in [(Source::Teacher, "traces"), (Source::Replay, "experience")] {
+        let members = batch.groups.iter().flat_map(|g| &g.members).filter(|m| m.source() == source);
+        let members: Vec<&Trajectory> = members.collect();
+        let rewards: Vec<f64> = members.iter().filter_map(|m| m.outcome.total()).collect();
+        if !members.is_empty() {
+            into.insert(format!("{name}/members"), members.len() as f64);
+            into.insert(format!("{name}/reward"), Moments::of(&rewards).mean);
+        }
+        if source == Source::Replay && !members.is_empty() {
+            let made_by = |m: &&Trajectory| {
+                m.rows.iter().flat_map(|r| &r.segments).flat_map(|s| s.policies.iter()).map(|p| p.step).min()
+            };
+            let ages: Vec<f64> =
+                members.iter().filter_map(made_by).map(|step| batch.step.saturating_sub(step + 1) as f64).collect();
+            into.insert(format!("{name}/age"), Moments::of(&ages).mean);
+        }
+    }
 }
 
 fn rewards(batch: &Batch, into: &mut Metrics) {
     let groups: Vec<Vec<f64>> = batch
         .groups
         .iter()
-        .map(|g| g.rewards().into_iter().flatten().collect())
+        .map(|g| fresh(g).filter_map(|member| member.outcome.total()).collect())
         .filter(|g: &Vec<f64>| !g.is_empty())
         .collect();
     let all: Vec<f64> = groups.concat();

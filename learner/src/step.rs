@@ -90,7 +90,7 @@ pub fn train_step<B: Backend>(
     let StepSettings { algo, optim, .. } = settings;
     let advantages = advantage::of_batch(algo, batch)?;
     let flat = Flat::of(batch, &advantages, algo.mask_truncated_completions, algo.mask_observations)?;
-    let objective = Objective::new(algo, settings.max_completion_length)?;
+    let objective = Objective::new(algo, settings.max_completion_length)?.at_step(batch.step);
     let parts = split_groups(flat.groups, (algo.steps_per_generation as usize).min(flat.groups.max(1)))?;
     let mut step = Step { flat: &flat, objective: &objective, settings, batch_step: batch.step, tokens: 0, calls: 0 };
 
@@ -164,12 +164,20 @@ impl Step<'_> {
     /// The rows of `part` that need a forward. If none has a gradient, one row runs all the same, so that the log-probs of
     /// sampler and learner are compared in every step.
     fn rows(&self, part: &[usize]) -> Vec<usize> {
-        let moving = self.flat.with_gradient(part, self.objective.moves_at_zero_advantage());
-        if moving.is_empty() { self.flat.with_gradient(part, true).into_iter().take(1).collect() } else { moving }
+        let (always, imitates) = (self.objective.moves_at_zero_advantage(), self.objective.imitates());
+        let moving = self.flat.with_gradient(part, always, imitates);
+        if moving.is_empty() {
+            self.flat.with_gradient(part, true, false).into_iter().take(1).collect()
+        } else {
+            moving
+        }
     }
 
+    /// What the policy did not sample for this step goes in calls of its own: the rest may be found where it was sampled.
     fn calls(&self, rows: &[usize]) -> Vec<PackedBatch> {
-        pack(self.flat, rows, self.settings.max_tokens_per_micro_batch)
+        let (fresh, other): (Vec<usize>, Vec<usize>) = rows.iter().partition(|row| self.flat.is_fresh(**row));
+        let most = self.settings.max_tokens_per_micro_batch;
+        [fresh, other].iter().filter(|rows| !rows.is_empty()).flat_map(|rows| pack(self.flat, rows, most)).collect()
     }
 
     /// Log-probs of `rows` by flat token, from a pass that nothing is learnt from; 0 where a token has none.
@@ -203,7 +211,7 @@ impl Step<'_> {
         old: Option<&[f64]>,
         reference: Option<&[f64]>,
     ) -> Result<Update, ObjectiveError> {
-        let whole = self.objective.normaliser(self.flat.counts(part));
+        let whole = self.objective.normaliser(self.flat.counts(part, self.objective));
         let calls = self.calls(&self.rows(part));
         let micro_batches = calls.len();
         let mut update = Update::default();
@@ -234,7 +242,7 @@ impl Step<'_> {
                 &filled
             };
             let columns = Columns { logprobs: &logprobs, old, reference, rollout: Some(rollout) };
-            let normaliser = whole.for_micro_batch(self.flat.counts(&rows), micro_batches);
+            let normaliser = whole.for_micro_batch(self.flat.counts(&rows, self.objective), micro_batches);
             let evaluation = self.objective.evaluate(&self.flat.inputs(&rows, columns), &normaliser)?;
             update.loss += evaluation.loss;
             update.stats.merge(&evaluation.stats);

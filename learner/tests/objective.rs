@@ -25,6 +25,7 @@ struct RowData {
     reference: Vec<f64>,
     rollout: Vec<f64>,
     mask: Vec<bool>,
+    sources: Vec<Source>,
     advantage: f64,
 }
 
@@ -44,6 +45,7 @@ fn rows(seed: u64, n: usize) -> Vec<RowData> {
                 reference: column(2, 0.3, &old),
                 rollout: column(3, 0.3, &old),
                 mask: mask.clone(),
+                sources: vec![Source::OnPolicy; length],
                 advantage: draw(i, 999),
                 old,
             }
@@ -53,7 +55,7 @@ fn rows(seed: u64, n: usize) -> Vec<RowData> {
 
 fn input(row: &RowData) -> RowInput<'_> {
     RowInput {
-        source: Source::OnPolicy,
+        sources: &row.sources,
         logprobs: &row.lp,
         old: Some(&row.old),
         reference: Some(&row.reference),
@@ -244,7 +246,7 @@ fn on_policy_the_ratio_is_one_and_the_gradient_is_the_advantage() {
         let rows = rows(17, 5);
         let inputs: Vec<_> =
             rows.iter().map(|r| RowInput { old: None, reference: None, rollout: Some(&r.lp), ..input(r) }).collect();
-        let counts = Counts { rows: 1, rows_with_tokens: 1, tokens: 1 };
+        let counts = Counts { rows: 1, rows_with_tokens: 1, tokens: 1, imitated: 0 };
         let result = objective.evaluate(&inputs, &objective.normaliser(counts)).unwrap();
         for (row, grad) in rows.iter().zip(&result.grads) {
             for (g, on) in grad.iter().zip(&row.mask) {
@@ -261,7 +263,7 @@ fn what_is_missing_or_unusable_is_named() {
     let plain = Objective::new(&algo(LossType::Dapo), 12).unwrap();
     let dppo = Objective::new(&algo(LossType::Dppo), 12).unwrap();
     let row = RowInput {
-        source: Source::OnPolicy,
+        sources: &[Source::OnPolicy],
         logprobs: &[-1.0],
         old: None,
         reference: None,
@@ -276,7 +278,8 @@ fn what_is_missing_or_unusable_is_named() {
         (&plain, RowInput { old: Some(&[]), ..row }, "1 values of old"),
         (&plain, RowInput { logprobs: &[f64::NAN], ..row }, "finite logprobs"),
         (&plain, RowInput { advantage: f64::INFINITY, ..row }, "finite advantage"),
-        (&plain, RowInput { source: Source::Teacher, ..row }, "source Teacher"),
+        (&plain, RowInput { sources: &[], ..row }, "1 values of sources"),
+        (&plain, RowInput { sources: &[Source::Replay], ..row }, "experience needs rollout"),
         (&with_kl, RowInput { reference: Some(&[900.0]), ..row }, "finite loss"),
     ] {
         let error = objective.evaluate(&[bad], &objective.normaliser(counts)).unwrap_err().to_string();

@@ -92,7 +92,10 @@ fn the_mask_of_search_r1() {
         assert_eq!(targets, row.sampled.iter().map(|at| row.ids[*at]).collect::<Vec<_>>(), "nothing else is scored");
         // attention sees it all
         assert_eq!(row.ids, b.groups[0].members[0].rows[0].ids());
-        assert_eq!(flat.counts(&[0]).tokens, trained.iter().filter(|on| **on).count());
+        assert_eq!(
+            flat.counts(&[0], &Objective::new(&AlgoSection::default(), 8).unwrap()).tokens,
+            trained.iter().filter(|on| **on).count()
+        );
         trained
     };
     assert_eq!(places(true), flags("response_part_loss_mask"));

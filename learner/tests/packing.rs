@@ -143,9 +143,9 @@ fn rows_without_gradient_are_left_out_but_counted() {
     members[2].stop_reason = StopReason::Length;
     let b = batch(vec![members]);
     let flat = Flat::of(&b, &[vec![0.0, 1.0, 1.0]], true, true).unwrap();
-    assert_eq!(flat.with_gradient(&[0, 1, 2], false), [1]);
-    assert_eq!(flat.with_gradient(&[0, 1, 2], true), [0, 1]);
-    let counts = flat.counts(&[0, 1, 2]);
+    assert_eq!(flat.with_gradient(&[0, 1, 2], false, false), [1]);
+    assert_eq!(flat.with_gradient(&[0, 1, 2], true, false), [0, 1]);
+    let counts = flat.counts(&[0, 1, 2], &Objective::new(&AlgoSection::default(), 8).unwrap());
     assert_eq!((counts.rows, counts.rows_with_tokens, counts.tokens), (3, 2, 5));
 }
 

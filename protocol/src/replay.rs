@@ -203,6 +203,22 @@ pub struct ReplayStatus {
     /// Workers from which nothing is taken any more.
     #[serde(default)]
     pub quarantined: Vec<String>,
+    /// What is kept of the policy's successes; none where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experience: Option<ExperienceStatus>,
+}
+
+/// What is kept of the policy's successes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExperienceStatus {
+    /// The step from which on it is kept and replayed; none: not yet.
+    pub from_step: Option<u64>,
+    /// Questions that may be replayed.
+    pub questions: u64,
+    /// Successes at them.
+    pub past: u64,
+    /// Questions that are not asked any more.
+    pub retired: u64,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     generate::StopReason,
-    ids::{PolicyId, SeatKey},
+    ids::{Digest, PolicyId, SeatKey},
     job::Purpose,
     runlength::RunLength,
     score::{Outcome, Said},
@@ -18,7 +18,7 @@ use crate::{
 pub enum SegmentKind {
     /// The question: not trained on.
     Prompt,
-    /// Sampled by the policy: trained on.
+    /// Said as the policy: trained on. Sampled by it, or copied from an expert's trace in a row of [`Source::Teacher`].
     Sampled,
     /// Said by the environment (passages, tool results): not trained on.
     Observed,
@@ -31,9 +31,9 @@ pub struct Segment {
     pub kind: SegmentKind,
     /// The ids.
     pub ids: Vec<u32>,
-    /// Log-prob of each id when it was sampled; as long as `ids` where sampled, else empty.
+    /// Log-prob of each id when it was sampled; as long as `ids` where a policy sampled it, else empty.
     pub logprobs: Vec<f32>,
-    /// Policy that made each id; as long as `ids` where sampled, else empty.
+    /// Policy that made each id; as long as `ids` where a policy sampled it, else empty.
     pub policies: RunLength<PolicyId>,
 }
 
@@ -43,7 +43,7 @@ pub struct Segment {
 pub enum Source {
     /// Sampled by this run's policy for this step.
     OnPolicy,
-    /// An expert's trace.
+    /// An expert's trace, or the beginning of one that the policy went on with.
     Teacher,
     /// The policy's own earlier success.
     Replay,
@@ -74,7 +74,15 @@ impl Row {
         self.len() == 0
     }
 
-    /// Number of ids that the policy sampled.
+    /// Where the ids of `segment`, one of this row, come from: an expert gives no log-probs.
+    pub fn origin(&self, segment: &Segment) -> Source {
+        match self.source {
+            Source::Teacher if !segment.logprobs.is_empty() => Source::OnPolicy,
+            source => source,
+        }
+    }
+
+    /// Number of ids that are said as the policy.
     pub fn sampled_len(&self) -> usize {
         self.segments.iter().filter(|s| s.kind == SegmentKind::Sampled).map(|s| s.ids.len()).sum()
     }
@@ -86,7 +94,8 @@ impl Row {
         }
         for (i, segment) in self.segments.iter().enumerate() {
             let n = segment.ids.len();
-            let expected = if segment.kind == SegmentKind::Sampled { n } else { 0 };
+            let copied = self.source == Source::Teacher && segment.logprobs.is_empty();
+            let expected = if segment.kind == SegmentKind::Sampled && !copied { n } else { 0 };
             if segment.logprobs.len() != expected || segment.policies.len() != expected {
                 return Err(format!(
                     "segment {i}: expected {expected} log-probs and policies, got {} and {}",
@@ -145,11 +154,32 @@ pub struct Trajectory {
 }
 
 impl Trajectory {
-    /// The distinct policies of its tokens, in order.
+    /// The distinct policies of the tokens that were sampled for this seat, in order. Experience is older, and meant to be.
     pub fn policies(&self) -> Vec<PolicyId> {
-        let segments = self.rows.iter().flat_map(|row| &row.segments);
-        let distinct: BTreeSet<PolicyId> = segments.flat_map(|s| s.policies.runs()).map(|(p, _)| *p).collect();
+        let distinct: BTreeSet<PolicyId> = self.fresh().map(|(policy, _)| *policy).collect();
         distinct.into_iter().collect()
+    }
+
+    /// Policies of what was sampled for this seat.
+    fn fresh(&self) -> impl Iterator<Item = &(PolicyId, u32)> {
+        let rows = self.rows.iter().filter(|row| row.source != Source::Replay);
+        rows.flat_map(|row| &row.segments).flat_map(|segment| segment.policies.runs())
+    }
+
+    /// The source that its rows share: on-policy unless one of them is another's.
+    pub fn source(&self) -> Source {
+        self.rows.iter().map(|row| row.source).find(|source| *source != Source::OnPolicy).unwrap_or(Source::OnPolicy)
+    }
+
+    /// Tells the ids said in it from those of others: 64 bits of SHA-256.
+    pub fn fingerprint(&self) -> u64 {
+        let mut bytes = Vec::new();
+        for segment in self.rows.iter().flat_map(|row| &row.segments).filter(|s| s.kind == SegmentKind::Sampled) {
+            segment.ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
+            bytes.extend(u32::MAX.to_le_bytes());
+        }
+        let Digest(sum) = Digest::of(&bytes);
+        u64::from_le_bytes(std::array::from_fn(|i| sum[i]))
     }
 
     /// All ids that the policy sampled, turn after turn.
@@ -160,15 +190,13 @@ impl Trajectory {
 
     /// Step of the oldest policy that made any of its tokens: what staleness is counted from.
     pub fn oldest_policy_step(&self) -> Option<u64> {
-        let segments = self.rows.iter().flat_map(|r| &r.segments);
-        segments.flat_map(|s| s.policies.runs()).map(|(policy, _)| policy.step).min()
+        self.fresh().map(|(policy, _)| policy.step).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Digest;
 
     fn sampled(ids: &[u32], logprobs: &[f32]) -> Segment {
         let policy = PolicyId { epoch: 0, step: 3, digest: Digest::of(b"") };

@@ -4,6 +4,7 @@
 //! being trained. Log-ratios are bounded before `exp`, sums over a row as well.
 
 use folgore_config::algo::{AlgoSection, ImportanceSamplingCorrection};
+use folgore_protocol::trajectory::Source;
 
 use super::{Stats, Token, surrogate::bounded_exp};
 
@@ -41,16 +42,19 @@ impl Correction {
         if self.masks && bounded != ratio { 0.0 } else { bounded }
     }
 
-    /// Weights of a row's trained tokens; 1 where the sampler reported nothing.
+    /// Weights of a row's trained tokens; 1 where the sampler reported nothing, and where no sampler of this step was.
     pub(super) fn weights(&self, tokens: &[Token], stats: &mut Stats) -> Vec<f64> {
         let log_ratio = |t: &Token| t.rollout.map_or(0.0, |rollout| t.old - rollout);
+        let fresh = || tokens.iter().filter(|t| t.source == Source::OnPolicy);
         if self.by_row {
-            let weight = self.weight(tokens.iter().map(log_ratio).sum());
-            stats.correction.add(weight);
-            return vec![weight; tokens.len()];
+            let weight = self.weight(fresh().map(log_ratio).sum());
+            if fresh().next().is_some() {
+                stats.correction.add(weight);
+            }
+            return tokens.iter().map(|t| if t.source == Source::OnPolicy { weight } else { 1.0 }).collect();
         }
-        let weights: Vec<f64> = tokens.iter().map(|t| self.weight(log_ratio(t))).collect();
-        weights.iter().for_each(|w| stats.correction.add(*w));
-        weights
+        let weight = |t: &Token| if t.source == Source::OnPolicy { self.weight(log_ratio(t)) } else { 1.0 };
+        fresh().for_each(|t| stats.correction.add(weight(t)));
+        tokens.iter().map(weight).collect()
     }
 }

@@ -6,10 +6,13 @@
 //! loss = sum over rows i and tokens t of  c_i * (k_i * w_it * L_it  +  beta * KL_it)
 //! ```
 //!
-//! with a [`Surrogate`] `L` chosen by the row's source, a weight `w` for a sampler that is not the learner
+//! with a [`Surrogate`] `L` chosen by the token's source, a weight `w` for a sampler that is not the learner
 //! ([`correction`]), a row that may be dropped (`k`), a divergence from the reference ([`divergence`]) and the average
 //! that `c` stands for ([`Normaliser`]). Because `c` comes from counts of the whole optimiser batch, the sum may be
 //! formed in any number of parts. Further methods are further surrogates.
+//!
+//! What the policy did not sample for this step has a surrogate of its own (an expert's tokens, experience), and no part in what
+//! compares policies: neither correction nor divergence, and no ratio of a row.
 //!
 //! Sums are formed in f64. Where the mask is off, nothing is read and the gradient is exactly 0.
 
@@ -20,7 +23,7 @@ mod request;
 mod stats;
 mod surrogate;
 
-use folgore_config::algo::{AlgoSection, ImportanceSamplingLevel};
+use folgore_config::algo::{AlgoSection, ImportanceSamplingLevel, OffPolicy};
 use folgore_protocol::trajectory::Source;
 
 pub use correction::Correction;
@@ -70,14 +73,6 @@ pub enum ObjectiveError {
         /// The value.
         value: f64,
     },
-    /// No surrogate is defined for rows of this origin.
-    #[error("row {row}: the objective has no rule for rows of source {source_name:?}")]
-    Source {
-        /// Place of the row.
-        row: usize,
-        /// Its origin.
-        source_name: Source,
-    },
 }
 
 impl ObjectiveError {
@@ -91,14 +86,15 @@ impl ObjectiveError {
 #[derive(Clone, Copy, Debug)]
 pub struct RowInput<'a> {
     /// Where its tokens come from.
-    pub source: Source,
+    pub sources: &'a [Source],
     /// Log-probs under the weights that are being trained.
     pub logprobs: &'a [f64],
     /// Log-probs under the weights that the batch began with; none: `logprobs` themselves, held constant.
     pub old: Option<&'a [f64]>,
     /// Log-probs under the reference; needed if `beta` is above 0.
     pub reference: Option<&'a [f64]>,
-    /// Log-probs that the sampler reported; none: the sampler is the learner, and nothing is corrected.
+    /// Log-probs that the sampler reported; none: the sampler is the learner, and nothing is corrected. Those of experience
+    /// are from then; an expert has none, and they are not read.
     pub rollout: Option<&'a [f64]>,
     /// True where the token is trained on.
     pub mask: &'a [bool],
@@ -121,6 +117,10 @@ pub struct Evaluation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     on_policy: Surrogate,
+    teacher: Surrogate,
+    experience: Surrogate,
+    off_policy: OffPolicy,
+    teacher_weight: f64,
     level: ImportanceSamplingLevel,
     divergence: Option<Divergence>,
     correction: Option<Correction>,
@@ -134,12 +134,27 @@ impl Objective {
         algo.validate().map_err(ObjectiveError::Config)?;
         Ok(Self {
             on_policy: Surrogate::of(algo),
+            teacher: Surrogate::of_teacher(algo),
+            experience: Surrogate::of_experience(algo),
+            teacher_weight: algo.off_policy.teacher_weight,
+            off_policy: algo.off_policy.clone(),
             level: algo.importance_level(),
             divergence: Divergence::of(algo),
             correction: Correction::of(algo),
             off_policy_mask: algo.off_policy_mask_threshold,
             aggregation: Aggregation::of(algo, max_completion_length)?,
         })
+    }
+
+    /// The objective as it is in `step`, which counts from 1.
+    #[must_use]
+    pub fn at_step(self, step: u64) -> Self {
+        Self { teacher_weight: self.off_policy.teacher_weight_at(step), ..self }
+    }
+
+    /// True if an expert's tokens are imitated: then they are counted apart.
+    pub fn imitates(&self) -> bool {
+        self.teacher == Surrogate::Imitation
     }
 
     /// True if rows need log-probs under the reference.
@@ -164,9 +179,8 @@ impl Objective {
             let row = Live::check(self, index, row)?;
             let mut sum = Sum { loss: 0.0, grad: vec![0.0; row.length] };
             if !row.tokens.is_empty() {
-                let c = normaliser.coefficient(row.tokens.len());
-                self.add_surrogate(&row, c, &mut sum, &mut out.stats)?;
-                self.add_divergence(&row, c, &mut sum, &mut out.stats);
+                self.add_surrogate(&row, normaliser, &mut sum, &mut out.stats);
+                self.add_divergence(&row, normaliser, &mut sum, &mut out.stats);
                 row.tokens.iter().for_each(|t| out.stats.token(t));
                 sum.expect_finite(index)?;
             }
@@ -176,31 +190,33 @@ impl Objective {
         Ok(out)
     }
 
-    fn surrogate(&self, row: usize, source: Source) -> Result<&Surrogate, ObjectiveError> {
-        match source {
-            Source::OnPolicy => Ok(&self.on_policy),
-            Source::Teacher | Source::Replay => Err(ObjectiveError::Source { row, source_name: source }),
-        }
-    }
-
-    fn add_surrogate(&self, row: &Live, c: f64, sum: &mut Sum, stats: &mut Stats) -> Result<(), ObjectiveError> {
-        let surrogate = self.surrogate(row.index, row.source)?;
-        let n = row.tokens.len();
+    fn add_surrogate(&self, row: &Live, normaliser: &Normaliser, sum: &mut Sum, stats: &mut Stats) {
+        let fresh = || row.tokens.iter().filter(|t| t.source == Source::OnPolicy);
+        let n = fresh().count();
         let by_row = self.level == ImportanceSamplingLevel::Sequence;
-        let mean_ratio = row.tokens.iter().map(Token::log_ratio).sum::<f64>() / n as f64;
+        let mean_ratio = fresh().map(Token::log_ratio).sum::<f64>() / n as f64;
         let weights = self.correction.as_ref().map(|c| c.weights(&row.tokens, stats));
         let keep = self.keeps(row);
-        let mut slope_of_mean = 0.0;
+        let c = normaliser.coefficient(row.tokens.iter().filter(|t| self.counts(t.source)).count());
+        let (mut slope_of_mean, mut first) = (0.0, true);
         for (i, token) in row.tokens.iter().enumerate() {
+            let (surrogate, c, by_row) = match token.source {
+                Source::OnPolicy => (&self.on_policy, c, by_row),
+                Source::Replay => (&self.experience, c, false),
+                Source::Teacher if self.imitates() => {
+                    (&self.teacher, normaliser.of_imitated() * self.teacher_weight, false)
+                }
+                Source::Teacher => (&self.teacher, c * self.teacher_weight, false),
+            };
             let log_ratio = if by_row { mean_ratio } else { token.log_ratio() };
             let point = Point { log_ratio, logprob: token.lp, rollout: token.rollout, advantage: row.advantage };
             let term = surrogate.term(point);
-            if !by_row || i == 0 {
+            if token.source == Source::OnPolicy && (!by_row || std::mem::take(&mut first)) {
                 stats.ratio(log_ratio, &term);
             }
             let weight = weights.as_ref().map_or(1.0, |w| w[i]);
             // A dropped token is skipped, not multiplied with 0, which would make NaN of an infinite term.
-            if !keep || weight == 0.0 {
+            if weight == 0.0 || !keep && token.source == Source::OnPolicy {
                 continue;
             }
             sum.loss += c * weight * term.value;
@@ -212,15 +228,21 @@ impl Objective {
             }
         }
         if by_row {
-            row.tokens.iter().for_each(|t| sum.grad[t.at] += slope_of_mean / n as f64);
+            fresh().for_each(|t| sum.grad[t.at] += slope_of_mean / n as f64);
         }
-        stats.row(n, !keep);
-        Ok(())
+        stats.row(row.tokens.len(), !keep);
     }
 
-    fn add_divergence(&self, row: &Live, c: f64, sum: &mut Sum, stats: &mut Stats) {
+    /// True if tokens of `source` count in the average of the loss.
+    pub fn counts(&self, source: Source) -> bool {
+        source != Source::Teacher || !self.imitates()
+    }
+
+    fn add_divergence(&self, row: &Live, normaliser: &Normaliser, sum: &mut Sum, stats: &mut Stats) {
         let Some(divergence) = &self.divergence else { return };
-        for (token, reference) in row.tokens.iter().filter_map(|t| Some((t, t.reference?))) {
+        let c = normaliser.coefficient(row.tokens.iter().filter(|t| self.counts(t.source)).count());
+        let fresh = row.tokens.iter().filter(|t| t.source == Source::OnPolicy);
+        for (token, reference) in fresh.filter_map(|t| Some((t, t.reference?))) {
             let (kl, slope) = divergence.value_and_slope(token.lp, reference);
             sum.loss += c * divergence.beta * kl;
             sum.grad[token.at] += c * divergence.beta * slope;
@@ -231,8 +253,10 @@ impl Objective {
     /// False for a row with negative advantage that has become too unlikely since it was sampled.
     fn keeps(&self, row: &Live) -> bool {
         let Some(threshold) = self.off_policy_mask else { return true };
-        let gap = |t: &Token| t.rollout.map_or(0.0, |rollout| rollout - t.lp);
-        row.advantage >= 0.0 || row.tokens.iter().map(gap).sum::<f64>() / row.tokens.len() as f64 <= threshold
+        let fresh = row.tokens.iter().filter(|t| t.source == Source::OnPolicy);
+        let (sum, n) =
+            fresh.fold((0.0, 0), |(sum, n), t| (sum + t.rollout.map_or(0.0, |rollout| rollout - t.lp), n + 1));
+        row.advantage >= 0.0 || n == 0 || sum / f64::from(n) <= threshold
     }
 }
 
@@ -257,6 +281,7 @@ impl Sum {
 pub struct Token {
     /// Place in the row.
     at: usize,
+    source: Source,
     lp: f64,
     old: f64,
     reference: Option<f64>,
@@ -271,8 +296,6 @@ impl Token {
 
 /// A row of which only the trained tokens are left.
 struct Live {
-    index: usize,
-    source: Source,
     length: usize,
     advantage: f64,
     tokens: Vec<Token>,
@@ -286,6 +309,7 @@ impl Live {
             _ => Ok(()),
         };
         fits("mask", Some(row.mask.len()))?;
+        fits("sources", Some(row.sources.len()))?;
         fits("old", row.old.map(<[f64]>::len))?;
         fits("ref", row.reference.map(<[f64]>::len))?;
         fits("rollout", row.rollout.map(<[f64]>::len))?;
@@ -306,20 +330,24 @@ impl Live {
                 value if value.is_finite() => Ok(value),
                 value => Err(ObjectiveError::NonFinite { row: index, token: at, column, value }),
             };
-            let lp = read("logprobs", row.logprobs)?;
-            tokens.push(Token {
-                at,
-                lp,
-                old: row.old.map_or(Ok(lp), |v| read("old", v))?,
-                reference: reference.map(|v| read("ref", v)).transpose()?,
-                rollout: row.rollout.map(|v| read("rollout", v)).transpose()?,
-            });
+            let (source, lp) = (row.sources[at], read("logprobs", row.logprobs)?);
+            let rollout = match (source, row.rollout) {
+                (Source::Teacher, _) | (Source::OnPolicy, None) => None,
+                (Source::Replay, None) => return needs("rollout", "experience"),
+                (_, Some(values)) => Some(read("rollout", values)?),
+            };
+            let old = match source {
+                Source::OnPolicy => row.old.map_or(Ok(lp), |v| read("old", v))?,
+                Source::Teacher => lp,
+                Source::Replay => rollout.unwrap_or(lp),
+            };
+            let reference = reference.map(|v| read("ref", v)).transpose()?;
+            tokens.push(Token { at, source, lp, old, reference, rollout });
         }
         if !row.advantage.is_finite() {
             let column = "advantage";
             return Err(ObjectiveError::NonFinite { row: index, token: 0, column, value: row.advantage });
         }
-        let (source, advantage) = (row.source, row.advantage);
-        Ok(Self { index, source, length, advantage, tokens })
+        Ok(Self { length, advantage: row.advantage, tokens })
     }
 }

@@ -22,6 +22,8 @@ pub enum Aggregation {
     SeqMeanTokenMean,
     /// Sum over tokens, divided by the rows that have tokens and by a constant.
     SeqMeanTokenSum(f64),
+    /// Sum over tokens, divided by a constant.
+    Constant(f64),
 }
 
 impl Aggregation {
@@ -39,6 +41,7 @@ impl Aggregation {
             (Some(LossAggMode::SeqMeanTokenMean), _) => Aggregation::SeqMeanTokenMean,
             (Some(LossAggMode::SeqMeanTokenSum), _) | (None, LossType::Reinforce) => Aggregation::SeqMeanTokenSum(1.0),
             (Some(LossAggMode::SeqMeanTokenSumNorm), _) => Aggregation::SeqMeanTokenSum(constant()?),
+            (Some(LossAggMode::SumNorm), _) => Aggregation::Constant(constant()?),
             (None, LossType::Grpo | LossType::Gspo | LossType::Sapo) => Aggregation::RowMean,
             (None, LossType::Bnpo) => Aggregation::LocalTokenMean,
             (None, LossType::DrGrpo) => Aggregation::RowsByConstant(constant()?),
@@ -56,6 +59,8 @@ pub struct Counts {
     pub rows_with_tokens: usize,
     /// Trained tokens.
     pub tokens: usize,
+    /// Tokens that are imitated; they are in none of the other counts.
+    pub imitated: usize,
 }
 
 impl Counts {
@@ -65,6 +70,7 @@ impl Counts {
             rows: c.rows + 1,
             rows_with_tokens: c.rows_with_tokens + usize::from(n > 0),
             tokens: c.tokens + n,
+            ..c
         })
     }
 }
@@ -93,7 +99,7 @@ impl Normaliser {
 
     /// What the sum over a row's `tokens` trained tokens is multiplied with; 0 for a row without any.
     pub fn coefficient(&self, tokens: usize) -> f64 {
-        let Counts { rows, rows_with_tokens, tokens: all } = self.counts;
+        let Counts { rows, rows_with_tokens, tokens: all, .. } = self.counts;
         if tokens == 0 {
             return 0.0;
         }
@@ -104,6 +110,12 @@ impl Normaliser {
             Aggregation::RowsByConstant(constant) => rows as f64 * constant,
             Aggregation::SeqMeanTokenMean => (tokens as f64 + 1e-8) * rows_with_tokens as f64,
             Aggregation::SeqMeanTokenSum(constant) => rows_with_tokens as f64 * constant,
+            Aggregation::Constant(constant) => constant,
         }
+    }
+
+    /// What each imitated token is multiplied with: their mean is taken over all of the batch, whatever the others' is.
+    pub fn of_imitated(&self) -> f64 {
+        1.0 / self.counts.imitated.max(1) as f64
     }
 }

@@ -37,9 +37,16 @@ pub struct LossRequest {
     /// Log-probs under the reference; owed with `beta`.
     #[serde(default, rename = "ref")]
     pub reference: Option<Vec<Vec<Option<f64>>>>,
-    /// Log-probs that the sampler reported; left out: no correction.
+    /// Log-probs that the sampler reported; left out, or an empty list for a row: no correction. Owed by rows of experience,
+    /// which had them when they were sampled.
     #[serde(default)]
     pub rollout: Option<Vec<Vec<Option<f64>>>>,
+    /// Where each row comes from: `on_policy`, `teacher` or `replay`; left out: the policy sampled all of them.
+    #[serde(default)]
+    pub sources: Option<Vec<Source>>,
+    /// The step, for weights that change with it; left out: 1.
+    #[serde(default)]
+    pub step: Option<u64>,
     /// Trained tokens; left out: all.
     #[serde(default)]
     pub mask: Option<Vec<Vec<Flag>>>,
@@ -116,8 +123,12 @@ impl LossRequest {
     /// Answers the request.
     pub fn evaluate(&self) -> Result<LossReply, RequestError> {
         let (algo, max_completion_length) = self.settings()?;
-        let objective = Objective::new(&algo, max_completion_length)?;
+        let objective = Objective::new(&algo, max_completion_length)?.at_step(self.step.unwrap_or(1));
         let n = self.logprobs.len();
+        let all_fresh = vec![Source::OnPolicy; n];
+        let by_row = self.sources.as_ref().unwrap_or(&all_fresh);
+        expect_rows("sources", by_row.len(), n)?;
+        let sources: Vec<Vec<Source>> = by_row.iter().zip(&self.logprobs).map(|(s, row)| vec![*s; row.len()]).collect();
         let advantages = self.advantages(&algo)?;
         expect_rows("advantages", advantages.len(), n)?;
 
@@ -134,16 +145,20 @@ impl LossRequest {
 
         let rows: Vec<RowInput<'_>> = (0..n)
             .map(|i| RowInput {
-                source: Source::OnPolicy,
+                sources: &sources[i],
                 logprobs: &logprobs[i],
                 old: old.as_ref().map(|v| v[i].as_slice()),
                 reference: reference.as_ref().map(|v| v[i].as_slice()),
-                rollout: rollout.as_ref().map(|v| v[i].as_slice()),
+                rollout: rollout.as_ref().map(|v| v[i].as_slice()).filter(|v| !v.is_empty() || logprobs[i].is_empty()),
                 mask: &masks[i],
                 advantage: advantages[i],
             })
             .collect();
-        let counts = Counts::of(masks.iter().map(|m| m.iter().filter(|on| **on).count()));
+        let tokens = |(mask, source): (&Vec<bool>, &Source)| (mask.iter().filter(|on| **on).count(), *source);
+        let tokens: Vec<(usize, Source)> = masks.iter().zip(by_row).map(tokens).collect();
+        let counted = tokens.iter().filter(|(_, source)| objective.counts(*source)).map(|(n, _)| *n);
+        let imitated = tokens.iter().filter(|(_, source)| !objective.counts(*source)).map(|(n, _)| n).sum();
+        let counts = Counts { imitated, ..Counts::of(counted) };
         let result = objective.evaluate(&rows, &objective.normaliser(counts))?;
         let mut metrics = Metrics::new();
         result.stats.metrics(&mut metrics);
@@ -192,7 +207,9 @@ impl LossRequest {
         let by_group: Vec<Vec<Option<f64>>> =
             groups.iter().map(|(_, rows)| rows.iter().map(|r| rewards[*r]).collect()).collect();
         let mut advantages = vec![0.0; rewards.len()];
-        for ((_, rows), values) in groups.iter().zip(advantage::of_rewards(algo, &by_group)?) {
+        let is_fresh = |row: &usize| self.sources.as_ref().is_none_or(|s| s.get(*row) == Some(&Source::OnPolicy));
+        let fresh: Vec<Vec<bool>> = groups.iter().map(|(_, rows)| rows.iter().map(is_fresh).collect()).collect();
+        for ((_, rows), values) in groups.iter().zip(advantage::of_sourced_rewards(algo, &by_group, &fresh)?) {
             for (row, value) in rows.iter().zip(values) {
                 advantages[*row] = value;
             }

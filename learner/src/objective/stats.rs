@@ -1,5 +1,7 @@
 //! What an evaluation saw, as sums that add up over micro-batches.
 
+use folgore_protocol::trajectory::Source;
+
 use super::{Term, Token, Trust, surrogate::bounded_exp};
 use crate::metrics::Metrics;
 
@@ -42,7 +44,8 @@ impl Tally {
     }
 }
 
-/// Facts about the tokens of an evaluation. A token is a trained token; with sequence-level ratios, ratios and clips
+/// Facts about the tokens of an evaluation. A token is a trained token that the policy sampled for this step, but for the two
+/// tallies of those that it did not; with sequence-level ratios, ratios and clips
 /// are counted by row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
@@ -66,6 +69,10 @@ pub struct Stats {
     pub tokens: Tally,
     /// 1 for a row that the off-policy mask dropped.
     pub dropped: Tally,
+    /// Probabilities of an expert's tokens.
+    pub teacher_prob: Tally,
+    /// Ratio of the probabilities of experience, now to then.
+    pub experience_ratio: Tally,
 }
 
 impl Stats {
@@ -81,6 +88,8 @@ impl Stats {
         self.correction.merge(&other.correction);
         self.tokens.merge(&other.tokens);
         self.dropped.merge(&other.dropped);
+        self.teacher_prob.merge(&other.teacher_prob);
+        self.experience_ratio.merge(&other.experience_ratio);
     }
 
     /// The metrics, under TRL's names where it has one; what was not measured is left out.
@@ -109,9 +118,19 @@ impl Stats {
         put("mismatch/logp_abs_diff", self.sampling_difference.mean());
         put("mismatch/logp_abs_max", high(&self.sampling_difference));
         put("off_policy_masked", self.dropped.mean());
+        put("off_policy/teacher_prob", self.teacher_prob.mean());
+        put("off_policy/experience_ratio", self.experience_ratio.mean());
+        let counted = |t: &Tally| (t.count > 0).then_some(t.count as f64);
+        put("off_policy/teacher_tokens", counted(&self.teacher_prob));
+        put("off_policy/experience_tokens", counted(&self.experience_ratio));
     }
 
     pub(super) fn token(&mut self, token: &Token) {
+        match token.source {
+            Source::OnPolicy => {}
+            Source::Teacher => return self.teacher_prob.add(token.lp.exp()),
+            Source::Replay => return self.experience_ratio.add(bounded_exp(token.log_ratio()).0),
+        }
         self.update_kl.add(token.old - token.lp);
         if let Some(rollout) = token.rollout {
             let d = token.old - rollout;

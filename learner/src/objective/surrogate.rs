@@ -1,6 +1,6 @@
 //! Weight functions: what one token contributes to the loss, and how that moves with its log-prob.
 
-use folgore_config::algo::{AlgoSection, LossType};
+use folgore_config::algo::{AlgoSection, LossType, TeacherLoss};
 
 /// Log-ratios are brought into plus or minus this before `exp` (as in verl); beyond it they have no gradient.
 pub(crate) const LOG_RATIO_LIMIT: f64 = 20.0;
@@ -88,6 +88,20 @@ pub enum Surrogate {
         /// Weight of the square.
         kl_tau: f64,
     },
+    /// `-A * p / (p + gamma)` with the token's probability `p`, or `-A * p`: LUFFY's weight of an expert's tokens. Nobody's
+    /// log-probs but the policy's own are needed, and none are clipped.
+    Shaped {
+        /// Where the gain is largest; none: no shaping.
+        gamma: Option<f64>,
+    },
+    /// `-A * w / (w + beta)` with the ratio `w` to the policy that sampled the token, or `-A * w`: ExGRPO's weight of
+    /// experience. None are clipped.
+    ShapedRatio {
+        /// Where the gain is largest; none: no shaping.
+        beta: Option<f64>,
+    },
+    /// `-logprob`, whatever the advantage: imitation.
+    Imitation,
 }
 
 impl Surrogate {
@@ -106,14 +120,26 @@ impl Surrogate {
                 Surrogate::Dppo { low: algo.dppo_mask_low, high: algo.dppo_mask_high, kl_tau: algo.dppo_kl_tau }
             }
             LossType::Grpo | LossType::Gspo | LossType::Bnpo | LossType::DrGrpo | LossType::Dapo => {
-                Surrogate::Clipped {
-                    low: 1.0 - algo.epsilon,
-                    high: 1.0 + algo.epsilon_high.unwrap_or(algo.epsilon),
-                    dual_clip: algo.dual_clip,
-                    delta: algo.delta,
-                }
+                let (low, high) = match algo.loss_remove_clip {
+                    true => (0.0, f64::INFINITY),
+                    false => (1.0 - algo.epsilon, 1.0 + algo.epsilon_high.unwrap_or(algo.epsilon)),
+                };
+                Surrogate::Clipped { low, high, dual_clip: algo.dual_clip, delta: algo.delta }
             }
         }
+    }
+
+    /// The surrogate of an expert's tokens.
+    pub fn of_teacher(algo: &AlgoSection) -> Self {
+        match algo.off_policy.teacher_loss {
+            TeacherLoss::Rl => Surrogate::Shaped { gamma: algo.off_policy.teacher_gamma },
+            TeacherLoss::Sft => Surrogate::Imitation,
+        }
+    }
+
+    /// The surrogate of experience.
+    pub fn of_experience(algo: &AlgoSection) -> Self {
+        Surrogate::ShapedRatio { beta: algo.off_policy.experience_beta }
     }
 
     /// Value and derivatives at `point`.
@@ -138,7 +164,28 @@ impl Surrogate {
                 Term { value: -a * point.logprob, by_log_ratio: 0.0, by_logprob: -a, trust: Trust::Inside }
             }
             Surrogate::Dppo { low, high, kl_tau } => dppo(point, low, high, kl_tau),
+            Surrogate::Shaped { gamma } => {
+                let (value, slope) = shaped(point.logprob.exp(), gamma);
+                Term { value: -a * value, by_log_ratio: 0.0, by_logprob: -a * slope, trust: Trust::Inside }
+            }
+            Surrogate::ShapedRatio { beta } => {
+                let (ratio, moves) = bounded_exp(point.log_ratio);
+                let (value, slope) = shaped(ratio, beta);
+                let by_log_ratio = if moves > 0.0 { -a * slope } else { 0.0 };
+                Term { value: -a * value, by_log_ratio, by_logprob: 0.0, trust: Trust::Inside }
+            }
+            Surrogate::Imitation => {
+                Term { value: -point.logprob, by_log_ratio: 0.0, by_logprob: -1.0, trust: Trust::Inside }
+            }
         }
+    }
+}
+
+/// `x / (x + knee)` and its slope by the logarithm of `x`; without a knee, `x` and `x`.
+fn shaped(x: f64, knee: Option<f64>) -> (f64, f64) {
+    match knee {
+        None => (x, x),
+        Some(knee) => (x / (x + knee), knee * x / (x + knee).powi(2)),
     }
 }
 
@@ -222,6 +269,8 @@ mod tests {
             Surrogate::Sapo { positive: 1.0, negative: 1.05 },
             Surrogate::Reinforce,
             Surrogate::Dppo { low: 0.2, high: 0.2, kl_tau: 1e-3 },
+            Surrogate::ShapedRatio { beta: Some(0.1) },
+            Surrogate::ShapedRatio { beta: None },
         ] {
             for log_ratio in [-1e4, 1e4] {
                 let point = Point { rollout: Some(-1.0 - log_ratio), ..at(log_ratio, -1.0) };

@@ -8,7 +8,7 @@ use folgore_protocol::{
 };
 
 use super::PackError;
-use crate::objective::{Counts, Evaluation, RowInput};
+use crate::objective::{Counts, Evaluation, Objective, RowInput};
 
 /// One row of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +17,6 @@ pub struct FlatRow {
     pub group: usize,
     /// Place of its trajectory in the group.
     pub member: usize,
-    /// Where its tokens come from.
-    pub source: Source,
     /// All ids up to the last sampled one; what follows that one is predicted by nothing.
     pub ids: Vec<u32>,
     /// Ids before the first sampled one: the part that rows may share. At least 1.
@@ -40,6 +38,8 @@ pub struct Flat {
     pub mask: Vec<bool>,
     /// By flat token: log-prob that the sampler reported; not a number where nobody sampled it.
     pub rollout: Vec<f64>,
+    /// By flat token: where it comes from.
+    pub sources: Vec<Source>,
     /// Groups of the batch.
     pub groups: usize,
 }
@@ -66,7 +66,8 @@ impl Flat {
         mask_truncated: bool,
         mask_observations: bool,
     ) -> Result<Self, PackError> {
-        let mut flat = Flat { rows: Vec::new(), mask: Vec::new(), rollout: Vec::new(), groups: batch.groups.len() };
+        let groups = batch.groups.len();
+        let mut flat = Flat { rows: Vec::new(), mask: Vec::new(), rollout: Vec::new(), sources: Vec::new(), groups };
         for (g, group) in batch.groups.iter().enumerate() {
             let given = advantages.get(g).map_or(0, Vec::len);
             if given != group.members.len() {
@@ -99,15 +100,21 @@ impl Flat {
         for (i, segment) in row.segments.iter().enumerate() {
             let n = segment.ids.len();
             if segment.kind == SegmentKind::Sampled {
-                if segment.logprobs.len() != n {
+                let origin = row.origin(segment);
+                if origin != Source::Teacher && segment.logprobs.len() != n {
                     let got = segment.logprobs.len();
                     return Err(refuse(format!("segment {i}: expected {n} log-probs, got {got}")));
                 }
                 sampled.extend(at..at + n);
-                self.rollout.extend(segment.logprobs.iter().map(|lp| f64::from(*lp)));
+                match origin {
+                    Source::Teacher => self.rollout.extend(std::iter::repeat_n(f64::NAN, n)),
+                    _ => self.rollout.extend(segment.logprobs.iter().map(|lp| f64::from(*lp))),
+                }
+                self.sources.extend(std::iter::repeat_n(origin, n));
             } else if !mask_observations && segment.kind == SegmentKind::Observed && Some(i) < last_sampled {
                 sampled.extend(at..at + n);
                 self.rollout.extend(std::iter::repeat_n(f64::NAN, n));
+                self.sources.extend(std::iter::repeat_n(Source::OnPolicy, n));
             }
             at += n;
         }
@@ -120,8 +127,7 @@ impl Flat {
         ids.truncate(last + 1);
         self.mask.resize(begin + sampled.len(), trained);
         let tokens = begin..self.mask.len();
-        let source = row.source;
-        self.rows.push(FlatRow { group, member, source, ids, prompt: first, sampled, tokens, advantage });
+        self.rows.push(FlatRow { group, member, ids, prompt: first, sampled, tokens, advantage });
         Ok(())
     }
 
@@ -134,6 +140,11 @@ impl Flat {
         reported.map(|(token, lp)| if lp.is_nan() { ours[token] } else { *lp }).collect()
     }
 
+    /// True if the policy sampled all of `row` for this step.
+    pub fn is_fresh(&self, row: usize) -> bool {
+        self.sources[self.rows[row].tokens.clone()].iter().all(|source| *source == Source::OnPolicy)
+    }
+
     /// Rows of the groups `groups`, in order.
     pub fn rows_of(&self, groups: Range<usize>) -> Vec<usize> {
         (0..self.rows.len()).filter(|r| groups.contains(&self.rows[*r].group)).collect()
@@ -141,17 +152,26 @@ impl Flat {
 
     /// Those of `rows` that have a gradient: a trained token, and an advantage other than 0 unless
     /// `moves_at_zero_advantage`. The others need no forward pass; their tokens still count in the average.
-    pub fn with_gradient(&self, rows: &[usize], moves_at_zero_advantage: bool) -> Vec<usize> {
+    pub fn with_gradient(&self, rows: &[usize], moves_at_zero_advantage: bool, imitates: bool) -> Vec<usize> {
+        let taught = |row: &FlatRow| imitates && self.sources[row.tokens.clone()].contains(&Source::Teacher);
         let has = |r: &usize| {
             let row = &self.rows[*r];
-            (moves_at_zero_advantage || row.advantage != 0.0) && self.trained(row) > 0
+            (moves_at_zero_advantage || row.advantage != 0.0 || taught(row)) && self.trained(row) > 0
         };
         rows.iter().copied().filter(has).collect()
     }
 
-    /// Counts of `rows`, for the normaliser.
-    pub fn counts(&self, rows: &[usize]) -> Counts {
-        Counts::of(rows.iter().map(|r| self.trained(&self.rows[*r])))
+    /// Counts of `rows`, for the normaliser of `objective`. A row of which all tokens are imitated is none of its rows.
+    pub fn counts(&self, rows: &[usize], objective: &Objective) -> Counts {
+        let split = |r: &usize| {
+            let tokens = self.rows[*r].tokens.clone().filter(|t| self.mask[*t]);
+            let (counted, imitated): (Vec<_>, Vec<_>) = tokens.partition(|t| objective.counts(self.sources[*t]));
+            (counted.len(), imitated.len())
+        };
+        let split: Vec<(usize, usize)> = rows.iter().map(split).collect();
+        let counted =
+            split.iter().filter(|(counted, imitated)| *counted > 0 || *imitated == 0).map(|(counted, _)| *counted);
+        Counts { imitated: split.iter().map(|(_, imitated)| imitated).sum(), ..Counts::of(counted) }
     }
 
     /// Inputs of the objective for `rows`.
@@ -163,7 +183,7 @@ impl Flat {
             let row = &self.rows[*r];
             let t = || row.tokens.clone();
             RowInput {
-                source: row.source,
+                sources: &self.sources[t()],
                 logprobs: &columns.logprobs[t()],
                 old: columns.old.map(|v| &v[t()]),
                 reference: columns.reference.map(|v| &v[t()]),

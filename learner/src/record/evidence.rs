@@ -90,13 +90,18 @@ pub enum Fate {
     Dropped(String),
 }
 
-/// The policy steps of a trajectory's tokens.
+/// The policy steps of those of a trajectory's tokens that were sampled for its step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// The oldest.
     pub oldest: u64,
     /// The newest.
     pub newest: u64,
+}
+
+impl Span {
+    /// Of a trajectory that nobody sampled for its step: an expert's, or experience.
+    pub const NOBODY: Self = Self { oldest: u64::MAX, newest: 0 };
 }
 
 /// What became of one seat.
@@ -113,8 +118,8 @@ pub struct SeatEnd {
 impl SeatEnd {
     fn of(seat: &SeatRow) -> Self {
         let span = |filled: &super::rows::Filled| Span {
-            oldest: filled.policies.iter().map(|p| p.step).min().unwrap_or(0),
-            newest: filled.policies.iter().map(|p| p.step).max().unwrap_or(0),
+            oldest: filled.policies.iter().map(|p| p.step).min().unwrap_or(Span::NOBODY.oldest),
+            newest: filled.policies.iter().map(|p| p.step).max().unwrap_or(Span::NOBODY.newest),
         };
         // What waits to be judged has not ended: it is left with its group, as what was never played is.
         let filled = seat.filled.as_ref().filter(|filled| filled.total.is_some()).map(span);

@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 pub use error::RecordError;
 use error::Trouble;
 use evidence::{GroupEnd, LogEntry, Pruned, Rules};
-use rows::{Counters, EvalRow, GroupRow, Secret, StepRow, StoredEvalItem, StoredTrajectory};
+use rows::{Counters, EvalRow, GroupRow, QuestionRow, Secret, StepRow, StoredEvalItem, StoredTrajectory};
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const STEPS: TableDefinition<u64, &[u8]> = TableDefinition::new("steps");
@@ -29,6 +29,8 @@ const EVALUATIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("evaluati
 const EVAL_ITEMS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("eval_items");
 const GROUP_ENDS: TableDefinition<u64, &[u8]> = TableDefinition::new("group_ends");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const QUESTIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("questions");
+const PAST: TableDefinition<u64, &[u8]> = TableDefinition::new("past");
 
 const COUNTERS: &str = "counters";
 const IDENTITY: &str = "identity";
@@ -79,6 +81,12 @@ pub enum Write {
     Rules(Vec<Rules>),
     /// What the tokens of seats are made with.
     Secret(Secret),
+    /// What is known of a question, by the id of its task.
+    Question(String, QuestionRow),
+    /// Keeps the trajectory of a seat, which has one, as a success with this number.
+    KeepPast(u64, GroupId, u32),
+    /// Removes a success.
+    RemovePast(u64),
 }
 
 /// Everything that decisions need; trajectories stay on disk.
@@ -100,6 +108,8 @@ pub struct Snapshot {
     pub rules: Vec<Rules>,
     /// What the tokens of seats are made with; none in a new record.
     pub secret: Option<Secret>,
+    /// Questions of which successes are kept or that are retired, by the id of their task.
+    pub questions: BTreeMap<String, QuestionRow>,
 }
 
 /// What is compared by [`check`] besides the [`Snapshot`].
@@ -199,6 +209,10 @@ impl Record {
                 let (label, row) = entry?;
                 snapshot.evals.insert(label.value().to_owned(), decode("an evaluation", row.value())?);
             }
+            for entry in transaction.open_table(QUESTIONS)?.iter()? {
+                let (id, row) = entry?;
+                snapshot.questions.insert(id.value().to_owned(), decode("a question", row.value())?);
+            }
             for entry in transaction.open_table(EVAL_ITEMS)?.iter()? {
                 let (group, sample) = entry?.0.value();
                 snapshot.eval_done.insert((GroupId(group), sample));
@@ -248,6 +262,16 @@ impl Record {
     /// The trajectories of the group `id`, by sample.
     pub fn members(&self, id: GroupId) -> Result<Vec<Trajectory>, RecordError> {
         self.named(|| members(&self.db.begin_read()?.open_table(TRAJECTORIES)?, id))
+    }
+
+    /// The successes with these numbers, as far as they are still kept.
+    pub fn past(&self, numbers: &[u64]) -> Result<Vec<Trajectory>, RecordError> {
+        self.named(|| {
+            let table = self.db.begin_read()?.open_table(PAST)?;
+            let found =
+                numbers.iter().map(|number| table.get(number)?.map(|row| decode_trajectory(row.value())).transpose());
+            Ok(found.collect::<Result<Vec<_>, Trouble>>()?.into_iter().flatten().collect())
+        })
     }
 
     /// The evaluation `label` with the samples that are in; none if there is none. `groups` gives the ids of its groups.
@@ -368,6 +392,8 @@ struct Tables<'t> {
     eval_items: Table<'t, (u64, u32)>,
     group_ends: Table<'t, u64>,
     log: Table<'t, u64>,
+    questions: Table<'t, &'static str>,
+    past: Table<'t, u64>,
     evidence_rows: u64,
 }
 
@@ -383,6 +409,8 @@ impl<'t> Tables<'t> {
             eval_items: transaction.open_table(EVAL_ITEMS)?,
             group_ends: transaction.open_table(GROUP_ENDS)?,
             log: transaction.open_table(LOG)?,
+            questions: transaction.open_table(QUESTIONS)?,
+            past: transaction.open_table(PAST)?,
             evidence_rows,
         })
     }
@@ -429,6 +457,15 @@ impl<'t> Tables<'t> {
             }
             Write::Rules(row) => drop(self.meta.insert(RULES, encode("the rules", row)?.as_slice())?),
             Write::Secret(row) => drop(self.meta.insert(SECRET, encode("the secret", row)?.as_slice())?),
+            Write::Question(id, row) => {
+                drop(self.questions.insert(id.as_str(), encode("a question", row)?.as_slice())?)
+            }
+            Write::KeepPast(number, group, sample) => {
+                let row = self.trajectories.get((group.0, *sample))?;
+                let row = row.ok_or_else(|| missing(&format!("the trajectory of seat {group}.{sample}")))?;
+                drop(self.past.insert(number, row.value())?);
+            }
+            Write::RemovePast(number) => drop(self.past.remove(number)?),
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use folgore_protocol::{
-    Draws, EvalItem, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, StopReason, Task, Trajectory,
+    Draws, EvalItem, Given, GroupId, Outcome, PolicyId, Purpose, Row, SeatKey, Source, StopReason, Task, Trajectory,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ pub struct Counters {
     pub strikes: BTreeMap<String, u32>,
     /// Workers from which nothing is taken for the rest of the run.
     pub quarantined: BTreeSet<String>,
+    /// The step from which on experience is kept and replayed; none: not yet.
+    pub experience_from: Option<u64>,
+    /// Number of the next success that is kept.
+    pub next_past: u64,
 }
 
 impl Counters {
@@ -86,6 +90,44 @@ pub struct Filled {
     pub policies: Vec<PolicyId>,
     /// Who made it.
     pub worker: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// [`Trajectory::fingerprint`] of it.
+    pub fingerprint: u64,
+}
+
+/// What a seat is given to begin with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SeatGiven {
+    /// An expert's trace.
+    Trace(#[serde(with = "as_json")] Given),
+    /// One of these successes.
+    Experience(Vec<PastRow>),
+}
+
+/// A success that is kept, as far as decisions need it; its rows have their own table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRow {
+    /// Its number.
+    pub number: u64,
+    /// [`Trajectory::fingerprint`] of it.
+    pub fingerprint: u64,
+    /// The step that it was sampled for.
+    pub step: u64,
+}
+
+/// What is known of a question that was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuestionRow {
+    /// The question.
+    #[serde(with = "as_json")]
+    pub task: Task,
+    /// Members of its group that succeeded when it was asked last, and any did.
+    pub successes: u32,
+    /// What is kept of it, the oldest first.
+    pub past: Vec<PastRow>,
+    /// It is not asked again.
+    pub retired: bool,
 }
 
 /// One seat of a group.
@@ -97,6 +139,8 @@ pub struct SeatRow {
     pub rejected: Vec<DrawEnd>,
     /// What came in.
     pub filled: Option<Filled>,
+    /// What it begins with, where that is not for the policy to say.
+    pub given: Option<SeatGiven>,
 }
 
 impl SeatRow {
@@ -158,6 +202,8 @@ pub struct StepRow {
     pub last_drop: Option<String>,
     /// Those left out because a member got no score.
     pub unscored: u32,
+    /// Questions that are replayed in its first groups; set when the first of them is opened.
+    pub replayed: Vec<String>,
     /// The groups of its batch, in order; none while it is gathered.
     pub batch: Option<Vec<GroupId>>,
 }
@@ -224,7 +270,7 @@ mod tests {
         codec,
         evidence::{self, Fate, GroupEnd, LogEntry},
     };
-    use folgore_protocol::{Digest, Prompt, RunLength, Segment, SegmentKind, Source};
+    use folgore_protocol::{Digest, Prompt, RunLength, Segment, SegmentKind};
 
     fn trajectory() -> Trajectory {
         let policy = PolicyId { epoch: 1, step: 2, digest: Digest::of(b"p") };
@@ -265,10 +311,19 @@ mod tests {
         assert_eq!(codec::decode::<StoredEvalItem>(&row).unwrap().0, item);
         let columns = serde_json::from_str(r#"{"answer": [1, {"x": 0.1}], "big": 123456789012}"#).unwrap();
         let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns };
-        let filled = Filled { total: Some(1.0), policies: vec![], worker: "w".into() };
-        let seats = vec![SeatRow::default(), SeatRow { draw: 1, rejected: vec![DrawEnd::Rows], filled: Some(filled) }];
+        let (source, fingerprint) = (Source::OnPolicy, t.fingerprint());
+        let filled = Filled { total: Some(1.0), policies: vec![], worker: "w".into(), source, fingerprint };
+        let trace = Given::Trace { turns: vec!["4".into()], share: 0.5, min_reward: None };
+        let past = PastRow { number: 1, fingerprint, step: 2 };
+        let seats = vec![
+            SeatRow { given: Some(SeatGiven::Trace(trace)), ..SeatRow::default() },
+            SeatRow { given: Some(SeatGiven::Experience(vec![past.clone()])), ..SeatRow::default() },
+            SeatRow { draw: 1, rejected: vec![DrawEnd::Rows], filled: Some(filled), given: None },
+        ];
         let group = GroupRow { step: 3, task, seats };
         assert_eq!(codec::decode::<GroupRow>(&codec::encode(&group).unwrap()).unwrap(), group);
+        let question = QuestionRow { task: group.task, successes: 2, past: vec![past], retired: false };
+        assert_eq!(codec::decode::<QuestionRow>(&codec::encode(&question).unwrap()).unwrap(), question);
     }
 
     /// Pins the stored bytes: a change of a stored type must raise `SCHEMA`, and then this digest.
@@ -280,8 +335,10 @@ mod tests {
         bytes.extend(codec::encode(&counters).unwrap());
         bytes.extend(codec::encode(&step).unwrap());
         let policies = vec![trajectory().rows[0].segments[1].policies.runs()[0].0];
-        let filled = Filled { total: Some(1.0), policies, worker: "w".into() };
-        let seat = SeatRow { draw: 1, rejected: vec![DrawEnd::Void], filled: Some(filled) };
+        let filled = Filled { total: Some(1.0), policies, worker: "w".into(), source: Source::Replay, fingerprint: 7 };
+        let past = PastRow { number: 1, fingerprint: 7, step: 2 };
+        let given = Some(SeatGiven::Experience(vec![past.clone()]));
+        let seat = SeatRow { draw: 1, rejected: vec![DrawEnd::Void], filled: Some(filled), given };
         let task = Task { id: "t".into(), prompt: Prompt::Text("2+2".into()), columns: Default::default() };
         let group = GroupRow { step: 3, task, seats: vec![seat] };
         let end = GroupEnd::of(&group, Fate::Dropped("stale".into()));
@@ -291,7 +348,8 @@ mod tests {
         let mut pruned = evidence::Pruned::default();
         pruned.fold_group(&end, b"row");
         pruned.fold_entry(&commit, b"row");
-        bytes.extend(codec::encode(&(group, end, commit, takeover, pruned)).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (4, "2cefb8c2919f"));
+        let question = QuestionRow { task: group.task.clone(), successes: 2, past: vec![past], retired: false };
+        bytes.extend(codec::encode(&(group, end, commit, takeover, pruned, question)).unwrap());
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (5, "2cefb8c2919f"));
     }
 }

@@ -150,6 +150,7 @@ impl Ledger {
                     environment: self.settings.environment.clone(),
                     sampling: SamplingParams { temperature, ..own.clone() },
                     token: defence::token(&self.secret, seat),
+                    given: None,
                 });
             }
         }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use folgore_protocol::{GroupId, Purpose, RolloutJob, SeatKey, seed};
+use folgore_protocol::{Given, GroupId, Purpose, RolloutJob, SeatKey, seed};
 
 use super::{defence, evals::is_eval, ledger::Ledger};
-use crate::record::evidence::DrawEnd;
+use crate::record::{evidence::DrawEnd, rows::SeatGiven};
 
 /// When a seat was handed out last, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +93,15 @@ impl Issues {
 }
 
 impl Ledger {
+    /// Numbers of the successes that the seat `key` may be filled with.
+    pub fn past_of(&self, key: &SeatKey) -> Vec<u64> {
+        let seat = self.groups.get(&key.group).and_then(|group| group.seats.get(key.sample as usize));
+        match seat.and_then(|seat| seat.given.as_ref()) {
+            Some(SeatGiven::Experience(past)) => past.iter().map(|past| past.number).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Jobs for up to `max` seats that wait: never handed out, or due again at `now_ms` on any clock that only grows.
     pub fn open_seats(&mut self, now_ms: u64, max: usize, reissue: bool) -> Vec<RolloutJob> {
         if reissue {
@@ -119,6 +128,11 @@ impl Ledger {
                         environment: self.settings.environment.clone(),
                         sampling: self.settings.sampling.clone(),
                         token: defence::token(&self.secret, key),
+                        given: seat.given.as_ref().map(|given| match given {
+                            SeatGiven::Trace(trace) => trace.clone(),
+                            // the rows lie in the record
+                            SeatGiven::Experience(_) => Given::Experience { past: Vec::new() },
+                        }),
                     });
                 }
             }

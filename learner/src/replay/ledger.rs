@@ -16,20 +16,21 @@ use std::{
 };
 
 use folgore_config::replay::OnEmptyBatch;
-use folgore_protocol::{GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
+use folgore_protocol::{ExperienceStatus, GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
 
 use super::{
     evals::{Evaluation, is_eval},
     events::ReplayEvent,
+    experience::Pool,
     ingest::{Ingested, Refusal, check_content, same_weights},
     issue::Issues,
     settings::ReplaySettings,
-    tasks::{TaskSource, task_index},
+    tasks::TaskSource,
 };
 use crate::record::{
     Snapshot, Write,
     evidence::{DrawEnd, Fate, GroupEnd},
-    rows::{Counters, Filled, GroupRow, SeatRow, Secret, StepRow},
+    rows::{Counters, Filled, GroupRow, Secret, StepRow},
 };
 
 /// What a method changed.
@@ -44,8 +45,10 @@ pub struct Change {
 /// Seats, groups, steps and evaluations of one run.
 pub struct Ledger {
     pub(super) settings: ReplaySettings,
-    train: Arc<dyn TaskSource>,
+    pub(super) train: Arc<dyn TaskSource>,
     pub(super) held_out: Arc<dyn TaskSource>,
+    /// What the policy did right before, where that is kept.
+    pub(super) pool: Option<Pool>,
     pub(super) counters: Counters,
     pub(super) steps: BTreeMap<u64, StepRow>,
     /// Groups of steps that have no batch.
@@ -77,7 +80,11 @@ impl Ledger {
         }
         let secret = snapshot.secret.ok_or("the record holds no secret for the tokens of seats")?;
         let evals = snapshot.evals.into_iter().map(|(label, row)| (label, Evaluation::new(row, &snapshot.eval_done)));
+        let pool = settings.experience.clone();
+        let (members, questions) = (settings.num_generations, train.len());
+        let pool = pool.map(|experience| Pool::new(experience, members, questions, snapshot.questions));
         let mut ledger = Self {
+            pool,
             settings,
             train,
             held_out,
@@ -181,6 +188,9 @@ impl Ledger {
             let reason = format!("seat {key}: expected task {:?}, got {:?}", group.task.id, trajectory.task_id);
             return Ingested::Refused(Refusal::Task, reason);
         }
+        if let Err(reason) = Self::check_source(seat, &trajectory) {
+            return Ingested::Refused(Refusal::Rows, format!("seat {key}: {reason}"));
+        }
         let step = group.step;
         let made_by = trajectory.policies();
         if let Err(reason) = self.believable(step, &made_by) {
@@ -203,7 +213,8 @@ impl Ledger {
             self.redraw(key, end, &reason);
             return Ingested::Refused(refusal, format!("seat {key}: {reason}"));
         }
-        let filled = Filled { total, policies: made_by, worker: trajectory.worker.clone() };
+        let (worker, source, fingerprint) = (trajectory.worker.clone(), trajectory.source(), trajectory.fingerprint());
+        let filled = Filled { total, policies: made_by, worker, source, fingerprint };
         self.fill(key, filled, trajectory);
         Ingested::Taken
     }
@@ -314,8 +325,8 @@ impl Ledger {
 
     fn open_group(&mut self, step: u64) {
         let id = GroupId(self.counters.next_group);
-        let task = self.train.task(task_index(self.settings.run_seed, id.0, self.train.len()));
-        let seats = vec![SeatRow::default(); self.settings.num_generations as usize];
+        let (task, seats) = self.new_group(step, id);
+        self.note_pool();
         self.counters.next_group += 1;
         self.groups.insert(id, GroupRow { step, task, seats });
         self.dirty_groups.insert(id);
@@ -346,12 +357,13 @@ impl Ledger {
         if live.is_empty() && self.settings.on_empty_batch == OnEmptyBatch::Stop {
             return;
         }
-        for id in &live {
+        let taken = live.iter().filter_map(|id| Some((*id, self.groups.remove(id)?)));
+        let taken: Vec<(GroupId, GroupRow)> = taken.collect();
+        self.gain_experience(step, &taken);
+        for (id, group) in taken {
             // Written now: once the step has its batch, its groups are no longer held here.
-            if let Some(group) = self.groups.remove(id) {
-                self.end_group(*id, &group, Fate::Batch);
-                self.change.writes.push(Write::Group(*id, group));
-            }
+            self.end_group(id, &group, Fate::Batch);
+            self.change.writes.push(Write::Group(id, group));
         }
         let row = self.step_mut(step);
         let left_out = row.left_out;
@@ -449,6 +461,10 @@ impl Ledger {
             dropped_groups: self.counters.dropped_groups.values().sum(),
             strikes: self.counters.strikes.clone().into_iter().collect(),
             quarantined: self.counters.quarantined.iter().cloned().collect(),
+            experience: self.pool.as_ref().map(|pool| {
+                let (questions, past, retired) = pool.sizes();
+                ExperienceStatus { from_step: self.counters.experience_from, questions, past, retired }
+            }),
         }
     }
 

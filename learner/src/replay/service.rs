@@ -288,7 +288,7 @@ impl Desk {
             changed.as_mut().enable();
             let now_ms = self.began.elapsed().as_millis() as u64;
             let again = std::mem::take(&mut reissue);
-            let jobs = self.with(move |store| store.change(|ledger| ledger.open_seats(now_ms, max, again))).await?;
+            let jobs = self.with(move |store| store.open_seats(now_ms, max, again)).await?;
             self.seats.handed_out(&jobs);
             if !jobs.is_empty() || timeout_at(until, changed).await.is_err() {
                 return Ok(ReplayReply::Seats { jobs });

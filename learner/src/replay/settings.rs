@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use folgore_config::{Config, replay::OnEmptyBatch};
+use folgore_config::{
+    Config, TracesSection,
+    replay::{Experience, OnEmptyBatch},
+};
 use folgore_protocol::SamplingParams;
 
 use crate::record::evidence::Rules;
@@ -48,6 +51,28 @@ pub struct ReplaySettings {
     pub judge_deadline: Duration,
     /// Groups that are judged at once.
     pub judge_concurrency: usize,
+    /// Members of groups that are an expert's; none: there are none.
+    pub traces: Option<Traces>,
+    /// Successes that are kept and replayed; none: none are.
+    pub experience: Option<Experience>,
+}
+
+/// How an expert's traces become members of groups.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Traces {
+    /// Members of a group, where its question has traces.
+    pub per_group: u32,
+    /// A trace that is worth less is not used.
+    pub min_reward: Option<f64>,
+    /// Least and largest share of a trace that is copied.
+    pub prefix_ratio: (f64, f64),
+}
+
+impl Traces {
+    fn of(section: &TracesSection) -> Option<Self> {
+        let TracesSection { per_group, min_reward, min_prefix_ratio, max_prefix_ratio, .. } = *section;
+        section.is_on().then_some(Self { per_group, min_reward, prefix_ratio: (min_prefix_ratio, max_prefix_ratio) })
+    }
 }
 
 impl ReplaySettings {
@@ -84,6 +109,8 @@ impl ReplaySettings {
             judge_groups: false,
             judge_deadline: Duration::from_secs_f64(config.score_deadline_s()),
             judge_concurrency: config.score_concurrency(),
+            traces: Traces::of(&config.traces),
+            experience: replay.experience.enabled.then(|| replay.experience.clone()),
         }
     }
 

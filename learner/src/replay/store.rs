@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use folgore_protocol::{Batch, EvalSummary, GroupId, Trajectory};
+use folgore_protocol::{Batch, EvalSummary, Given, GroupId, Past, RolloutJob, Trajectory};
 
 use super::{
     evals::group_ids,
@@ -117,6 +117,23 @@ impl Store {
             self.record.apply(&change.writes)?;
         }
         Ok((value, change.events))
+    }
+
+    /// [`Ledger::open_seats`], with the successes that seats may be filled with.
+    pub fn open_seats(
+        &mut self,
+        now_ms: u64,
+        max: usize,
+        reissue: bool,
+    ) -> Result<(Vec<RolloutJob>, Vec<ReplayEvent>), RecordError> {
+        let (mut jobs, events) = self.change(|ledger| ledger.open_seats(now_ms, max, reissue))?;
+        for job in &mut jobs {
+            if let Some(Given::Experience { past }) = &mut job.given {
+                let kept = self.record.past(&self.ledger.past_of(&job.seat))?;
+                *past = kept.into_iter().map(|t| Past { rows: t.rows, stop_reason: t.stop_reason }).collect();
+            }
+        }
+        Ok((jobs, events))
     }
 
     /// The ledger as it stands, all of it durable.

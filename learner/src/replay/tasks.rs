@@ -10,6 +10,11 @@ pub trait TaskSource: Send + Sync {
     /// The task at `index`, which is below [`TaskSource::len`].
     fn task(&self, index: u64) -> Task;
 
+    /// What experts said to the task at `index`: turn after turn, for each of them.
+    fn traces(&self, _index: u64) -> Vec<Vec<String>> {
+        Vec::new()
+    }
+
     /// True if there is nothing to ask.
     fn is_empty(&self) -> bool {
         self.len() == 0

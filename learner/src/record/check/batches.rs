@@ -6,7 +6,7 @@ use folgore_protocol::GroupId;
 
 use super::{Books, Invariant};
 use crate::record::{
-    evidence::{Fate, batch_digest},
+    evidence::{Fate, Span, batch_digest},
     rows::GroupRow,
 };
 
@@ -84,7 +84,7 @@ impl Books<'_> {
         for (id, end) in self.evidence.ends.iter().filter(|(_, end)| end.fate == Fate::Batch) {
             let newest = end.step.saturating_sub(1);
             for (span, sample) in end.seats.iter().map(|seat| seat.filled).zip(0..) {
-                let Some(span) = span else { continue };
+                let Some(span) = span.filter(|span| *span != Span::NOBODY) else { continue };
                 let lag = newest.saturating_sub(span.oldest);
                 let fresh = self.any_rules(|rules| lag <= u64::from(rules.max_staleness));
                 found.expect(fresh && span.oldest <= span.newest && span.newest <= newest, || {

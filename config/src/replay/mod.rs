@@ -1,6 +1,10 @@
 //! `replay`: the record of groups and batches.
 
+mod experience;
+
 use serde::{Deserialize, Serialize};
+
+pub use experience::{BucketLaw, Experience, ExperienceMetric};
 
 use crate::Problems;
 
@@ -34,6 +38,8 @@ pub struct ReplaySection {
     pub retention_steps: u64,
     /// What happens to a step whose groups were all dropped.
     pub on_empty_batch: OnEmptyBatch,
+    /// Earlier successes.
+    pub experience: Experience,
 }
 
 impl Default for ReplaySection {
@@ -46,6 +52,7 @@ impl Default for ReplaySection {
             max_strikes: 3,
             retention_steps: 0,
             on_empty_batch: OnEmptyBatch::Stop,
+            experience: Experience::default(),
         }
     }
 }
@@ -58,5 +65,6 @@ impl ReplaySection {
         p.range("reissue_after_s", 1.0, 86_400.0, self.reissue_after_s.into());
         p.range("max_issues", 1.0, 1000.0, self.max_issues.into());
         p.range("max_strikes", 0.0, 1000.0, self.max_strikes.into());
+        self.experience.check(p);
     }
 }

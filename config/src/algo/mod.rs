@@ -1,6 +1,10 @@
 //! `algo`: the objective. Names are TRL's where TRL has one, else verl's; formulas are in the crate `learner`.
 
+mod off_policy;
+
 use serde::{Deserialize, Serialize};
+
+pub use off_policy::{Baseline, OffPolicy, TeacherLoss};
 
 use crate::Problems;
 
@@ -83,6 +87,9 @@ pub enum LossAggMode {
     /// The previous one divided by `loss_scale_factor`.
     #[serde(alias = "seq-mean-token-sum-norm")]
     SeqMeanTokenSumNorm,
+    /// Sum over all tokens divided by `loss_scale_factor`, and not by rows: as LUFFY's and ExGRPO's scripts have it.
+    #[serde(alias = "sum-norm")]
+    SumNorm,
 }
 
 /// Whether the importance ratio belongs to a token or to its whole row.
@@ -150,7 +157,7 @@ pub struct AlgoSection {
     pub loss_type: LossType,
     /// Averages tokens otherwise than `loss_type` does.
     pub loss_agg_mode: Option<LossAggMode>,
-    /// The constant of `dr_grpo` and `seq_mean_token_sum_norm`; none: `rollout.max_completion_length`.
+    /// The constant of `dr_grpo`, `seq_mean_token_sum_norm` and `sum_norm`; none: `rollout.max_completion_length`.
     pub loss_scale_factor: Option<f64>,
     /// Ratio by token or by row.
     pub importance_sampling_level: ImportanceSamplingLevel,
@@ -158,6 +165,8 @@ pub struct AlgoSection {
     pub epsilon: f64,
     /// The ratio is clipped above `1 + epsilon_high`; none: `epsilon`. With `cispo` the largest weight itself, and owed.
     pub epsilon_high: Option<f64>,
+    /// Clips no ratio at all, as LUFFY's and ExGRPO's scripts do.
+    pub loss_remove_clip: bool,
     /// verl's `clip_ratio_c`: the loss of a token with negative advantage is at most this times its size.
     pub dual_clip: Option<f64>,
     /// TRL's `delta`: the unclipped ratio is at most this, for both signs of the advantage.
@@ -202,6 +211,8 @@ pub struct AlgoSection {
     pub num_iterations: u32,
     /// Optimiser updates that one pass over a batch is divided into (verl's mini-batches); whole groups in each.
     pub steps_per_generation: u32,
+    /// Tokens that the policy did not sample for this step.
+    pub off_policy: OffPolicy,
 }
 
 impl Default for AlgoSection {
@@ -217,6 +228,7 @@ impl Default for AlgoSection {
             importance_sampling_level: ImportanceSamplingLevel::Token,
             epsilon: 0.2,
             epsilon_high: None,
+            loss_remove_clip: false,
             dual_clip: None,
             delta: None,
             cispo_floor: None,
@@ -238,12 +250,13 @@ impl Default for AlgoSection {
             mask_observations: true,
             num_iterations: 1,
             steps_per_generation: 1,
+            off_policy: OffPolicy::default(),
         }
     }
 }
 
 /// Names that [`AlgoSection::preset`] knows.
-pub const ALGO_PRESETS: [&str; 6] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo"];
+pub const ALGO_PRESETS: [&str; 8] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "luffy", "exgrpo"];
 
 impl AlgoSection {
     /// The settings that a method's authors or its main implementation use; none if the name is not in [`ALGO_PRESETS`].
@@ -271,6 +284,9 @@ impl AlgoSection {
             },
             "cispo" => Self { loss_type: LossType::Cispo, epsilon_high: Some(5.0), ..base },
             "sapo" => Self { loss_type: LossType::Sapo, ..base },
+            // As their scripts have it, but divided by rows, so that the scale does not hang on the size of a batch, and with
+            // the clip of what is on-policy, which the papers have.
+            "luffy" | "exgrpo" => Self { loss_type: LossType::DrGrpo, scale_rewards: ScaleRewards::None, ..base },
             _ => return None,
         })
     }
@@ -305,6 +321,12 @@ impl AlgoSection {
         }
         p.expect(self.num_iterations > 0, "num_iterations", "at least 1", self.num_iterations);
         p.expect(self.steps_per_generation > 0, "steps_per_generation", "at least 1", self.steps_per_generation);
+        self.off_policy.check(p);
+        let by_group = self.advantage_estimator == AdvantageEstimator::Group
+            && self.multi_objective_aggregation == MultiObjectiveAggregation::SumThenNormalize;
+        let split = self.off_policy.baseline == Baseline::OnPolicy;
+        let want = "all, unless advantage_estimator is group and multi_objective_aggregation sum_then_normalize";
+        p.expect(by_group || !split, "off_policy.baseline", want, "on_policy");
     }
 
     fn check_ratio(&self, p: &mut Problems) {
@@ -340,6 +362,9 @@ impl AlgoSection {
             "sequence",
         );
         let clipped = !by_token && !matches!(self.loss_type, LossType::Cispo | LossType::Sapo);
+        let removed = self.loss_remove_clip;
+        p.expect(!(removed && self.dual_clip.is_some()), "dual_clip", "none with loss_remove_clip", "a value");
+        p.warn(!clipped && removed, "loss_remove_clip", "has no effect with this loss_type");
         p.warn(!clipped && self.dual_clip.is_some(), "dual_clip", "has no effect with this loss_type");
         p.warn(!clipped && self.delta.is_some(), "delta", "has no effect with this loss_type");
         p.warn(
@@ -383,7 +408,8 @@ mod tests {
         for name in ALGO_PRESETS {
             let algo = AlgoSection::preset(name).unwrap();
             assert_eq!(algo.validate(), Ok(()), "{name}");
-            assert_eq!(serde_json::to_value(algo.loss_type).unwrap(), name);
+            let loss = if ["luffy", "exgrpo"].contains(&name) { "dr_grpo" } else { name };
+            assert_eq!(serde_json::to_value(algo.loss_type).unwrap(), loss);
         }
         assert_eq!(AlgoSection::preset("ppo"), None);
         assert_eq!(AlgoSection::preset("gspo").unwrap().importance_level(), ImportanceSamplingLevel::Sequence);
