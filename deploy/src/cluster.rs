@@ -198,7 +198,7 @@ impl Head {
         let far = fenced(far, Arc::new(move || may_write(&fence)));
         let remote_reward = what.config.rollout.remote_reward;
         // Groups are judged at replay's side; unless others score, that is here.
-        let mut stays = vec![subjects::REPLAY, subjects::GENERATE];
+        let mut stays = vec![subjects::REPLAY, subjects::GENERATE, subjects::MEASURE];
         stays.extend((!remote_reward).then_some(subjects::REWARD));
         let links = routed(near, far, &stays);
         Ok(Self { nats, links, lease, epoch, card, roster: Roster::new(), remote_reward })

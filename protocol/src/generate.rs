@@ -1,5 +1,7 @@
 //! The request to the engine and its reply: token ids in, token ids and log-probs out.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ids::PolicyId, runlength::RunLength};
@@ -101,6 +103,42 @@ impl Generate {
     pub fn is_content_with(&self, policy: &PolicyId) -> bool {
         self.at_least.is_some_and(|(epoch, step)| policy.epoch >= epoch && policy.step >= step)
     }
+}
+
+/// Asks how sure a policy is of what was said before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// What was said.
+    pub rows: Vec<MeasuredRow>,
+    /// Divides the logits.
+    pub temperature: f32,
+    /// The policy that is asked; none: the newest one that the engine serves.
+    pub policy: Option<PolicyId>,
+}
+
+/// A sequence, and which of it is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredRow {
+    /// All of its ids.
+    pub ids: Vec<u32>,
+    /// Places of those that are measured; the first id of all is in none of them.
+    pub said: Vec<Range<u32>>,
+}
+
+/// The answer to [`Measure`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// By row.
+    pub rows: Vec<Entropy>,
+}
+
+/// Entropy of the distributions that tokens come from, in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entropy {
+    /// Sum over the tokens.
+    pub sum: f64,
+    /// Number of the tokens.
+    pub tokens: u32,
 }
 
 /// Why a generation ended.

@@ -33,7 +33,7 @@ pub use codec::{CodecError, Format, decode, encode, encode_json};
 pub use envelope::{Envelope, PROTOCOL_VERSION};
 pub use example::{Body, Example};
 pub use fleet::{DeadLetter, Heartbeat, Hello, HelloReply, RunCard};
-pub use generate::{Generate, Generated, SamplingParams, StopReason};
+pub use generate::{Entropy, Generate, Generated, Measure, Measured, MeasuredRow, SamplingParams, StopReason};
 pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
 pub use job::{Given, Past, Purpose, RolloutJob};
 pub use names::{Names, Role};

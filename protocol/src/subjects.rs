@@ -10,6 +10,8 @@ pub const REWARD: &str = "reward";
 pub const SEARCH: &str = "search";
 /// Ask: the tokens for a `Generate`; answered by the engine of the same process.
 pub const GENERATE: &str = "generate";
+/// Ask: how sure the policy is, a `Measure`; answered by the engine of the same process.
+pub const MEASURE: &str = "measure";
 /// Ask: questions to replay.
 pub const REPLAY: &str = "replay";
 /// State: the policy to serve.

@@ -14,13 +14,16 @@ pub struct ModelEncoder {
     vars: Map<String, Value>,
     vocab_size: usize,
     context: usize,
+    eos: u32,
 }
 
 impl ModelEncoder {
     /// Encodes for a model of shape `config`; `vars` are further variables of the chat template.
     pub fn new(tokenizer: Arc<Tokenizer>, config: &ModelConfig, vars: Map<String, Value>) -> Self {
         // The model's vocabulary may be padded: it samples what the tokenizer never writes.
-        Self { tokenizer, vars, vocab_size: config.vocab_size, context: config.max_position_embeddings }
+        let (said, known) = (tokenizer.eos_ids(), &config.eos_token_ids);
+        let eos = said.iter().find(|id| known.contains(id)).or(known.first()).copied().unwrap_or_default();
+        Self { tokenizer, vars, vocab_size: config.vocab_size, context: config.max_position_embeddings, eos }
     }
 }
 
@@ -35,6 +38,21 @@ impl PromptEncoder for ModelEncoder {
 
     fn own(&self, text: &str) -> Result<Vec<u32>, String> {
         self.tokenizer.encode_trusted(text).map_err(|e| e.to_string())
+    }
+
+    fn trace(&self, text: &str) -> Result<Vec<u32>, String> {
+        let ids = self.own(text)?;
+        let added = ids.iter().filter_map(|id| self.tokenizer.added_tokens().get_key_value(id));
+        for (id, token) in added {
+            if self.decode(&[*id])?.is_empty() {
+                return Err(format!("it holds the special token {token}"));
+            }
+        }
+        Ok(ids)
+    }
+
+    fn eos(&self) -> u32 {
+        self.eos
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
@@ -90,6 +108,8 @@ mod tests {
         assert_eq!(encoder.prompt(&Prompt::Text("two plus".into())).unwrap(), [1, 2]);
         assert!(!encoder.text("two <end>").unwrap().contains(&3));
         assert_eq!(encoder.own("two <end>").unwrap(), [1, 3], "what the program wrote may");
+        assert_eq!((encoder.trace("two plus").unwrap(), encoder.eos()), (vec![1, 2], 3));
+        assert!(encoder.trace("two <end>").unwrap_err().contains("special token <end>"));
         assert!(encoder.prompt(&Prompt::Messages(Vec::new())).unwrap_err().contains("chat template"));
         assert_eq!((encoder.vocab_size(), encoder.context()), (5, 64));
     }

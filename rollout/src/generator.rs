@@ -11,10 +11,10 @@ use std::{
 };
 
 use folgore_actors::{BoxFuture, Compute, Context, Links, Service, ServiceError, Shutdown, Status};
-use folgore_protocol::{Envelope, Generate, Generated, PolicyId, PolicyPublished, subjects};
+use folgore_protocol::{Envelope, Generate, Generated, Measure, Measured, PolicyId, PolicyPublished, subjects};
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 
 use crate::{
@@ -78,8 +78,11 @@ impl<M: Model + 'static> Generator<M> {
         let (commands, inbox) = mpsc::channel(concurrency);
         let mut compute = self.start(&name, inbox, shutdown.clone(), status)?;
         let (requests, last_word) = (commands.clone(), commands.clone());
-        let handler = move |envelope, request| ask(requests.clone(), envelope, request, config.deadline);
+        let handler = move |envelope, request: Generate| ask(requests.clone(), envelope, request, config.deadline);
         let served = links.serve_enveloped(subjects::GENERATE, concurrency, handler).await?;
+        let requests = commands.clone();
+        let handler = move |envelope, request: Measure| ask(requests.clone(), envelope, request, config.deadline);
+        let measured = links.serve_enveloped(subjects::MEASURE, concurrency, handler).await?;
         let end = tokio::select! {
             biased;
             () = shutdown.stopping() => None,
@@ -88,7 +91,7 @@ impl<M: Model + 'static> Generator<M> {
         };
         // Nobody can reach the thread any more, which is how it learns that it is to end. Requests in flight are answered
         // first; those that wait for a policy would wait for ever, because nobody tells of policies any more.
-        drop(served);
+        drop((served, measured));
         // The thread may be gone already.
         let _ = last_word.send(Command::NoMorePolicies).await;
         drop(last_word);
@@ -117,6 +120,7 @@ impl<M: Model + 'static> Generator<M> {
                 inbox,
                 replies: Vec::new(),
                 parked: Vec::new(),
+                parked_measures: Vec::new(),
                 leaving: false,
                 kept_out: None,
                 meter: Meter::new(status, self.config.status_every),
@@ -134,25 +138,46 @@ impl<M: Model + 'static> Service for Generator<M> {
 
 /// What the thread is told.
 enum Command {
-    Generate { request: Generate, reply: Reply },
+    Generate { request: Generate, reply: Reply<Generated> },
+    Measure { request: Measure, reply: Reply<Measured> },
     Policy { published: Box<PolicyPublished>, bytes: Option<Arc<[u8]>> },
     NoMorePolicies,
 }
 
-type Reply = oneshot::Sender<Result<Generated, String>>;
+type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// What the thread can be asked.
+trait Request {
+    type Answer;
+    fn command(self, reply: Reply<Self::Answer>) -> Command;
+}
+
+impl Request for Generate {
+    type Answer = Generated;
+    fn command(self, reply: Reply<Generated>) -> Command {
+        Command::Generate { request: self, reply }
+    }
+}
+
+impl Request for Measure {
+    type Answer = Measured;
+    fn command(self, reply: Reply<Measured>) -> Command {
+        Command::Measure { request: self, reply }
+    }
+}
 
 /// One request, from the link to the thread and back. If the caller is gone, so is the reply's receiver: the engine sees it.
-async fn ask(
+async fn ask<R: Request>(
     commands: mpsc::Sender<Command>,
     envelope: Envelope,
-    request: Generate,
+    request: R,
     longest: Duration,
-) -> Result<Generated, String> {
+) -> Result<R::Answer, String> {
     let budget = envelope.budget_ms.map_or(longest, Duration::from_millis).min(longest);
     let (reply, answer) = oneshot::channel();
     let work = async {
         let gone = |_| "the engine has stopped".to_owned();
-        commands.send(Command::Generate { request, reply }).await.map_err(|_| gone(()))?;
+        commands.send(request.command(reply)).await.map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
     };
     let late = |_| format!("no reply within {} ms", budget.as_millis());
@@ -177,9 +202,11 @@ struct Worker<M: Model> {
     gate: Option<(Handle, ComputeGate)>,
     shutdown: Shutdown,
     inbox: mpsc::Receiver<Command>,
-    replies: Vec<(SequenceId, Reply)>,
+    replies: Vec<(SequenceId, Reply<Generated>)>,
     /// Requests for a policy that is yet to come.
-    parked: Vec<(Generate, Reply)>,
+    parked: Vec<(Generate, Reply<Generated>)>,
+    /// The same, to be measured.
+    parked_measures: Vec<(Measure, Reply<Measured>)>,
     /// True once no policy will come any more.
     leaving: bool,
     /// The last policy that could not be loaded, and why.
@@ -194,13 +221,13 @@ impl<M: Model> Worker<M> {
             if self.engine.is_idle() {
                 self.meter.show(&self.engine.stats());
                 match self.inbox.blocking_recv() {
-                    Some(command) => self.take(command),
+                    Some(command) => self.take(command)?,
                     None => return Ok(()),
                 }
             }
             loop {
                 match self.inbox.try_recv() {
-                    Ok(command) => self.take(command),
+                    Ok(command) => self.take(command)?,
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
                 }
@@ -212,12 +239,13 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: Command) -> Result<(), ServiceError> {
         match command {
             Command::Generate { request, reply } => self.submit(request, reply),
+            Command::Measure { request, reply } => self.measure(request, reply)?,
             Command::NoMorePolicies => {
                 self.leaving = true;
-                self.unpark();
+                self.unpark()?;
             }
             Command::Policy { published, bytes } => {
                 let policy = published.policy;
@@ -232,12 +260,32 @@ impl<M: Model> Worker<M> {
                         self.kept_out = Some((policy, reason));
                     }
                 }
-                self.unpark();
+                self.unpark()?;
             }
         }
+        Ok(())
     }
 
-    fn submit(&mut self, request: Generate, reply: Reply) {
+    /// Measures at once: it takes one forward a row. What cannot be computed now, because the process stops, is not answered.
+    fn measure(&mut self, request: Measure, reply: Reply<Measured>) -> Result<(), ServiceError> {
+        let newest = self.engine.newest();
+        let newer =
+            |asked: PolicyId| newest.is_none_or(|newest| (asked.epoch, asked.step) > (newest.epoch, newest.step));
+        if request.policy.map_or(newest.is_none(), newer) && !self.will_not_come(request.policy) {
+            self.parked_measures.push((request, reply));
+            return Ok(());
+        }
+        let Some(permit) = self.permit()? else { return Ok(()) };
+        let begin = Instant::now();
+        let measured = self.engine.measure(&request);
+        drop(permit);
+        self.meter.busy(begin, &self.engine);
+        // the caller may have left
+        let _ = reply.send(measured.map_err(|error| error.to_string()));
+        Ok(())
+    }
+
+    fn submit(&mut self, request: Generate, reply: Reply<Generated>) {
         let policy = request.policy;
         let refusal = match self.engine.submit(request.clone()) {
             Ok(id) => return self.replies.push((id, reply)),
@@ -265,12 +313,18 @@ impl<M: Model> Worker<M> {
     }
 
     /// Submits what waited for a policy again; what still has to wait is parked again.
-    fn unpark(&mut self) {
+    fn unpark(&mut self) -> Result<(), ServiceError> {
         for (request, reply) in std::mem::take(&mut self.parked) {
             if !reply.is_closed() {
                 self.submit(request, reply);
             }
         }
+        for (request, reply) in std::mem::take(&mut self.parked_measures) {
+            if !reply.is_closed() {
+                self.measure(request, reply)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives up sequences that nobody waits for any more.
@@ -284,19 +338,13 @@ impl<M: Model> Worker<M> {
             wanted
         });
         self.parked.retain(|(_, reply)| !reply.is_closed());
+        self.parked_measures.retain(|(_, reply)| !reply.is_closed());
     }
 
     /// Takes one step of the engine, when the gate allows it. False if the process was asked to stop meanwhile.
     fn step(&mut self) -> Result<bool, ServiceError> {
         let newest = self.engine.newest();
-        let permit = match &self.gate {
-            Some((runtime, gate)) => {
-                let permit = self.shutdown.unless_stopping(gate.clone().acquire_owned());
-                let Some(permit) = runtime.block_on(permit) else { return Ok(false) };
-                Some(permit?)
-            }
-            None => None,
-        };
+        let Some(permit) = self.permit()? else { return Ok(false) };
         let begin = Instant::now();
         let ended = self.engine.step();
         drop(permit);
@@ -307,9 +355,16 @@ impl<M: Model> Worker<M> {
             }
         }
         if self.engine.newest() != newest {
-            self.unpark();
+            self.unpark()?;
         }
         Ok(true)
+    }
+
+    /// The right to compute, where that alternates with somebody else's; none if the process was asked to stop meanwhile.
+    fn permit(&self) -> Result<Option<Option<OwnedSemaphorePermit>>, ServiceError> {
+        let Some((runtime, gate)) = &self.gate else { return Ok(Some(None)) };
+        let permit = self.shutdown.unless_stopping(gate.clone().acquire_owned());
+        Ok(runtime.block_on(permit).transpose()?.map(Some))
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use folgore_actors::{BoxFuture, Context, Job, Links, Service, ServiceError, Shutdown, Status};
 use folgore_protocol::{
-    Answer, Format, Outcome, PolicyId, PolicyPublished, Purpose, RolloutJob, Scope, ScoreItem, ScoreRequest,
+    Answer, Format, Given, Outcome, PolicyId, PolicyPublished, Purpose, RolloutJob, Scope, ScoreItem, ScoreRequest,
     StopReason, Trajectory, UNJUDGED_BYTES_MAX, subjects,
 };
 use tokio::{
@@ -269,16 +269,11 @@ impl Crew {
             model: &self.config.model,
             show_content: self.config.show_content,
         };
-        let played = match self.environments.make(&job.body.environment) {
-            Ok(mut environment) => stage.play(&job.body, &mut *environment).await,
-            Err(reason) => Err(EpisodeError::Impossible(reason)),
-        };
-        let (episode, outcome) = match played {
-            Ok(episode) => {
-                let outcome = self.score(&job.body, &episode).await;
-                (Some(episode), outcome)
+        let (episode, outcome) = match self.carry_through(&stage, &job.body).await {
+            Ok((episode, outcome)) => (Some(episode), outcome),
+            Err(EpisodeError::Impossible(reason) | EpisodeError::Unusable(reason)) => {
+                (None, Outcome::Unscorable { reason })
             }
-            Err(EpisodeError::Impossible(reason)) => (None, Outcome::Unscorable { reason }),
             Err(EpisodeError::Failed(reason)) if job.attempt >= self.config.max_deliveries => {
                 (None, Outcome::Error { reason: format!("{reason} (delivered {} times)", job.attempt) })
             }
@@ -286,6 +281,44 @@ impl Crew {
         };
         drop(permit);
         Ok(self.trajectory(&job.body, episode, outcome, begin))
+    }
+
+    /// The episode of `job` with its score. What its seat is given is used if it can be and is worth it; else the policy plays.
+    async fn carry_through(&self, stage: &Stage<'_>, job: &RolloutJob) -> Result<(Episode, Outcome), EpisodeError> {
+        let given = match &job.given {
+            None => None,
+            Some(Given::Experience { past }) => stage.remember(job, past).await?,
+            Some(trace @ Given::Trace { .. }) => match self.perform(stage, job, Some(trace)).await {
+                Err(EpisodeError::Unusable(reason)) => {
+                    tracing::warn!(seat = %job.seat, reason, "a trace is not used");
+                    None
+                }
+                followed => Some(followed?),
+            },
+        };
+        if let Some(episode) = given {
+            let outcome = self.score(job, &episode).await;
+            match (&job.given, outcome.total()) {
+                (Some(Given::Trace { min_reward: Some(least), .. }), Some(total)) if total < *least => {
+                    tracing::debug!(seat = %job.seat, total, least, "a trace is not worth enough");
+                }
+                _ => return Ok((episode, outcome)),
+            }
+        }
+        let episode = self.perform(stage, job, None).await?;
+        let outcome = self.score(job, &episode).await;
+        Ok((episode, outcome))
+    }
+
+    /// Plays `job`, along a trace if there is one.
+    async fn perform(
+        &self,
+        stage: &Stage<'_>,
+        job: &RolloutJob,
+        trace: Option<&Given>,
+    ) -> Result<Episode, EpisodeError> {
+        let mut environment = self.environments.make(&job.environment).map_err(EpisodeError::Impossible)?;
+        stage.play(job, &mut *environment, trace).await
     }
 
     /// Waits, without a permit, until a policy is published that may begin `job`.

@@ -31,6 +31,14 @@ impl PromptEncoder for Bytes {
         self.text(text)
     }
 
+    fn trace(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
+    fn eos(&self) -> u32 {
+        0
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(ids.iter().map(|id| format!("{id},")).collect())
     }

@@ -210,7 +210,7 @@ async fn begin(
         Err(error) => return Err(error.into()),
     }
     let scores_here = !config.rollout.remote_reward;
-    let mut here = vec![subjects::GENERATE];
+    let mut here = vec![subjects::GENERATE, subjects::MEASURE];
     here.extend(scores_here.then_some(subjects::REWARD));
     here.extend((role == Role::Rollout && retriever.is_some()).then_some(subjects::SEARCH));
     let links = cluster::worker_links(nats, &cluster::host_cache(), cluster::POLICIES_KEPT, &here);

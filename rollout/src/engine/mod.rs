@@ -28,7 +28,7 @@ use folgore_model::{
     backend::{BLOCK, SampleSpec, Sampled},
     decoder::{Lineage, Ragged, Span},
 };
-use folgore_protocol::{Generate, Generated, PolicyId, StopReason};
+use folgore_protocol::{Entropy, Generate, Generated, Measure, Measured, MeasuredRow, PolicyId, StopReason};
 use serde::Serialize;
 
 use scheduler::{Scheduler, Work};
@@ -96,6 +96,14 @@ pub enum EngineError {
         got: usize,
         /// The model's context.
         limit: usize,
+    },
+    /// There is nothing to measure at this place.
+    #[error("place {place} of {got} tokens cannot be measured: expected one after the first")]
+    Place {
+        /// Place asked for.
+        place: u32,
+        /// Tokens given.
+        got: usize,
     },
     /// The cache could not hold the sequence even alone.
     #[error("prompt and new tokens need {needed} tokens of cache, there are {capacity}: raise rollout.kv_tokens")]
@@ -224,6 +232,30 @@ impl<M: Model> Engine<M> {
         self.next_id += 1;
         self.scheduler.add(sequence);
         Ok(id)
+    }
+
+    /// How sure the policy is of what was said before: one forward a row, beside the sequences that are under way.
+    pub fn measure(&self, request: &Measure) -> Result<Measured, EngineError> {
+        let policy = self.policy_for(request.policy)?;
+        let (vocab, limit) = (self.model.vocab_size(), self.model.context());
+        let adapter = self.place(policy).map(|place| &self.policies[place].adapter).ok_or(EngineError::NoPolicy)?;
+        let entropy = |row: &MeasuredRow| {
+            let got = row.ids.len();
+            if got > limit {
+                return Err(EngineError::Context { got, limit });
+            }
+            if let Some(id) = row.ids.iter().copied().find(|id| *id as usize >= vocab) {
+                return Err(EngineError::Token { id, vocab });
+            }
+            let places: Vec<u32> = row.said.iter().cloned().flatten().collect();
+            if let Some(place) = places.iter().copied().find(|place| *place == 0 || *place as usize >= got) {
+                return Err(EngineError::Place { place, got });
+            }
+            let entropies = self.model.entropies(&row.ids, &places, adapter, request.temperature);
+            let sum = entropies.iter().map(|entropy| f64::from(*entropy)).sum();
+            Ok(Entropy { sum, tokens: entropies.len() as u32 })
+        };
+        Ok(Measured { rows: request.rows.iter().map(entropy).collect::<Result<_, _>>()? })
     }
 
     /// Gives a sequence up.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use folgore_model::{
     backend::{Backend, SampleSpec, Sampled},
-    decoder::{Decoder, KvCache, Lineage, Ragged, Recall},
+    decoder::{Decoder, KvCache, Lineage, Ragged, Recall, Span},
     lora::Adapter,
 };
 use folgore_protocol::PolicyId;
@@ -46,6 +46,9 @@ pub trait Model: Send {
     fn keep_score(&self, _policy: PolicyId, _lineage: Lineage, _temperature: f32, _sampled: Sampled) {}
     /// Samples a token for each row of `hidden`.
     fn sample(&self, hidden: &Self::Hidden, specs: &[SampleSpec]) -> Vec<Sampled>;
+    /// Entropies, in nats, of the distributions that the tokens at `places` of `ids` come from; none of them is the first. Nothing is
+    /// kept in the cache.
+    fn entropies(&self, ids: &[u32], places: &[u32], adapter: &Self::Adapter, temperature: f32) -> Vec<f32>;
     /// Copies hidden states to the host.
     fn download(&self, hidden: &Self::Hidden) -> Vec<f32>;
     /// Copies hidden states to the device.
@@ -115,6 +118,21 @@ impl<B: Backend> Model for DecoderModel<B> {
 
     fn sample(&self, hidden: &B::Buf, specs: &[SampleSpec]) -> Vec<Sampled> {
         self.decoder.sample(hidden, specs)
+    }
+
+    fn entropies(&self, ids: &[u32], places: &[u32], adapter: &Self::Adapter, temperature: f32) -> Vec<f32> {
+        let Some(last) = places.iter().max() else { return Vec::new() };
+        let read = *last as usize;
+        let span = Span { rows: 0..read, ..Span::default() };
+        let input = Ragged {
+            tokens: ids[..read].to_vec(),
+            positions: (0..read as u32).collect(),
+            spans: vec![span],
+            wanted: places.iter().map(|place| place - 1).collect(),
+        };
+        let targets: Vec<u32> = places.iter().map(|place| ids[*place as usize]).collect();
+        let hidden = self.decoder.forward_only(&input, adapter.as_deref());
+        self.decoder.logprobs(&hidden, &targets, temperature).entropy
     }
 
     fn download(&self, hidden: &B::Buf) -> Vec<f32> {

@@ -105,6 +105,12 @@ pub trait Environment: Send {
     /// and `GiveUp` is followed by the action that it asks for.
     fn step(&mut self, action: Action<'_>) -> Reaction;
 
+    /// What the policy says in a `trace` of an expert, turn after turn. Whatever the expert was told in between is left out: the
+    /// environment tells it anew.
+    fn turns(&self, trace: &str) -> Vec<String> {
+        vec![trace.to_owned()]
+    }
+
     /// Texts that end a turn of the policy, besides those that its job names; they stay in it.
     fn stop(&self) -> &[String] {
         &[]

@@ -57,6 +57,15 @@ impl SearchRules {
         let stop = vec![search.close.clone(), answer.close.clone()];
         Self { section: section.clone(), search, answer, stop, texts: Texts::new(section) }
     }
+
+    /// What follows the block of passages at the beginning of `text`; all of it, if it begins otherwise.
+    fn told<'a>(&self, text: &'a str) -> &'a str {
+        let information = Tag::new(&self.section.tags.information);
+        let Some(block) = text.trim_start().strip_prefix(information.open.as_str()) else { return text };
+        let after = block.split_once(information.close.as_str()).map_or("", |(_, after)| after);
+        // white space around the block is the environment's as well
+        after.trim_start_matches(['\n', '\r'])
+    }
 }
 
 /// An episode with searches.
@@ -115,6 +124,21 @@ impl Environment for SearchEpisode {
         }
     }
 
+    fn turns(&self, trace: &str) -> Vec<String> {
+        let (rules, mut left, mut turns) = (&self.rules, trace, Vec::new());
+        loop {
+            let end = rules.stop.iter().filter_map(|stop| Some(left.find(stop.as_str())? + stop.len())).min();
+            let (turn, rest) = left.split_at(end.unwrap_or(left.len()));
+            if !turn.trim().is_empty() {
+                turns.push(turn.to_owned());
+            }
+            if rest.trim().is_empty() || turn.ends_with(rules.answer.close.as_str()) {
+                return turns;
+            }
+            left = rules.told(rest);
+        }
+    }
+
     fn stop(&self) -> &[String] {
         &self.rules.stop
     }
@@ -147,6 +171,16 @@ mod tests {
             Reaction::Observe(Observation::Framed(framed)) => framed,
             other => panic!("expected something to be told, got {other:?}"),
         }
+    }
+
+    #[test]
+    fn a_trace_is_what_its_expert_said_without_what_it_was_told() {
+        let trace = "<think> a </think><search> Chad </search>\n\n<information>Doc 1</search></information>\n\n<think> b </think>\
+                     <answer> c </answer> rest";
+        let turns = episode(|_| ()).turns(trace);
+        assert_eq!(turns, ["<think> a </think><search> Chad </search>", "<think> b </think><answer> c </answer>"]);
+        assert_eq!(episode(|_| ()).turns("only thoughts"), ["only thoughts"]);
+        assert_eq!(episode(|_| ()).turns(" <search>a</search> <information>never closed"), [" <search>a</search>"]);
     }
 
     #[test]

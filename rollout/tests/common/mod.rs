@@ -49,6 +49,14 @@ impl PromptEncoder for Bytes {
         self.text(text)
     }
 
+    fn trace(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
+    fn eos(&self) -> u32 {
+        0
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned())
     }
@@ -84,6 +92,7 @@ pub fn job(group: u64, text: &str) -> RolloutJob {
         environment: "single_turn".into(),
         sampling: SamplingParams::default(),
         token: format!("token-{group}"),
+        given: None,
     }
 }
 

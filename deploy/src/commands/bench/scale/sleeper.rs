@@ -114,6 +114,14 @@ impl PromptEncoder for Ids {
         self.text(text)
     }
 
+    fn trace(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.text(text)
+    }
+
+    fn eos(&self) -> u32 {
+        0
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
         Ok(ids.iter().map(|id| char::from(b'a' + (id % 26) as u8)).collect())
     }

@@ -3,16 +3,19 @@
 //! The next context is always the ids so far, then the sampled ids, then the encoded observation. Text is never encoded
 //! again: what the policy saw and said is what the learner gets.
 
+mod given;
+
 use std::time::Duration;
 
 use folgore_actors::{Backoff, CallError, LinkError, Links, telemetry::names};
 use folgore_config::RolloutSection;
 use folgore_protocol::{
-    Generate, Generated, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Said, SamplingParams,
+    Generate, Generated, Given, Passages, PolicyId, Prompt, Purpose, RolloutJob, Row, RunLength, Said, SamplingParams,
     Segment, SegmentKind, Source, StopReason, seed, subjects, trajectory,
 };
 use tokio::sync::watch;
 
+use self::given::{Copied, Trace};
 use crate::{
     environment::{Action, Answer, Ask, Environment, Framed, Observation, Reaction},
     spans,
@@ -26,6 +29,11 @@ pub trait PromptEncoder: Send + Sync {
     fn text(&self, text: &str) -> Result<Vec<u32>, String>;
     /// Ids of text that the program itself wrote: added tokens count in it, and nothing is added in front.
     fn own(&self, text: &str) -> Result<Vec<u32>, String>;
+    /// Ids of what an expert said as the policy, nothing added at either end: added tokens count in it, as they do where the policy
+    /// says them, but for special ones, which would end a turn or begin another's. A text that holds one is refused.
+    fn trace(&self, text: &str) -> Result<Vec<u32>, String>;
+    /// The id that ends a turn.
+    fn eos(&self) -> u32;
     /// Text of sampled ids, special tokens left out.
     fn decode(&self, ids: &[u32]) -> Result<String, String>;
     /// Number of token ids.
@@ -99,9 +107,12 @@ pub enum EpisodeError {
     /// It failed, and another try may succeed.
     #[error("{0}")]
     Failed(String),
+    /// What it is to begin with cannot be used; without that it may be played.
+    #[error("{0}")]
+    Unusable(String),
 }
 
-use EpisodeError::{Failed, Impossible};
+use EpisodeError::{Failed, Impossible, Unusable};
 
 /// What an episode needs of its worker.
 pub struct Stage<'a> {
@@ -120,12 +131,25 @@ pub struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Plays `job` in `environment` to its end.
-    pub async fn play(&self, job: &RolloutJob, environment: &mut dyn Environment) -> Result<Episode, EpisodeError> {
+    /// Plays `job` in `environment` to its end. With `trace`, whatever of it is to be copied is what the policy says.
+    pub async fn play(
+        &self,
+        job: &RolloutJob,
+        environment: &mut dyn Environment,
+        trace: Option<&Given>,
+    ) -> Result<Episode, EpisodeError> {
         let mut sampling = job.sampling.clone();
         sampling.stop.extend_from_slice(environment.stop());
-        let mut script =
-            Script { job, sampling, rows: Vec::new(), turns: 0, stop_reason: StopReason::Eos, policy: None };
+        let trace = match trace {
+            Some(Given::Trace { turns, share, .. }) => {
+                let trace = Trace::new(turns, *share, job, environment, self.encoder);
+                Some(trace.map_err(|reason| Unusable(format!("task {}: its trace: {reason}", job.task.id)))?)
+            }
+            _ => None,
+        };
+        let source = if trace.is_some() { Source::Teacher } else { Source::OnPolicy };
+        let (rows, stop_reason) = (Vec::new(), StopReason::Eos);
+        let mut script = Script { job, sampling, rows, turns: 0, stop_reason, policy: None, source, trace };
         let mut reaction = environment.step(Action::Begin(&job.task));
         loop {
             reaction = match reaction {
@@ -133,10 +157,13 @@ impl Stage<'_> {
                     if !script.observe(self, observation)? || script.turns >= self.limits.max_turns {
                         break;
                     }
-                    let generated = self.turn(&mut script).await?;
-                    let text = self.encoder.decode(&generated.ids).map_err(Failed)?;
-                    let stop_reason = generated.stop_reason;
-                    let ids = script.sampled(generated);
+                    let copied = script.copy(self.encoder.context())?;
+                    let mut ids = copied.ids;
+                    if copied.ended.is_none() {
+                        let generated = self.turn(&mut script, ids.len() as u32).await?;
+                        ids.extend(script.sampled(generated));
+                    }
+                    let (text, stop_reason) = (self.encoder.decode(&ids).map_err(Failed)?, script.stop_reason);
                     environment.step(Action::Turn { text: &text, ids: &ids, stop_reason })
                 }
                 Reaction::Ask(ask) => environment.step(Action::Answer(self.perform(ask, &script.key()).await)),
@@ -148,14 +175,15 @@ impl Stage<'_> {
         script.end(self.encoder)
     }
 
-    /// One turn of the policy.
-    async fn turn(&self, script: &mut Script<'_>) -> Result<Generated, EpisodeError> {
+    /// One turn of the policy, of which `begun` tokens are there.
+    async fn turn(&self, script: &mut Script<'_>, begun: u32) -> Result<Generated, EpisodeError> {
         let ids = script.context();
         let len = ids.len();
         let newest = *self.published.borrow();
+        let most = script.sampling.max_new_tokens.saturating_sub(begun).max(1);
         let mut request = Generate {
             ids,
-            sampling: script.sampling.clone(),
+            sampling: SamplingParams { max_new_tokens: most, ..script.sampling.clone() },
             seed: seed::mix(&[script.job.seed, u64::from(script.turns)]),
             policy: script.pinned().or(newest),
             // To stand still while each new policy travels would cost the samples that staleness is there to save.
@@ -286,6 +314,10 @@ struct Script<'a> {
     stop_reason: StopReason,
     /// The policy that spoke last.
     policy: Option<PolicyId>,
+    /// Where its rows come from.
+    source: Source,
+    /// What is left of the expert's trace that it follows.
+    trace: Option<Trace>,
 }
 
 impl Script<'_> {
@@ -325,7 +357,7 @@ impl Script<'_> {
         if starts_row {
             self.check_prompt(stage, &ids)?;
             let prompt = segment(SegmentKind::Prompt, ids);
-            self.rows.push(Row { segments: vec![prompt], source: Source::OnPolicy });
+            self.rows.push(Row { segments: vec![prompt], source: self.source });
             return Ok(true);
         }
         let row = self.rows.last_mut().ok_or_else(|| Failed("no row to append to".into()))?;
@@ -360,6 +392,27 @@ impl Script<'_> {
         Ok(())
     }
 
+    /// Appends what an expert says now, if anything.
+    fn copy(&mut self, context: usize) -> Result<Copied, EpisodeError> {
+        let Some(copied) = self.trace.as_mut().and_then(Trace::next) else {
+            return Ok(Copied { ids: Vec::new(), ended: None });
+        };
+        let row = self.rows.last_mut().ok_or_else(|| Failed("no row to append to".into()))?;
+        let length = row.len() + copied.ids.len();
+        if length > context || length == context && copied.ended.is_none() {
+            let id = &self.job.task.id;
+            return Err(Unusable(format!(
+                "task {id}: with its trace it has {length} tokens, the context holds {context}"
+            )));
+        }
+        row.segments.push(segment(SegmentKind::Sampled, copied.ids.clone()));
+        if let Some(stop_reason) = copied.ended {
+            self.turns += 1;
+            self.stop_reason = stop_reason;
+        }
+        Ok(copied)
+    }
+
     /// Appends a turn of the policy; returns its ids.
     fn sampled(&mut self, generated: Generated) -> Vec<u32> {
         let Generated { ids, logprobs, policies, stop_reason } = generated;
@@ -382,14 +435,23 @@ impl Script<'_> {
             while row.segments.last().is_some_and(|s| s.kind != SegmentKind::Sampled) {
                 row.segments.pop();
             }
+        }
+        Episode::of(self.rows, self.stop_reason, encoder)
+    }
+}
+
+impl Episode {
+    /// The episode that `rows` tell of.
+    fn of(rows: Vec<Row>, stop_reason: StopReason, encoder: &dyn PromptEncoder) -> Result<Self, EpisodeError> {
+        for row in &rows {
             row.validate(encoder.vocab_size() as u32).map_err(Failed)?;
         }
-        let segments = self.rows.iter().flat_map(|row| &row.segments);
+        let segments = rows.iter().flat_map(|row| &row.segments);
         let sampled: Vec<&Segment> = segments.filter(|s| s.kind == SegmentKind::Sampled).collect();
         let completion_ids = sampled.iter().flat_map(|s| s.ids.iter().copied()).collect();
         let completion = sampled.iter().map(|s| encoder.decode(&s.ids)).collect::<Result<_, _>>().map_err(Failed)?;
-        let said = trajectory::said(&self.rows, |ids| encoder.decode(ids)).map_err(Failed)?;
-        Ok(Episode { completion_ids, completion, said, rows: self.rows, stop_reason: self.stop_reason })
+        let said = trajectory::said(&rows, |ids| encoder.decode(ids)).map_err(Failed)?;
+        Ok(Self { completion_ids, completion, said, rows, stop_reason })
     }
 }
 
