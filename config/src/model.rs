@@ -12,6 +12,8 @@ pub const EMBEDDED: &str = "embedded";
 pub const AUTO: &str = "auto";
 /// Name of the policy inside the executable that can search.
 pub const EMBEDDED_SEARCH: &str = "embedded:search";
+/// The compiled-in policy that adds columns and forgets carries.
+pub const EMBEDDED_CARRIES: &str = "embedded:carries";
 
 /// Precision in which the matrices of the base are held in memory. Sums are always formed in f32, and log-probs of sampler and
 /// learner are equal bit for bit with any of them.
@@ -43,7 +45,7 @@ pub struct BaseForm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face folder, a GGUF file, a name on the hub (`owner/name`, or `owner/name:FILE.gguf`), `embedded`, `embedded:search`, or `random:SHAPE` for
+    /// A Hugging Face folder, a GGUF file, a name on the hub (`owner/name`, or `owner/name:FILE.gguf`), `embedded`, `embedded:search`, `embedded:carries`, or `random:SHAPE` for
     /// random weights, which learn nothing and take the memory and time of a model (`random:mistral-7b`).
     pub model_name_or_path: String,
     /// Branch, tag or commit of a name on the hub; none: its branch `main`. A run keeps the commit that it found.
@@ -95,7 +97,7 @@ impl Default for ModelSection {
 impl ModelSection {
     /// True if the base is the policy that is compiled into the binary.
     pub fn is_embedded(&self) -> bool {
-        [EMBEDDED, EMBEDDED_SEARCH].contains(&self.model_name_or_path.as_str())
+        [EMBEDDED, EMBEDDED_SEARCH, EMBEDDED_CARRIES].contains(&self.model_name_or_path.as_str())
     }
 
     /// How the base is held.

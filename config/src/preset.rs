@@ -3,6 +3,7 @@
 /// Name and text of every preset.
 pub const PRESETS: &[(&str, &str)] = &[
     ("arithmetic", include_str!("../presets/arithmetic.yaml")),
+    ("carries", include_str!("../presets/carries.yaml")),
     ("demo", include_str!("../presets/demo.yaml")),
     ("sft-smollm2", include_str!("../presets/sft-smollm2.yaml")),
     ("smollm2", include_str!("../presets/smollm2.yaml")),

@@ -22,6 +22,7 @@ mod rows;
 mod shape;
 mod sides;
 mod split;
+mod traces;
 
 use std::sync::Arc;
 
@@ -31,9 +32,12 @@ use folgore_protocol::{Digest, Example, Task};
 pub use detect::Detection;
 pub use error::{BadRow, DatasetError};
 pub use mix::{Mixed, Schedule, SourceRows};
-pub use procedural::{Questions, Side, TraceMixture, arithmetic_traces, careful_sum, countries, crc32, held_out};
+pub use procedural::{
+    Questions, Side, TraceMixture, arithmetic_traces, careful_sum, carries_traces, countries, crc32, held_out,
+};
 pub use report::{FileReport, Purpose, Report};
 pub use rows::Container;
+pub use traces::Traces;
 
 /// Questions, and what they came from.
 #[derive(Clone, Debug)]
@@ -77,7 +81,7 @@ impl Tasks {
         match self {
             Tasks::Rows(rows) => rows.len() as u64,
             Tasks::Mixed(mixed) => mixed.len(),
-            Tasks::Made(_) | Tasks::Changed(..) => procedural::TRAIN_LEN,
+            Tasks::Made(questions) | Tasks::Changed(questions, _) => questions.len(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use folgore_actors::{ChildPolicy, Links, LocalConfig, RestartPolicy, Shutdown, Supervisor, SupervisorHandle, local};
 use folgore_config::{Config, RetrieverSection};
-use folgore_dataset::{Dataset, Tasks};
+use folgore_dataset::{Dataset, Tasks, Traces};
 use folgore_learner::{
     learner::{Learner, LearnerParts, LearnerPlan, Standing, Witness},
     replay::{ReplayService, ReplaySettings, ReplaySetup, RunIdentity, TaskSource},
@@ -64,6 +64,8 @@ pub struct Ingredients {
     pub policy: Arc<Policy>,
     /// Questions.
     pub dataset: Dataset,
+    /// What experts said to them.
+    pub traces: Traces,
     /// The rules.
     pub reward: Arc<dyn Reward>,
     /// Passages, where the policy searches.
@@ -101,6 +103,14 @@ impl Ingredients {
         let identity = match &self.procedures {
             Some((memory, _)) => identity.with(PROCEDURES, memory.fact()),
             None => identity,
+        };
+        let identity = match &self.traces {
+            Traces::None => identity,
+            traces => each_setting(identity.with("traces", traces.digest().short()), "traces", &c.traces),
+        };
+        let identity = match c.replay.experience.enabled {
+            true => each_setting(identity, "replay.experience", &c.replay.experience),
+            false => identity,
         };
         let identity = each_setting(identity, "rollout", &c.rollout);
         each_setting(identity, "algo", &c.algo)
@@ -202,8 +212,8 @@ impl House {
             },
             identity: what.identity(),
             force,
-            train: Arc::new(Questions(what.dataset.train.clone())),
-            held_out: Arc::new(Questions(what.dataset.eval.clone())),
+            train: Arc::new(Questions { tasks: what.dataset.train.clone(), traces: what.traces.clone() }),
+            held_out: Arc::new(Questions { tasks: what.dataset.eval.clone(), traces: Traces::None }),
         };
         self.supervisor
             .spawn_as("replay", ChildPolicy::Critical, move || Box::new(ReplayService { setup: replay.clone() }))
@@ -367,15 +377,22 @@ fn same_fingerprint(expected: &[f32], got: &[f32]) -> Result<(), String> {
     }
 }
 
-/// The dataset's questions as replay reads them.
-struct Questions(Tasks);
+/// The dataset's questions as replay reads them, with what experts said to them.
+struct Questions {
+    tasks: Tasks,
+    traces: Traces,
+}
 
 impl TaskSource for Questions {
     fn len(&self) -> u64 {
-        self.0.len()
+        self.tasks.len()
     }
 
     fn task(&self, index: u64) -> Task {
-        self.0.task(index)
+        self.tasks.task(index)
+    }
+
+    fn traces(&self, index: u64) -> Vec<Vec<String>> {
+        self.traces.of(index, &self.tasks.task(index))
     }
 }

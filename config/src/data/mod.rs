@@ -36,11 +36,13 @@ pub struct Arithmetic {
     pub second_digits: Option<u32>,
     /// Any of `+`, `-`, `*`, drawn evenly.
     pub operations: String,
+    /// Only sums of which every column carries, of two numbers of `digits` digits.
+    pub every_column_carries: bool,
 }
 
 impl Default for Arithmetic {
     fn default() -> Self {
-        Self { digits: 3, second_digits: None, operations: "+".into() }
+        Self { digits: 3, second_digits: None, operations: "+".into(), every_column_carries: false }
     }
 }
 
@@ -121,7 +123,7 @@ pub struct DataSection {
     pub max_line_bytes: u64,
     /// Share of a file's rows that is held out, by a hash of the prompt.
     pub eval_fraction: f64,
-    /// Most rows read from a file; none: all.
+    /// Most rows read from a file, or most questions that a rule makes to train on; none: all.
     pub max_rows: Option<u64>,
     /// What is taken of chats that a program kept.
     pub memory: ChatMemory,
@@ -216,6 +218,9 @@ impl DataSection {
         p.range("arithmetic.second_digits", 1.0, 9.0, a.second_digits.unwrap_or(a.digits).into());
         let operations = !a.operations.is_empty() && a.operations.chars().all(|c| "+-*".contains(c));
         p.expect(operations, "arithmetic.operations", "one or more of + - *", format!("{:?}", a.operations));
+        let plain = a.operations == "+" && a.second_digits.is_none_or(|digits| digits == a.digits);
+        let want = "false, unless operations is + and second_digits is digits";
+        p.expect(plain || !a.every_column_carries, "arithmetic.every_column_carries", want, "true");
         let c = &self.countdown;
         p.range("countdown.num_numbers", 2.0, 6.0, c.num_numbers.into());
         p.range("countdown.max_number", 4.0, 1000.0, c.max_number.into());

@@ -4,17 +4,20 @@ use folgore_config::data::Arithmetic;
 use folgore_protocol::seed;
 use serde_json::json;
 
-use super::Question;
+use super::{Question, carries};
 
 /// Operands have exactly `digits` and `second_digits` digits; one digit means 0 to 9. A difference may be negative.
 pub(crate) fn question(difficulty: &Arithmetic, stream: u64) -> Question {
     let operations: Vec<char> = difficulty.operations.chars().collect();
     let place = seed::below(stream, 0, operations.len().max(1) as u64) as usize;
     let operation = operations.get(place).copied().unwrap_or('+');
-    let (a, b) = (
-        operand(difficulty.digits, stream, 1),
-        operand(difficulty.second_digits.unwrap_or(difficulty.digits), stream, 2),
-    );
+    let (a, b) = match difficulty.every_column_carries {
+        true => carries::operands(difficulty.digits, stream),
+        false => (
+            operand(difficulty.digits, stream, 1),
+            operand(difficulty.second_digits.unwrap_or(difficulty.digits), stream, 2),
+        ),
+    };
     let answer = match operation {
         '-' => a - b,
         '*' => a * b,
@@ -42,7 +45,8 @@ mod tests {
     fn answers_are_exact_and_operands_have_their_digits() {
         for digits in [1, 2, 3, 9] {
             let second = digits.min(2);
-            let difficulty = Arithmetic { digits, second_digits: Some(second), operations: "+-*".into() };
+            let difficulty =
+                Arithmetic { digits, second_digits: Some(second), operations: "+-*".into(), ..Arithmetic::default() };
             let mut signs = [0; 3];
             for stream in 0..600 {
                 let question = question(&difficulty, stream);

@@ -5,6 +5,7 @@
 //! what the questions are about.
 
 mod arithmetic;
+mod carries;
 mod countdown;
 pub mod countries;
 mod crc32;
@@ -15,6 +16,7 @@ use folgore_config::data::DataSection;
 use folgore_protocol::{Digest, Message, Prompt, Task, seed};
 use serde_json::{Map, Value};
 
+pub use carries::carries_traces;
 pub use crc32::crc32;
 pub use trace::{TraceMixture, arithmetic_traces, careful_sum};
 
@@ -118,6 +120,8 @@ pub struct Questions {
     prefix: Option<String>,
     /// Asked in place of a question that is not found: one that was, so that asking never fails.
     witness: Question,
+    /// Number of training questions.
+    len: u64,
 }
 
 /// How many training questions a rule is taken to have: more than any run asks.
@@ -132,7 +136,21 @@ impl Questions {
             return Err(DatasetError::NoQuestion { name: rule.name(), side: "training", advice: rule.advice() });
         };
         let (system, prefix) = (section.system_prompt.clone(), section.prompt_prefix.clone());
-        Ok(Self { rule, chat: section.chat, system, prefix, witness })
+        let len = section.max_rows.unwrap_or(TRAIN_LEN).min(TRAIN_LEN);
+        Ok(Self { rule, chat: section.chat, system, prefix, witness, len })
+    }
+
+    /// Number of training questions.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What an expert says to question number `index`, right or wrong; none where the rule has no worked answers.
+    pub(crate) fn worked(&self, index: u64, wrong: bool) -> Option<String> {
+        let Rule::Arithmetic(_) = &self.rule else { return None };
+        let question = self.rule.question(Side::Train, index).unwrap_or_else(|| self.witness.clone());
+        let (a, b) = question.key.strip_suffix('=')?.split_once('+')?;
+        Some(carries::worked(a.parse().ok()?, b.parse().ok()?, wrong))
     }
 
     /// Task number `index`.
@@ -183,7 +201,8 @@ impl Questions {
             _ => "",
         };
         let prefix = self.prefix.iter().map(|prefix| format!(" {prefix:?}")).collect::<String>();
-        Digest::of(format!("rules 1 {:?} {} {:?}{prefix}{facts}", self.rule, self.chat, self.system).as_bytes())
+        let few = if self.len < TRAIN_LEN { format!(" {}", self.len) } else { String::new() };
+        Digest::of(format!("rules 1 {:?} {} {:?}{prefix}{facts}{few}", self.rule, self.chat, self.system).as_bytes())
     }
 
     /// One line for the user, without what stands in front of every question.

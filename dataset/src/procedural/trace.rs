@@ -57,17 +57,17 @@ pub fn arithmetic_traces(seed: u64, index: u64, mixture: &TraceMixture) -> (Stri
     let response = if habit < mixture.guess {
         guess(a + b, mixture, noise)
     } else {
-        columns(a, b, habit >= mixture.guess + mixture.sloppy, mixture, noise)
+        columns(a, b, |_| habit >= mixture.guess + mixture.sloppy, mixture, noise)
     };
     (text((a, b)), response)
 }
 
 /// The careful work of `a + b`, without a slip.
 pub fn careful_sum(a: i64, b: i64) -> String {
-    columns(a, b, true, &TraceMixture::clean(), 0)
+    columns(a, b, |_| true, &TraceMixture::clean(), 0)
 }
 
-fn guess(answer: i64, mixture: &TraceMixture, stream: u64) -> String {
+pub(super) fn guess(answer: i64, mixture: &TraceMixture, stream: u64) -> String {
     let digits = answer.to_string().into_bytes();
     let guessed = digits.iter().enumerate().map(|(i, digit)| {
         let place = 2 * i as u64;
@@ -81,8 +81,8 @@ fn guess(answer: i64, mixture: &TraceMixture, stream: u64) -> String {
     format!("<think></think><answer>{}</answer>", guessed.collect::<String>())
 }
 
-/// Adds column by column; the last column is written out whole. Forgetful work carries nothing.
-fn columns(a: i64, b: i64, careful: bool, mixture: &TraceMixture, stream: u64) -> String {
+/// Adds column by column; the last column is written out whole. A carry is taken along from the columns for which `careful` holds.
+pub(super) fn columns(a: i64, b: i64, careful: impl Fn(usize) -> bool, mixture: &TraceMixture, stream: u64) -> String {
     let digits = |mut n: i64| {
         let mut digits = Vec::new();
         loop {
@@ -103,7 +103,7 @@ fn columns(a: i64, b: i64, careful: bool, mixture: &TraceMixture, stream: u64) -
         work.push(format!("{x}+{y}{carried}={sum}"));
         let written = if i + 1 == width { sum } else { sum % 10 };
         answer.insert_str(0, &written.to_string());
-        carry = if careful { sum / 10 } else { 0 };
+        carry = if careful(i) { sum / 10 } else { 0 };
     }
     format!("<think>{}</think><answer>{answer}</answer>", work.join(";"))
 }
@@ -131,9 +131,12 @@ mod tests {
     #[test]
     fn careful_work_is_written_as_the_recipe_says() {
         let clean = TraceMixture::clean();
-        assert_eq!(columns(347, 85, true, &clean, 0), "<think>7+5=12;4+8+1=13;3+0+1=4</think><answer>432</answer>");
-        assert_eq!(columns(347, 85, false, &clean, 0), "<think>7+5=12;4+8=12;3+0=3</think><answer>322</answer>");
-        assert_eq!(columns(999, 999, true, &clean, 0), "<think>9+9=18;9+9+1=19;9+9+1=19</think><answer>1998</answer>");
+        assert_eq!(columns(347, 85, |_| true, &clean, 0), "<think>7+5=12;4+8+1=13;3+0+1=4</think><answer>432</answer>");
+        assert_eq!(columns(347, 85, |_| false, &clean, 0), "<think>7+5=12;4+8=12;3+0=3</think><answer>322</answer>");
+        assert_eq!(
+            columns(999, 999, |_| true, &clean, 0),
+            "<think>9+9=18;9+9+1=19;9+9+1=19</think><answer>1998</answer>"
+        );
         for index in 0..500 {
             let (a, b, work, answer) = parse(&arithmetic_traces(1, index, &clean));
             assert!(answer == a + b && !work.is_empty());

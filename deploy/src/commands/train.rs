@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::Level;
 use folgore_config::{Config, EvalSection, Loaded, LogSection, Purpose, load_for};
+use folgore_dataset::Traces;
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
     learner::{FIRST_FREE_GROUP, LearnerParts, LearnerPlan, Standing, Witness},
@@ -349,6 +350,7 @@ pub fn ingredients(
         Some(file) => file.config.clone(),
         None => fresh_lora(&config.lora)?,
     };
+    let traces = Traces::load(&config.traces, &config.data, &dataset.train)?;
     let recall = compose::recall(&config);
     let retriever = match config.rollout.searches() {
         true => {
@@ -361,7 +363,7 @@ pub fn ingredients(
         crate::retriever::expect_tags(&config, &policy.tokenizer)?;
     }
     Ok((
-        Ingredients { config, policy: Arc::new(policy), dataset, reward, retriever, procedures, lora, recall },
+        Ingredients { config, policy: Arc::new(policy), dataset, traces, reward, retriever, procedures, lora, recall },
         adapter,
     ))
 }

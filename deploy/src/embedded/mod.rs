@@ -1,4 +1,4 @@
-//! The embedded policies: two small decoders, compiled into the executable, with habits that were planted for reinforcement to
+//! The embedded policies: three small decoders, compiled into the executable, with habits that were planted for reinforcement to
 //! select from.
 //!
 //! Their files in `deploy/embedded/` are made by `folgore make-base` from the recipes in this folder and nothing else: no
@@ -23,6 +23,8 @@ pub enum Embedded {
     Arithmetic,
     /// Seldom searches before it answers.
     Search,
+    /// Adds single columns well, and hardly ever takes a carry along.
+    Carries,
 }
 
 /// The files of one policy.
@@ -47,13 +49,21 @@ const SEARCH: Compiled = Compiled {
     tokenizer_config: include_str!("../../embedded/search/tokenizer_config.json"),
 };
 
+/// It has the words of the one that adds.
+const CARRIES: Compiled = Compiled {
+    weights: include_bytes!("../../embedded/carries/model.safetensors"),
+    config: include_str!("../../embedded/carries/config.json"),
+    tokenizer: include_str!("../../embedded/carries/tokenizer.json"),
+    tokenizer_config: include_str!("../../embedded/carries/tokenizer_config.json"),
+};
+
 /// The name of the policy that adds, which is also what [`folgore_config::ModelSection`] begins with.
 pub const NAME: &str = folgore_config::model::EMBEDDED;
 
 impl Embedded {
     /// The policy that the configuration calls `name`.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Arithmetic, Self::Search].into_iter().find(|policy| policy.name() == name)
+        [Self::Arithmetic, Self::Search, Self::Carries].into_iter().find(|policy| policy.name() == name)
     }
 
     /// What the configuration calls it.
@@ -61,6 +71,7 @@ impl Embedded {
         match self {
             Self::Arithmetic => NAME,
             Self::Search => folgore_config::model::EMBEDDED_SEARCH,
+            Self::Carries => folgore_config::model::EMBEDDED_CARRIES,
         }
     }
 
@@ -69,6 +80,7 @@ impl Embedded {
         match self {
             Self::Arithmetic => "deploy/embedded/arithmetic",
             Self::Search => "deploy/embedded/search",
+            Self::Carries => "deploy/embedded/carries",
         }
     }
 
@@ -77,6 +89,7 @@ impl Embedded {
         let c = match self {
             Self::Arithmetic => &ARITHMETIC,
             Self::Search => &SEARCH,
+            Self::Carries => &CARRIES,
         };
         ModelFiles::from_memory(self.name(), c.weights, c.config, c.tokenizer, c.tokenizer_config, "")
             .with_context(|| format!("policy {}", self.name()))
@@ -86,6 +99,7 @@ impl Embedded {
         match self {
             Self::Arithmetic => arithmetic::recipe(),
             Self::Search => search::recipe(),
+            Self::Carries => arithmetic::recipe_of_carries(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use folgore_config::{
     Config, RewardSpec, RewardWay,
-    model::{EMBEDDED, EMBEDDED_SEARCH},
+    model::{EMBEDDED, EMBEDDED_CARRIES, EMBEDDED_SEARCH},
 };
 
 /// What is said about a demonstration.
@@ -44,6 +44,18 @@ const SEARCH: Demonstration = Demonstration {
           does it say how large a gain to expect from a language model on a real task.",
 };
 
+const CARRIES: Demonstration = Demonstration {
+    short: "What this shows: what the policy never samples by itself it can learn from an expert in its groups, as far as it knows the \
+            pieces. What it does not show: a model discovering arithmetic.",
+    shows: "This run starts from the policy inside the executable that adds single columns well and, by design, takes a carry along \
+            one time in twenty-five. A sum of which every column carries it never gets right, so its own samples teach it nothing. \
+            With an expert's worked sum in each group, judged by the same rule as its own answers, the weights move towards the rare \
+            steps that the expert takes, on questions that were in neither the training items nor the policy's own recipe.",
+    not: "It does not show a model discovering arithmetic, or an expert teaching what is unknown: each step of careful work was planted \
+          as a rare one. Imitation of right traces (folgore sft) learns this as well and costs less; what the reward is good for \
+          shows where traces are wrong.",
+};
+
 impl Demonstration {
     /// What is said about the run of `config`; none unless the base is an embedded policy on its own task, and rules that the
     /// executable holds are what rewards it.
@@ -54,6 +66,7 @@ impl Demonstration {
             _ if !config.reward.iter().all(held) => None,
             (EMBEDDED, _) if config.reward.iter().all(|r| r.name == "exact_match") => Some(&ARITHMETIC),
             (EMBEDDED_SEARCH, "countries") => Some(&SEARCH),
+            (EMBEDDED_CARRIES, "arithmetic") if config.traces.is_on() => Some(&CARRIES),
             _ => None,
         }
     }
