@@ -46,6 +46,8 @@ pub fn settings() -> ReplaySettings {
         judge_groups: false,
         judge_deadline: Duration::from_secs(10),
         judge_concurrency: 4,
+        traces: None,
+        experience: None,
     }
 }
 
@@ -152,13 +154,18 @@ pub fn change<T>(store: &mut Store, decide: impl FnOnce(&mut Ledger) -> T) -> T 
 
 /// Hands out and plays until nothing is open.
 pub fn play_all(store: &mut Store, temper: Temper) {
+    play_all_by(store, |job| play(job, policy_for(job), temper));
+}
+
+/// The same, with a worker of one's own.
+pub fn play_all_by(store: &mut Store, mut play: impl FnMut(&RolloutJob) -> Trajectory) {
     loop {
-        let jobs = change(store, |ledger| ledger.open_seats(0, 1000, false));
+        let jobs = store.open_seats(0, 1000, false).unwrap().0;
         if jobs.is_empty() {
             return;
         }
         for job in jobs {
-            let trajectory = play(&job, policy_for(&job), temper);
+            let trajectory = play(&job);
             change(store, |ledger| ledger.ingest(trajectory));
         }
     }

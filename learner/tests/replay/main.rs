@@ -6,6 +6,7 @@ mod crashes;
 mod defence;
 mod evaluation;
 mod evidence;
+mod given;
 mod intake;
 mod judging;
 mod order;

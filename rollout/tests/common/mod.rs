@@ -26,6 +26,13 @@ pub fn spawn(service: impl Service, name: &str, links: &Links) -> (Context, Join
     (context.clone(), tokio::spawn(Box::new(service).run(context)))
 }
 
+impl Bytes {
+    /// Text of ids, whatever they are.
+    pub fn decode_lossy(&self, ids: &[u32]) -> String {
+        String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned()
+    }
+}
+
 /// One id per byte; a conversation is written as `role:content`.
 pub struct Bytes;
 
@@ -58,7 +65,7 @@ impl PromptEncoder for Bytes {
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        Ok(String::from_utf8_lossy(&ids.iter().map(|id| *id as u8).collect::<Vec<_>>()).into_owned())
+        Ok(self.decode_lossy(ids))
     }
 
     fn vocab_size(&self) -> usize {
