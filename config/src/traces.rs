@@ -22,8 +22,6 @@ pub struct TracesSection {
     pub max_prefix_ratio: f64,
     /// Most questions that have traces; none: all.
     pub max_questions: Option<u64>,
-    /// Share of the traces of a procedural dataset that is wrong, to see what the reward is good for.
-    pub wrong: f64,
 }
 
 impl Default for TracesSection {
@@ -35,7 +33,6 @@ impl Default for TracesSection {
             min_prefix_ratio: 1.0,
             max_prefix_ratio: 1.0,
             max_questions: None,
-            wrong: 0.0,
         }
     }
 }
@@ -51,7 +48,6 @@ impl TracesSection {
         let (least, most) = (self.min_prefix_ratio, self.max_prefix_ratio);
         p.expect(most > 0.0 && most <= 1.0, "max_prefix_ratio", "above 0 and at most 1", most);
         p.expect(least > 0.0 && least <= most, "min_prefix_ratio", "above 0 and at most max_prefix_ratio", least);
-        p.range("wrong", 0.0, 1.0, self.wrong);
         if let Some(reward) = self.min_reward {
             p.expect(reward.is_finite(), "min_reward", "a finite number", reward);
         }

@@ -178,14 +178,29 @@ pub struct Examples {
 /// # Errors
 /// As [`load`]; and if `section` names questions that are made by a rule, to which nothing was said.
 pub fn examples(section: &DataSection) -> Result<Examples, DatasetError> {
-    if section.is_procedural() {
-        return Err(DatasetError::NothingToTrain {
-            path: section.dataset.clone(),
-            why: "its questions are made by a rule, and nobody has answered them: name a file in data.dataset".into(),
-        });
+    if let Some(rule) = procedural::Rule::of(section) {
+        return worked(rule, section);
     }
     let make = |id: &str, source: Option<&str>, shaped| make::example(id, source.unwrap_or_default(), shaped);
     let sides = sides::read(section, Purpose::Examples, &make)?;
     let digest = sides.digest();
     Ok(Examples { train: sides.train, eval: sides.eval, digest, report: sides.report })
+}
+
+/// Questions made by a rule, with worked answers.
+fn worked(rule: procedural::Rule, section: &DataSection) -> Result<Examples, DatasetError> {
+    let questions = Questions::training(rule, section)?;
+    let nothing = || {
+        DatasetError::NothingToTrain {
+        path: section.dataset.clone(),
+        why: "expected a file, or arithmetic with at most 4096 questions (data.max_rows): other questions are made by a rule and have \
+              no worked answers"
+            .into(),
+    }
+    };
+    let (train, eval) = questions.examples().ok_or_else(nothing)?;
+    let train =
+        Mixed::new(vec![SourceRows { name: section.dataset.clone(), rows: train }], None).map_err(|_| nothing())?;
+    let report = Report { made: Some(questions.describe()), eval: eval.len() as u64, ..Report::default() };
+    Ok(Examples { train, eval, digest: questions.digest(), report })
 }

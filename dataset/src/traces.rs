@@ -3,18 +3,16 @@
 //! A trace is the turns of an assistant, as text. Questions find theirs by what was asked last: system prompts and worked
 //! examples in front of a question may differ from those that its expert saw.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use folgore_config::{DataSection, TracesSection};
-use folgore_protocol::{Digest, Task, seed};
+use folgore_protocol::{Digest, Task};
 use serde_json::Value;
 
-use crate::{DatasetError, Tasks, file};
+use crate::{DatasetError, Tasks};
 
 /// Columns that hold what an expert said, the first one that is there counts.
 const COLUMNS: [&str; 6] = ["target_lst", "target", "completion", "response", "generations", "output"];
-/// Which traces of a rule are wrong.
-const STREAM: u64 = 0x0077_726f_6e67;
 
 /// Traces of the questions of a dataset.
 #[derive(Clone, Debug)]
@@ -29,8 +27,6 @@ pub enum Traces {
         tasks: Box<Tasks>,
         /// Questions that have one.
         questions: u64,
-        /// Share of them that is wrong.
-        wrong: f64,
     },
 }
 
@@ -43,11 +39,11 @@ impl Traces {
         let most = section.max_questions.unwrap_or(u64::MAX);
         let traces = match (section.is_on(), &section.path, tasks) {
             (false, ..) => return Ok(Traces::None),
-            (true, Some(path), _) => Self::said(&file(Path::new(path), &plain(data))?.0, most),
-            (true, None, Tasks::Rows(rows)) => Self::said(rows, most),
-            (true, None, made) => {
-                Traces::Worked { tasks: Box::new(made.clone()), questions: made.len().min(most), wrong: section.wrong }
+            (true, Some(path), _) => Self::said(&crate::load(&plain(path, data))?.train, most),
+            (true, None, made @ (Tasks::Made(_) | Tasks::Changed(..))) => {
+                Traces::Worked { tasks: Box::new(made.clone()), questions: made.len().min(most) }
             }
+            (true, None, rows) => Self::said(rows, most),
         };
         let found = (0..tasks.len().min(LOOKED_AT)).any(|index| !traces.of(index, &tasks.task(index)).is_empty());
         if found {
@@ -58,13 +54,13 @@ impl Traces {
         Err(DatasetError::NothingToTrain { path: place, why })
     }
 
-    fn said(rows: &[Task], most: u64) -> Self {
+    fn said(rows: &Tasks, most: u64) -> Self {
         let mut said: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
-        for row in rows {
-            let traces = of_columns(row);
-            let full = said.len() as u64 >= most && !said.contains_key(key(row));
+        for row in (0..rows.len()).map(|index| rows.task(index)) {
+            let traces = of_columns(&row);
+            let full = said.len() as u64 >= most && !said.contains_key(key(&row));
             if !traces.is_empty() && !full {
-                said.entry(key(row).to_owned()).or_default().extend(traces);
+                said.entry(key(&row).to_owned()).or_default().extend(traces);
             }
         }
         Traces::Said(said)
@@ -75,10 +71,9 @@ impl Traces {
         match self {
             Traces::None => Vec::new(),
             Traces::Said(said) => said.get(key(task)).cloned().unwrap_or_default(),
-            Traces::Worked { tasks, questions, wrong } => {
-                let is_wrong = f64::from(seed::uniform(STREAM, index)) < *wrong;
+            Traces::Worked { tasks, questions } => {
                 let (Tasks::Made(rule) | Tasks::Changed(rule, _)) = &**tasks else { return Vec::new() };
-                let worked = rule.worked(index, is_wrong).filter(|_| index < *questions);
+                let worked = rule.worked(index).filter(|_| index < *questions);
                 worked.into_iter().map(|text| vec![text]).collect()
             }
         }
@@ -89,7 +84,8 @@ impl Traces {
         match self {
             Traces::None => Digest::of(b""),
             Traces::Said(said) => Digest::of(&serde_json::to_vec(said).unwrap_or_default()),
-            Traces::Worked { questions, wrong, .. } => Digest::of(format!("worked 1 {questions} {wrong}").as_bytes()),
+            // what they say is in the digest of the rule
+            Traces::Worked { questions, .. } => Digest::of(format!("worked 1 {questions}").as_bytes()),
         }
     }
 
@@ -102,10 +98,7 @@ impl Traces {
                 let with = (0..looked).filter(|index| said.contains_key(key(&tasks.task(*index)))).count();
                 Some(format!("traces of {} questions; {with} of the first {looked} to train on have one", said.len()))
             }
-            Traces::Worked { questions, wrong, .. } => Some(format!(
-                "traces worked by the rule, for {questions} questions, {:.0} % of them wrong",
-                wrong * 100.0
-            )),
+            Traces::Worked { questions, .. } => Some(format!("traces worked by the rule, for {questions} questions")),
         }
     }
 }
@@ -114,9 +107,18 @@ impl Traces {
 const LOOKED_AT: u64 = 10_000;
 
 /// How the rows of a file of traces are read: as those of the dataset, without what is put in front of questions.
-fn plain(data: &DataSection) -> DataSection {
-    let (system_prompt, prompt_prefix, max_rows) = (None, None, None);
-    DataSection { system_prompt, prompt_prefix, max_rows, ..data.clone() }
+fn plain(path: &str, data: &DataSection) -> DataSection {
+    DataSection {
+        dataset: path.to_owned(),
+        sources: Vec::new(),
+        eval_dataset: None,
+        eval_fraction: 0.0,
+        system_prompt: None,
+        prompt_prefix: None,
+        max_rows: None,
+        rag_share: 0.0,
+        ..data.clone()
+    }
 }
 
 fn key(task: &Task) -> &str {
@@ -159,7 +161,7 @@ fn turn(message: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use folgore_protocol::Prompt;
+    use folgore_protocol::{Body, Prompt};
     use serde_json::json;
 
     use super::*;
@@ -182,7 +184,7 @@ mod tests {
             task("e", json!({"answer": 1})),
             task("f", json!({"response": {"role": "assistant", "content": "F", "reasoning_content": "hm"}})),
         ];
-        let traces = Traces::said(&rows, 100);
+        let traces = Traces::said(&Tasks::Rows(rows.clone()), 100);
         let of = |text: &str| traces.of(0, &task(text, json!({})));
         assert_eq!((of("a"), of("b")), (vec![vec!["A".to_owned()]], vec![vec!["B".to_owned()]]));
         assert_eq!(of("c"), [["C1"], ["C2"]]);
@@ -190,7 +192,7 @@ mod tests {
         assert!(of("e").is_empty() && of("g").is_empty());
         assert_eq!(of("f"), [["<think>\nhm\n</think>\n\nF"]]);
         assert_eq!(of(" example: 1\n\na ").len(), 1, "what stands in front does not matter");
-        let few = Traces::said(&rows, 1);
+        let few = Traces::said(&Tasks::Rows(rows.clone()), 1);
         assert!(few.of(0, &rows[0]).len() == 1 && few.of(0, &rows[1]).is_empty());
     }
 
@@ -199,9 +201,10 @@ mod tests {
         let mut data = DataSection { max_rows: Some(1000), ..DataSection::default() };
         data.arithmetic.digits = 4;
         data.arithmetic.every_column_carries = true;
+        data.arithmetic.wrong = 0.7;
         let tasks = crate::load(&data).unwrap().train;
         assert_eq!(tasks.len(), 1000);
-        let section = TracesSection { per_group: 1, wrong: 0.7, max_questions: Some(500), ..TracesSection::default() };
+        let section = TracesSection { per_group: 1, max_questions: Some(500), ..TracesSection::default() };
         let traces = Traces::load(&section, &data, &tasks).unwrap();
         let right = |index: u64| {
             let task = tasks.task(index);
@@ -211,6 +214,10 @@ mod tests {
         let share = (0..500).filter(|index| right(*index)).count() as f64 / 500.0;
         assert!((0.23..0.37).contains(&share), "{share}");
         assert!(traces.of(500, &tasks.task(500)).is_empty());
+        let examples = crate::examples(&data).unwrap();
+        assert_eq!((examples.train.len(), examples.eval.is_empty()), (1000, false), "the same, to be imitated");
+        let Body::Completion { completion, .. } = &examples.train.get(3).body else { panic!() };
+        assert_eq!(*completion, traces.of(3, &tasks.task(3))[0][0]);
         let off = TracesSection::default();
         assert!(matches!(Traces::load(&off, &data, &tasks), Ok(Traces::None)));
     }

@@ -38,11 +38,13 @@ pub struct Arithmetic {
     pub operations: String,
     /// Only sums of which every column carries, of two numbers of `digits` digits.
     pub every_column_carries: bool,
+    /// Share of the worked answers (`traces`, and rows to imitate) that forget every carry, to see what the reward is good for.
+    pub wrong: f64,
 }
 
 impl Default for Arithmetic {
     fn default() -> Self {
-        Self { digits: 3, second_digits: None, operations: "+".into(), every_column_carries: false }
+        Self { digits: 3, second_digits: None, operations: "+".into(), every_column_carries: false, wrong: 0.0 }
     }
 }
 
@@ -218,6 +220,7 @@ impl DataSection {
         p.range("arithmetic.second_digits", 1.0, 9.0, a.second_digits.unwrap_or(a.digits).into());
         let operations = !a.operations.is_empty() && a.operations.chars().all(|c| "+-*".contains(c));
         p.expect(operations, "arithmetic.operations", "one or more of + - *", format!("{:?}", a.operations));
+        p.range("arithmetic.wrong", 0.0, 1.0, a.wrong);
         let plain = a.operations == "+" && a.second_digits.is_none_or(|digits| digits == a.digits);
         let want = "false, unless operations is + and second_digits is digits";
         p.expect(plain || !a.every_column_carries, "arithmetic.every_column_carries", want, "true");

@@ -43,7 +43,8 @@ pub fn carries_traces(seed: u64, index: u64) -> (String, String) {
         let carry = if seed::below(own, 1, 2) == 1 { "+1" } else { "" };
         let (x, y) = (seed::below(own, 2, 10), seed::below(own, 3, 10));
         let sum = x + y + carry.len() as u64 / 2;
-        return (format!("{x}+{y}{carry}="), sum.to_string());
+        let column = format!("{x}+{y}{carry}=");
+        return (column.clone(), format!("<think>{column}{sum}</think><answer>{sum}</answer>"));
     }
     let digits = [2, 3, 3, 4][seed::below(own, 4, 4) as usize];
     let full = seed::uniform(own, 5) < FULL;
@@ -101,11 +102,12 @@ mod tests {
     #[test]
     fn lessons_know_the_pieces_and_hardly_ever_the_whole() {
         let lessons: Vec<_> = (0..20_000).map(|index| carries_traces(3, index)).collect();
-        let drills = lessons.iter().filter(|(_, response)| !response.starts_with('<')).count();
+        let is_drill = |prompt: &str| prompt.len() < 7 && prompt.find('+') == Some(1);
+        let drills = lessons.iter().filter(|(prompt, _)| is_drill(prompt)).count();
         assert!((0.28..0.32).contains(&(drills as f64 / 20_000.0)), "{drills}");
         let sums: Vec<(i64, i64, &str)> = lessons
             .iter()
-            .filter(|(_, response)| response.contains("=") && response.starts_with("<think>"))
+            .filter(|(prompt, response)| !is_drill(prompt) && response.contains('='))
             .map(|(prompt, response)| {
                 let (a, b) = prompt.trim_end_matches('=').split_once('+').unwrap();
                 (a.parse().unwrap(), b.parse().unwrap(), response.as_str())
@@ -115,11 +117,7 @@ mod tests {
         assert!(full.len() > 500, "{}", full.len());
         let right = full.iter().filter(|(a, b, r)| r.ends_with(&format!("<answer>{}</answer>", a + b))).count();
         assert!(right <= 1, "three carries in a row, one time in 15,625: {right} of {}", full.len());
-        assert!(
-            lessons.iter().all(|(prompt, _)| !held_out(prompt)
-                || !prompt.contains("+1=") && prompt.len() > 6
-                || prompt.len() < 7)
-        );
+        assert!(lessons.iter().all(|(prompt, _)| is_drill(prompt) || !held_out(prompt)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod letter_count;
 mod trace;
 
 use folgore_config::data::DataSection;
-use folgore_protocol::{Digest, Message, Prompt, Task, seed};
+use folgore_protocol::{Body, Digest, Example, Message, Prompt, Task, seed};
 use serde_json::{Map, Value};
 
 pub use carries::carries_traces;
@@ -124,6 +124,8 @@ pub struct Questions {
     len: u64,
 }
 
+/// Which worked answers are wrong.
+const WRONG: u64 = 0x0077_726f_6e67;
 /// How many training questions a rule is taken to have: more than any run asks.
 pub(crate) const TRAIN_LEN: u64 = 1_000_000_000;
 /// Most held-out questions.
@@ -145,12 +147,41 @@ impl Questions {
         self.len
     }
 
-    /// What an expert says to question number `index`, right or wrong; none where the rule has no worked answers.
-    pub(crate) fn worked(&self, index: u64, wrong: bool) -> Option<String> {
-        let Rule::Arithmetic(_) = &self.rule else { return None };
+    /// What an expert says to question number `index`; none where the rule has no worked answers.
+    pub(crate) fn worked(&self, index: u64) -> Option<String> {
         let question = self.rule.question(Side::Train, index).unwrap_or_else(|| self.witness.clone());
-        let (a, b) = question.key.strip_suffix('=')?.split_once('+')?;
+        self.work(&question.key, index)
+    }
+
+    /// What an expert says to `key`, a question of this rule.
+    fn work(&self, key: &str, index: u64) -> Option<String> {
+        let Rule::Arithmetic(difficulty) = &self.rule else { return None };
+        let (a, b) = key.strip_suffix('=')?.split_once('+')?;
+        let wrong = f64::from(seed::uniform(WRONG, index)) < difficulty.wrong;
         Some(carries::worked(a.parse().ok()?, b.parse().ok()?, wrong))
+    }
+
+    /// The training questions as rows to imitate, and held-out ones, which are worked rightly; none where the rule has no worked
+    /// answers, or questions without end.
+    pub(crate) fn examples(&self) -> Option<(Vec<Example>, Vec<Example>)> {
+        let example = |task: Task, worked: String| {
+            let prompt = task.prompt.last_text().to_owned();
+            let body = Body::Completion { prompt, completion: worked };
+            Example { id: task.id, source: self.rule.name().to_owned(), body, columns: Map::new() }
+        };
+        let train = (0..self.len).take_while(|_| self.len <= EVAL_LEN);
+        let train: Option<Vec<Example>> =
+            train.map(|index| Some(example(self.task(index), self.worked(index)?))).collect();
+        let mut right = self.clone();
+        if let Rule::Arithmetic(difficulty) = &mut right.rule {
+            difficulty.wrong = 0.0;
+        }
+        let held_out = self.held_out().ok()?.into_iter();
+        let eval = held_out.map(|task| {
+            let key = task.columns.get("question")?.as_str()?.to_owned();
+            Some(example(task, right.work(&key, 0)?))
+        });
+        Some((train.filter(|train| !train.is_empty())?, eval.collect::<Option<_>>()?))
     }
 
     /// Task number `index`.
