@@ -178,7 +178,7 @@ pub struct Examples {
 /// # Errors
 /// As [`load`]; and if `section` names questions that are made by a rule, to which nothing was said.
 pub fn examples(section: &DataSection) -> Result<Examples, DatasetError> {
-    if let Some(rule) = procedural::Rule::of(section) {
+    if let Some(rule) = procedural::Rule::of(section).filter(|_| section.is_procedural()) {
         return worked(rule, section);
     }
     let make = |id: &str, source: Option<&str>, shaped| make::example(id, source.unwrap_or_default(), shaped);

@@ -22,7 +22,9 @@ pub struct Rows {
 
 /// The rows that `section` names, with as many held-out ones as `eval` takes.
 pub fn rows(section: &DataSection, eval: &EvalSection, seed: u64) -> Result<Rows> {
-    let mut rows = if section.is_procedural() { made(section, seed)? } else { read(section)? };
+    // sums of which every column carries have experts, right and wrong ones
+    let has_experts = section.dataset == "arithmetic" && section.arithmetic.every_column_carries;
+    let mut rows = if section.is_procedural() && !has_experts { made(section, seed)? } else { read(section)? };
     rows.eval = evenly(rows.eval, eval.eval_items as usize);
     Ok(rows)
 }
