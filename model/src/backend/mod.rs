@@ -235,8 +235,20 @@ pub struct AdamW {
     pub step: u64,
 }
 
+/// One of the maps of [`Backend::linears`].
+pub struct Map<'a, B: Backend> {
+    /// [out, in].
+    pub matrix: &'a B::Matrix,
+    /// [_, out].
+    pub out: &'a mut B::Buf,
+    /// The chain starts from `out`.
+    pub accumulate: bool,
+    /// Another input and its matrix (an adapter's), whose products continue the chain.
+    pub low: Option<(&'a B::Buf, &'a B::Matrix)>,
+}
+
 /// A device that can run a decoder forward and backward.
-pub trait Backend: Send + Sync + 'static {
+pub trait Backend: Sized + Send + Sync + 'static {
     /// f32 numbers on the device; length fixed when made.
     type Buf: Send + Sync;
     /// A matrix W of shape [out, in] in the backend's own layout.
@@ -317,10 +329,13 @@ pub trait Backend: Send + Sync + 'static {
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buf);
     /// `out[rows] (+)= x[rows] · Wᵀ`: x is [_, in], out is [_, out]; with `accumulate` the chain starts from `out`.
     fn linear(&self, x: &Self::Buf, w: &Self::Matrix, out: &mut Self::Buf, rows: Range<usize>, accumulate: bool);
-    /// [`Self::linear`] of the same rows with several matrices, each with its `out` and whether that is accumulated to.
-    fn linears(&self, x: &Self::Buf, each: &mut [(&Self::Matrix, &mut Self::Buf, bool)], rows: Range<usize>) {
-        for (w, out, accumulate) in each {
-            self.linear(x, w, out, rows.clone(), *accumulate);
+    /// [`Self::linear`] of the same rows by several maps.
+    fn linears(&self, x: &Self::Buf, maps: &mut [Map<'_, Self>], rows: Range<usize>) {
+        for Map { matrix, out, accumulate, low } in maps {
+            self.linear(x, matrix, out, rows.clone(), *accumulate);
+            if let Some((low, matrix)) = low {
+                self.linear(low, matrix, out, rows.clone(), true);
+            }
         }
     }
     /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row; the row length is that of `weight`.
@@ -374,6 +389,19 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `dx[rows] (+)= dy[rows] · W`.
     fn linear_dx(&self, dy: &Self::Buf, w: &Self::Matrix, dx: &mut Self::Buf, rows: Range<usize>, accumulate: bool);
+    /// [`Self::linear_dx`], then the same with `low`, another gradient and its matrix (an adapter's), accumulated.
+    fn linear_dx_low(
+        &self,
+        dy: &Self::Buf,
+        w: &Self::Matrix,
+        low: (&Self::Buf, &Self::Matrix),
+        dx: &mut Self::Buf,
+        rows: Range<usize>,
+        accumulate: bool,
+    ) {
+        self.linear_dx(dy, w, dx, rows.clone(), accumulate);
+        self.linear_dx(low.0, low.1, dx, rows, true);
+    }
     /// `dw += scale * dy[rows]ᵀ · x[rows]`: dy is [_, out], x is [_, in], dw row-major [out, in].
     fn linear_dw(
         &self,

@@ -7,7 +7,7 @@ use super::{
     parts::{self, Part, Rows, each},
 };
 use crate::{
-    backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, KvPrecision, SampleSpec, Sampled},
+    backend::{AttnShape, AttnSpan, BLOCK, Backend, Head, HeadOut, Heads, KvPrecision, Map, SampleSpec, Sampled},
     lora::Adapter,
 };
 
@@ -325,8 +325,17 @@ impl<B: Backend> Decoder<B> {
             }
             y
         });
-        let each = linears.iter().zip(&mut ys).map(|(l, y)| (weights.linear(*l), y, weights.bias(*l).is_some()));
-        b.linears(x, &mut each.collect::<Vec<_>>(), 0..n);
+        let lows = self.lows(layer, linears, x, call);
+        let maps = linears.iter().zip(&mut ys).zip(&lows).map(|((linear, out), low)| Map {
+            matrix: weights.linear(*linear),
+            out,
+            accumulate: weights.bias(*linear).is_some(),
+            low: low.as_ref().map(|(low, matrix)| (low, *matrix)),
+        });
+        b.linears(x, &mut maps.collect::<Vec<_>>(), 0..n);
+        if call.rows.len() < 2 {
+            return ys;
+        }
         for (linear, y) in linears.into_iter().zip(&mut ys) {
             for (range, adapter) in &call.rows {
                 let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { continue };
@@ -337,6 +346,31 @@ impl<B: Backend> Decoder<B> {
             }
         }
         ys
+    }
+
+    /// Where one adapter serves all rows: what its first factors make of `x`, and the second ones, whose products are added while a map's
+    /// own are in a cache.
+    fn lows<'a, const N: usize>(
+        &self,
+        layer: usize,
+        linears: [Linear; N],
+        x: &B::Buf,
+        call: &Call<'a, B>,
+    ) -> [Option<(B::Buf, &'a B::Matrix)>; N] {
+        let (b, n) = (&**self.backend(), call.input.len());
+        let adapter = if let [(_, adapter)] = call.rows[..] { adapter } else { None };
+        let pairs = linears.map(|linear| adapter.and_then(|adapter| adapter.pair(layer, linear)));
+        let mut lows = pairs.map(|pair| pair.map(|pair| (b.alloc(n * pair.r), &pair.b)));
+        let mut firsts = Vec::with_capacity(N);
+        for ((low, pair), linear) in lows.iter_mut().zip(pairs).zip(linears) {
+            let (Some((low, _)), Some(pair)) = (low, pair) else { continue };
+            match call.dropout {
+                None => firsts.push(Map { matrix: &pair.a, out: low, accumulate: false, low: None }),
+                Some(dropout) => b.linear(&dropout.apply(b, layer, linear, x), &pair.a, low, 0..n, false),
+            }
+        }
+        b.linears(x, &mut firsts, 0..n);
+        lows
     }
 }
 

@@ -324,29 +324,34 @@ impl<B: Backend> Decoder<B> {
     ) {
         let b = &**self.backend();
         let (out, inner) = linear.shape(self.config());
-        b.linear_dx(dy, self.weights().layers[layer].linear(linear), dx, 0..n, accumulate);
+        let matrix = self.weights().layers[layer].linear(linear);
+        let pair = adapter.and_then(|a| a.pair(layer, linear));
+        let dlow = pair.map(|pair| {
+            let mut dlow = b.alloc(n * pair.r);
+            b.linear_dx(dy, &pair.b, &mut dlow, 0..n, false);
+            dlow
+        });
+        match (pair.zip(dlow.as_ref()), dropout) {
+            (Some((pair, dlow)), None) => b.linear_dx_low(dy, matrix, (dlow, &pair.a), dx, 0..n, accumulate),
+            _ => b.linear_dx(dy, matrix, dx, 0..n, accumulate),
+        }
         if let Some(slots) = params.full_slots() {
             let slot = slots.layer(layer).linear(linear);
             b.linear_dw(dy, x, &mut params.list[slot].grad, out, inner, 0..n, 1.0);
         }
-        let Some(pair) = adapter.and_then(|a| a.pair(layer, linear)) else { return };
+        let Some((pair, dlow)) = pair.zip(dlow) else { return };
         let dropped = dropout.map(|d| d.apply(b, layer, linear, x));
         let x = dropped.as_ref().unwrap_or(x);
-        let mut dlow = b.alloc(n * pair.r);
-        b.linear_dx(dy, &pair.b, &mut dlow, 0..n, false);
         if let Some(slot) = params.lora_slot(layer, linear) {
             let mut low = b.alloc(n * pair.r);
             b.linear(x, &pair.a, &mut low, 0..n, false);
             b.linear_dw(dy, &low, &mut params.list[slot + 1].grad, out, pair.r, 0..n, pair.scale);
             b.linear_dw(&dlow, x, &mut params.list[slot].grad, pair.r, inner, 0..n, 1.0);
         }
-        match dropout {
-            None => b.linear_dx(&dlow, &pair.a, dx, 0..n, true),
-            Some(d) => {
-                let mut through = b.alloc(n * inner);
-                b.linear_dx(&dlow, &pair.a, &mut through, 0..n, false);
-                b.add(dx, &d.apply(b, layer, linear, &through));
-            }
+        if let Some(d) = dropout {
+            let mut through = b.alloc(n * inner);
+            b.linear_dx(&dlow, &pair.a, &mut through, 0..n, false);
+            b.add(dx, &d.apply(b, layer, linear, &through));
         }
     }
 }

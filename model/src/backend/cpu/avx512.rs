@@ -58,8 +58,7 @@ impl Simd for Avx512 {
 
     /// 12 accumulators of the 32 registers: more than the latency of a chain asks for.
     const TILE_ROWS: usize = 12;
-    /// 16 sums, and the 8 numbers that both panels are multiplied with: 10 reads for 16 multiplications, where one panel needs 13 for 12.
-    const PAIR_ROWS: usize = 8;
+    const WIDE: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

@@ -8,6 +8,7 @@ use super::{
     isa::kernel,
     panels::{self, Panels},
     simd::Simd,
+    wide,
 };
 use crate::backend::lanes::LANES;
 
@@ -42,7 +43,7 @@ pub(crate) const KC: usize = 320;
 pub(crate) const MC: usize = 192;
 
 /// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
-const NEAR: usize = 96;
+pub(super) const NEAR: usize = 96;
 
 /// Rows of a tile whose numbers are addressed from one pointer. With one for all, the compiler takes it down the rows and on to the next
 /// input: a chain of one addition a row, which takes twice as long as the multiplications of AVX-512.
@@ -67,7 +68,6 @@ impl Stream {
 impl<S: Simd> Panels<S> for Stream {
     const STEP: usize = 1;
     const TILE: usize = S::TILE_ROWS;
-    const PAIR_ROWS: usize = S::PAIR_ROWS;
     type Shared = ();
 
     #[inline(always)]
@@ -184,7 +184,7 @@ unsafe fn column<S: Simd, N: Panels<S>, const P: usize>(
     c: Target,
     lanes: usize,
 ) {
-    let highest = if P == 2 { N::PAIR_ROWS } else { N::TILE };
+    let highest = N::TILE;
     let tiles = m.div_ceil(highest.max(1)).max(1);
     let (height, taller) = (m / tiles, m % tiles);
     let mut r = 0;
@@ -252,7 +252,6 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
     while p < panels {
         let wide = wide(m, N::PAIRED);
         let group = match panels - p {
-            2.. if m > 3 && N::PAIR_ROWS > 0 => 2,
             left if wide <= left && m * wide <= N::TILE => wide,
             _ => 1,
         };
@@ -266,7 +265,6 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
                 (1, 2) if N::PAIRED => tile::<S, N, 1, 2>(s, k, a, near, first, c, lanes),
                 (2, 2) if !N::PAIRED => tile::<S, N, 2, 2>(s, k, a, near, first, c, lanes),
                 (3, 2) if N::TILE > 4 && !N::PAIRED => tile::<S, N, 3, 2>(s, k, a, near, first, c, lanes),
-                (4.., 2) if N::PAIR_ROWS > 0 => column::<S, N, 2>(s, m, k, a, b, first, c, lanes),
                 _ => column::<S, N, 1>(s, m, k, a, b, first, c, lanes),
             }
         }
@@ -279,8 +277,12 @@ pub(crate) unsafe fn multiply_panels<S: Simd, N: Panels<S>>(
 /// else touches meanwhile.
 #[inline(always)]
 unsafe fn multiply_in<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Left, b: Right, c: Target) {
-    // SAFETY: the caller's promise.
-    unsafe { multiply_panels(s, m, n, k, a, Stream::new(b), 0, c) }
+    // SAFETY: the caller's promise; what wide tiles left over are the last panels.
+    unsafe {
+        let done = wide::columns(s, m, n, k, a, b, c);
+        let c = Target { at: c.at.wrapping_add(done * LANES), ..c };
+        multiply_panels(s, m, n.saturating_sub(done * LANES), k, a, Stream::new(b), done, c);
+    }
 }
 
 kernel!(pub(crate) unsafe fn multiply =

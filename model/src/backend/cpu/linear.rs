@@ -1,4 +1,4 @@
-//! Products with a packed matrix: forward, and backward to the input and to the weights.
+//! Products with a packed matrix, forward, and how they are cut into pieces.
 
 use std::ops::Range;
 
@@ -6,15 +6,15 @@ use super::{
     Cpu,
     buffer::CpuBuf,
     gemm::{self, KC, Left, MC, Right, Target},
+    isa::Isa,
     matrix::{CpuMatrix, Store},
     team::Parts,
+    wide,
 };
 use crate::backend::lanes::LANES;
 
-/// Rows whose products are summed before they are added to a weight gradient.
-const GRADIENT_ROWS: usize = 256;
-/// Outputs whose gradients a task turns at once.
-const GRADIENT_OUTPUTS: usize = 192;
+/// Panels that are multiplied before a second input continues their chains: their sums stay in the second-level cache.
+const LOW_PANELS: usize = 24;
 
 /// Rows up to which a product is a matter of reading the matrix.
 const FEW_ROWS: usize = 12;
@@ -36,13 +36,13 @@ pub(crate) fn scratch_row(columns: usize) -> usize {
 }
 
 /// Guess of the time of a product in nanoseconds of one core: arithmetic at 80 GFLOP/s or reading at 16 GB/s.
-fn work(m: usize, n: usize, k: usize) -> usize {
+pub(super) fn work(m: usize, n: usize, k: usize) -> usize {
     (2 * m * n * k / 80).max(n * k / 4)
 }
 
 /// How `tasks` are cut from a grid: pieces over rows and over columns, so many that each thread has equally many, or that one more does not
 /// matter.
-fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
+pub(super) fn grid(threads: usize, row_blocks: usize, columns: usize) -> (usize, usize) {
     if threads == 1 {
         return (row_blocks, 1);
     }
@@ -59,6 +59,8 @@ pub(crate) struct Product<'a> {
     pub out: Parts<'a>,
     pub out_row: usize,
     pub accumulate: bool,
+    /// Another input and its matrix with the same outputs, whose products continue the chain.
+    pub low: Option<(Rows<'a>, &'a CpuMatrix)>,
 }
 
 /// A product in pieces: of its rows, and of whole groups of its panels.
@@ -70,10 +72,10 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(threads: usize, product: &Product<'_>, m: usize) -> Self {
-        let wide = product.w.wide(m);
+    fn new(cpu: &Cpu, product: &Product<'_>, m: usize) -> Self {
+        let wide = if cpu.wide() && m >= wide::LEAST_ROWS { wide::PANELS } else { product.w.wide(m) };
         let groups = product.panels.len().div_ceil(wide);
-        let (row_pieces, column_pieces) = grid(threads, m.div_ceil(MC), groups);
+        let (row_pieces, column_pieces) = cpu.grid(m, groups);
         Self { wide, groups, row_pieces, column_pieces }
     }
 
@@ -100,7 +102,7 @@ pub(crate) fn piece(items: usize, pieces: usize, i: usize) -> Range<usize> {
 ///
 /// # Safety
 /// A has `rows` rows of `depth` neighbouring numbers; `room` is as [`Cpu::pack_room`] made it.
-unsafe fn pack_rows(room: Option<&mut [f32]>, a: Left, rows: usize, depth: usize) -> Left {
+pub(super) unsafe fn pack_rows(room: Option<&mut [f32]>, a: Left, rows: usize, depth: usize) -> Left {
     let Some(room) = room else { return a };
     let row = scratch_row(depth);
     for (r, to) in room.chunks_exact_mut(row).take(rows).enumerate() {
@@ -111,6 +113,32 @@ unsafe fn pack_rows(room: Option<&mut [f32]>, a: Left, rows: usize, depth: usize
 }
 
 impl Cpu {
+    /// Products are made by the tiles of [`wide`].
+    pub(super) fn wide(&self) -> bool {
+        self.isa.isa() == Isa::Avx512
+    }
+
+    /// Strips that are turned and multiplied together: as many as a tile may take.
+    pub(super) fn strips_at_once(&self) -> usize {
+        if self.wide() { wide::PANELS } else { 2 }
+    }
+
+    /// Rows of a block.
+    fn block_rows(&self) -> usize {
+        if self.wide() { wide::MC } else { MC }
+    }
+
+    /// Pieces over `m` rows and over columns of a product. Where rows are enough for all threads, wide tiles take all columns of theirs, so
+    /// that the rows come from memory once.
+    pub(super) fn grid(&self, m: usize, columns: usize) -> (usize, usize) {
+        let (threads, row_blocks) = (self.team.hands(), m.div_ceil(self.block_rows()));
+        if !self.wide() || row_blocks < 2 {
+            return grid(threads, row_blocks, columns);
+        }
+        let rows = row_blocks.next_multiple_of(threads);
+        (rows, (2 * threads).div_ceil(rows).clamp(1, columns.max(1)))
+    }
+
     /// `out[r, j] (+)= Σ x[r, i] W[j, i]` for the columns `16 * panels.start..` of W; `out` has rows of `out_row`, its first
     /// column being the first of the panels.
     pub(crate) fn product(
@@ -123,7 +151,7 @@ impl Cpu {
         m: usize,
         accumulate: bool,
     ) {
-        self.products(x, &[Product { w, panels, out, out_row, accumulate }], m);
+        self.products(x, &[Product { w, panels, out, out_row, accumulate, low: None }], m);
     }
 
     /// As [`Self::product`], with several matrices: threads wait for each other once.
@@ -131,8 +159,7 @@ impl Cpu {
         if m == 0 {
             return;
         }
-        let threads = self.team.hands();
-        let cut = |product: &Product<'_>| Cut::new(threads, product, m);
+        let cut = |product: &Product<'_>| Cut::new(self, product, m);
         let all = products.iter().map(|p| work(m, p.panels.len() * LANES, p.w.inner)).sum();
         self.team.run(products.iter().map(|p| cut(p).tasks()).sum(), all, |mut task| {
             for p in products {
@@ -140,13 +167,29 @@ impl Cpu {
                 if task < cut.tasks() {
                     let (rows, group) = cut.piece(task, p, m);
                     // SAFETY: every piece of a grid belongs to one task.
-                    return unsafe {
-                        self.product_piece(x, p.w, group, p.panels.start, p.out, p.out_row, rows, p.accumulate)
-                    };
+                    return unsafe { self.whole_piece(x, p, group, rows) };
                 }
                 task -= cut.tasks();
             }
         });
+    }
+
+    /// The rows `rows` and panels `group` of a product, with its second input while the sums are in a cache.
+    ///
+    /// # Safety
+    /// As [`Self::product_piece`].
+    unsafe fn whole_piece(&self, x: Rows<'_>, p: &Product<'_>, group: Range<usize>, rows: Range<usize>) {
+        let piece = |x: Rows<'_>, w: &CpuMatrix, group: Range<usize>, accumulate: bool| {
+            // SAFETY: the caller's promise.
+            unsafe { self.product_piece(x, w, group, p.panels.start, p.out, p.out_row, rows.clone(), accumulate) }
+        };
+        let Some((low, second)) = p.low else { return piece(x, p.w, group, p.accumulate) };
+        let step = if self.wide() { LOW_PANELS } else { group.len().max(1) };
+        for start in group.clone().step_by(step) {
+            let some = start..(start + step).min(group.end);
+            piece(x, p.w, some.clone(), p.accumulate);
+            piece(low, second, some, true);
+        }
     }
 
     /// The rows `rows` and panels `group` of [`Self::product`], on this thread; column 0 of `out` is the first of panel
@@ -199,9 +242,10 @@ impl Cpu {
         let k = w.inner;
         let depth = k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(LANES);
         let mut decoded = self.buffers.alloc(depth * LANES);
-        let mut packed = self.pack_room(m.min(MC), group.len() * LANES, a.row, depth);
-        for r in (0..m).step_by(MC) {
-            let rows = MC.min(m - r);
+        let most = self.block_rows();
+        let mut packed = self.pack_room(m.min(most), group.len() * LANES, a.row, depth);
+        for r in (0..m).step_by(most) {
+            let rows = most.min(m - r);
             let mut i = 0;
             loop {
                 let deep = depth.min(k - i);
@@ -235,9 +279,10 @@ impl Cpu {
         // few rows: reading the panels is all that matters, and it goes best from end to end
         let blocks = if m <= FEW_ROWS { 1 } else { k.div_ceil(KC).max(1) };
         let depth = k.div_ceil(blocks).max(1);
-        let mut packed = self.pack_room(m.min(MC), n, a.row, depth);
-        for r in (0..m).step_by(MC) {
-            let rows = MC.min(m - r);
+        let most = self.block_rows();
+        let mut packed = self.pack_room(m.min(most), n, a.row, depth);
+        for r in (0..m).step_by(most) {
+            let rows = most.min(m - r);
             let mut i = 0;
             loop {
                 let deep = depth.min(k - i);
@@ -258,153 +303,8 @@ impl Cpu {
 
     /// Room for a copy of a block of A, whose rows are `row` apart: where it is read often enough to pay, and does not lie close together
     /// as it is.
-    fn pack_room(&self, rows: usize, columns: usize, row: usize, depth: usize) -> Option<CpuBuf> {
-        let pays = rows > FEW_ROWS && columns >= 8 * LANES && row != scratch_row(depth);
+    pub(super) fn pack_room(&self, rows: usize, columns: usize, row: usize, depth: usize) -> Option<CpuBuf> {
+        let pays = !self.wide() && rows > FEW_ROWS && columns >= 8 * LANES && row != scratch_row(depth);
         pays.then(|| self.buffers.alloc(rows * scratch_row(depth)))
-    }
-
-    /// `dx[r, i] (+)= Σ_j dy[r, j] W[j, i]` over the outputs `j` of `panels`; column 0 of `dy` is the first of them.
-    ///
-    /// Blocks of the panels are turned so that lanes are inputs, then the forward kernel does the rest: one chain, j
-    /// ascending.
-    pub(crate) fn product_back(
-        &self,
-        dy: Rows<'_>,
-        w: &CpuMatrix,
-        panels: Range<usize>,
-        dx: Parts<'_>,
-        dx_row: usize,
-        m: usize,
-        accumulate: bool,
-    ) {
-        let outputs = (panels.end * LANES).min(w.out).saturating_sub(panels.start * LANES);
-        let inner = w.inner;
-        if m == 0 {
-            return;
-        }
-        assert!(dy.values.len() >= (m - 1) * dy.row + outputs && dy.row >= outputs);
-        let strips = inner.div_ceil(LANES);
-        let (row_pieces, strip_pieces) = grid(self.team.hands(), m.div_ceil(MC), strips);
-        self.team.run(row_pieces * strip_pieces, work(m, outputs, inner), |task| {
-            let rows = piece(m, row_pieces, task / strip_pieces);
-            let group = piece(strips, strip_pieces, task % strip_pieces);
-            let mut turned = self.buffers.alloc(2 * KC * LANES);
-            let mut decoded = [0.0; LANES * LANES];
-            let mut packed = self.pack_room(rows.len(), group.len() * LANES, dy.row, KC.min(outputs));
-            let mut j = 0;
-            while !rows.is_empty() && (j < outputs || j == 0) {
-                let depth = KC.min(outputs - j);
-                let a = Left { at: dy.values[rows.start * dy.row + j..].as_ptr(), row: dy.row, step: 1 };
-                // SAFETY: dy holds these rows and columns.
-                let a = unsafe { pack_rows(packed.as_deref_mut(), a, rows.len(), depth) };
-                let turn = |strip: usize, turned: &mut [f32], decoded: &mut [f32]| {
-                    let columns = strip * LANES..((strip + 1) * LANES).min(inner);
-                    for block in 0..depth.div_ceil(LANES) {
-                        let panel = panels.start + j / LANES + block;
-                        let from = match &w.store {
-                            Store::F32(panels) => {
-                                &panels[(panel * inner + columns.start) * LANES..(panel * inner + columns.end) * LANES]
-                            }
-                            _ => {
-                                w.tile(self.isa, panel, columns.clone(), decoded);
-                                &decoded[..]
-                            }
-                        };
-                        let to = &mut turned[block * LANES * LANES..(block + 1) * LANES * LANES];
-                        // SAFETY: `from` holds the block, `to` its turned image.
-                        unsafe {
-                            gemm::transpose(
-                                self.isa,
-                                from.as_ptr(),
-                                LANES,
-                                columns.len(),
-                                LANES,
-                                to.as_mut_ptr(),
-                                LANES,
-                            );
-                        }
-                    }
-                };
-                // two at a time, as tiles may take them
-                for first in group.clone().step_by(2) {
-                    let strips = first..(first + 2).min(group.end);
-                    for (strip, turned) in strips.clone().zip(turned.chunks_exact_mut(KC * LANES)) {
-                        turn(strip, turned, &mut decoded);
-                    }
-                    let columns = strips.start * LANES..(strips.end * LANES).min(inner);
-                    let b = Right { at: turned.as_ptr(), panel: KC * LANES, step: LANES };
-                    dx.at((rows.end - 1) * dx_row + columns.end);
-                    let at = dx.at(rows.start * dx_row + columns.start);
-                    let c = Target { at, row: dx_row, accumulate: accumulate || j > 0 };
-                    // SAFETY: dy, the turned block and dx hold these rows and columns, which no other task has.
-                    unsafe { gemm::multiply(self.isa, rows.len(), columns.len(), depth, a, b, c) }
-                }
-                j += KC;
-            }
-        });
-    }
-
-    /// `dw[j, i] += scale * Σ_r dy[r, j] x[r, i]` for `out` columns of `dy` and `inner` of `x`; dw has rows of `inner`.
-    pub(crate) fn product_weights(
-        &self,
-        dy: Rows<'_>,
-        x: Rows<'_>,
-        dw: Parts<'_>,
-        out: usize,
-        inner: usize,
-        m: usize,
-        scale: f32,
-    ) {
-        if m == 0 || out == 0 || inner == 0 {
-            return;
-        }
-        assert!(dy.values.len() >= (m - 1) * dy.row + out && x.values.len() >= (m - 1) * x.row + inner);
-        let strips = inner.div_ceil(LANES);
-        let threads = self.team.hands();
-        // few strips, as of an adapter's rank, leave the outputs to be cut more finely
-        let most = out.div_ceil(LANES).min((2 * threads).div_ceil(strips));
-        let (groups, strip_pieces) = grid(threads, out.div_ceil(GRADIENT_OUTPUTS).max(most), strips);
-        self.team.run(groups * strip_pieces, work(m, out, inner), |task| {
-            let panels = piece(out.div_ceil(LANES), groups, task / strip_pieces);
-            let outputs = panels.start * LANES..(panels.end * LANES).min(out);
-            let group = piece(strips, strip_pieces, task % strip_pieces);
-            let mut turned = self.buffers.alloc(outputs.len() * GRADIENT_ROWS);
-            let mut strip_rows = self.buffers.alloc(2 * GRADIENT_ROWS * LANES);
-            for first in (0..m).step_by(GRADIENT_ROWS) {
-                let rows = GRADIENT_ROWS.min(m - first);
-                let from = &dy.values[first * dy.row + outputs.start..];
-                // SAFETY: dy holds these rows and columns, `turned` has room for their turned image.
-                unsafe {
-                    gemm::transpose(
-                        self.isa,
-                        from.as_ptr(),
-                        dy.row,
-                        rows,
-                        outputs.len(),
-                        turned.as_mut_ptr(),
-                        GRADIENT_ROWS,
-                    );
-                }
-                for pair in group.clone().step_by(2) {
-                    let strips = pair..(pair + 2).min(group.end);
-                    for (strip, packed) in strips.clone().zip(strip_rows.chunks_exact_mut(GRADIENT_ROWS * LANES)) {
-                        let columns = strip * LANES..((strip + 1) * LANES).min(inner);
-                        let from = x.values[first * x.row + columns.start..].as_ptr();
-                        // SAFETY: x holds these rows and columns, `packed` has room for as many vectors.
-                        unsafe {
-                            gemm::pack_strip(self.isa, from, x.row, rows, columns.len(), scale, packed.as_mut_ptr());
-                        }
-                    }
-                    let columns = strips.start * LANES..(strips.end * LANES).min(inner);
-                    let a = Left { at: turned.as_ptr(), row: GRADIENT_ROWS, step: 1 };
-                    let b = Right { at: strip_rows.as_ptr(), panel: GRADIENT_ROWS * LANES, step: LANES };
-                    dw.at((outputs.end - 1) * inner + columns.end);
-                    let at = dw.at(outputs.start * inner + columns.start);
-                    let c = Target { at, row: inner, accumulate: true };
-                    // SAFETY: both operands and dw hold these rows and columns, which no other task has.
-                    unsafe { gemm::multiply(self.isa, outputs.len(), columns.len(), rows, a, b, c) }
-                }
-            }
-        });
     }
 }

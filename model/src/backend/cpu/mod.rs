@@ -18,11 +18,13 @@ mod head;
 mod isa;
 mod kv;
 mod linear;
+mod linear_grad;
 mod matrix;
 mod panels;
 mod pointwise;
 mod simd;
 mod team;
+mod wide;
 
 pub use self::{
     buffer::CpuBuf,
@@ -37,10 +39,12 @@ use self::{
     buffer::BufferPool,
     isa::Checked,
     linear::{Product, Rows},
+    linear_grad::BackProduct,
     team::{Parts, Team},
 };
 use super::{
-    AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, KvPrecision, MatrixData, SampleSpec, Sampled,
+    AdamW, AttnShape, AttnSpan, Backend, GradSpan, Head, HeadOut, Heads, KvPrecision, Map, MatrixData, SampleSpec,
+    Sampled,
     lanes::{LANES, SQUARES_BLOCK, check_len, check_rows, rows_of, sum_of_squares_block},
 };
 use crate::{
@@ -101,6 +105,21 @@ impl Default for Cpu {
 impl std::fmt::Debug for Cpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Cpu({}, {} threads)", self.isa().name(), self.threads())
+    }
+}
+
+impl Cpu {
+    /// [`Backend::linear_dx`] of one gradient and its matrix after the other.
+    fn dx(&self, each: &[(&CpuBuf, &CpuMatrix)], dx: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
+        let Some(inner) = each.first().map(|(_, w)| w.inner) else { return };
+        check_rows("linear_dx dx", dx.len(), inner, &rows);
+        let each = each.iter().map(|(dy, w)| {
+            check_rows("linear_dx dy", dy.len(), w.out, &rows);
+            let dy = Rows { values: &dy[rows.start * w.out..rows.end * w.out], row: w.out };
+            BackProduct { dy, w, panels: 0..w.out.div_ceil(LANES) }
+        });
+        let dx = Parts::new(&mut dx[rows.start * inner..rows.end * inner]);
+        self.products_back(&each.collect::<Vec<_>>(), dx, inner, rows.len(), accumulate);
     }
 }
 
@@ -253,17 +272,22 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, x: &CpuBuf, w: &CpuMatrix, out: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
-        self.linears(x, &mut [(w, out, accumulate)], rows);
+        self.linears(x, &mut [Map { matrix: w, out, accumulate, low: None }], rows);
     }
 
-    fn linears(&self, x: &CpuBuf, each: &mut [(&CpuMatrix, &mut CpuBuf, bool)], rows: Range<usize>) {
-        let Some(inner) = each.first().map(|(w, ..)| w.inner) else { return };
+    fn linears(&self, x: &CpuBuf, maps: &mut [Map<'_, Self>], rows: Range<usize>) {
+        let Some(inner) = maps.first().map(|map| map.matrix.inner) else { return };
         check_rows("linear x", x.len(), inner, &rows);
-        let products = each.iter_mut().map(|(w, out, accumulate)| {
+        let products = maps.iter_mut().map(|Map { matrix: w, out, accumulate, low }| {
             assert_eq!(w.inner, inner, "linears: inputs of matrices differ");
             check_rows("linear out", out.len(), w.out, &rows);
+            let low = low.map(|(low, matrix)| {
+                assert_eq!(matrix.out, w.out, "linears: outputs of a map's matrices differ");
+                check_rows("linear low", low.len(), matrix.inner, &rows);
+                (Rows { values: &low[rows.start * matrix.inner..rows.end * matrix.inner], row: matrix.inner }, matrix)
+            });
             let out = Parts::new(&mut out[rows.start * w.out..rows.end * w.out]);
-            Product { w, panels: 0..w.out.div_ceil(LANES), out, out_row: w.out, accumulate: *accumulate }
+            Product { w, panels: 0..w.out.div_ceil(LANES), out, out_row: w.out, accumulate: *accumulate, low }
         });
         let products: Vec<_> = products.collect();
         let x = Rows { values: &x[rows.start * inner..rows.end * inner], row: inner };
@@ -352,11 +376,20 @@ impl Backend for Cpu {
     }
 
     fn linear_dx(&self, dy: &CpuBuf, w: &CpuMatrix, dx: &mut CpuBuf, rows: Range<usize>, accumulate: bool) {
-        check_rows("linear_dx dy", dy.len(), w.out, &rows);
-        check_rows("linear_dx dx", dx.len(), w.inner, &rows);
-        let dy = Rows { values: &dy[rows.start * w.out..rows.end * w.out], row: w.out };
-        let dx = Parts::new(&mut dx[rows.start * w.inner..rows.end * w.inner]);
-        self.product_back(dy, w, 0..w.out.div_ceil(LANES), dx, w.inner, rows.len(), accumulate);
+        self.dx(&[(dy, w)], dx, rows, accumulate);
+    }
+
+    fn linear_dx_low(
+        &self,
+        dy: &CpuBuf,
+        w: &CpuMatrix,
+        low: (&CpuBuf, &CpuMatrix),
+        dx: &mut CpuBuf,
+        rows: Range<usize>,
+        accumulate: bool,
+    ) {
+        assert_eq!(low.1.inner, w.inner, "linear_dx_low: inputs of the matrices differ");
+        self.dx(&[(dy, w), low], dx, rows, accumulate);
     }
 
     fn linear_dw(

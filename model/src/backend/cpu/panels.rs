@@ -22,8 +22,6 @@ pub(crate) trait Panels<S: Simd>: Copy {
     const STEP: usize;
     /// Accumulators of a register tile at most, rows times panels: decoding needs registers too.
     const TILE: usize = 4;
-    /// Rows of a tile of two panels where more rows than a few are multiplied; 0: such tiles have one panel.
-    const PAIR_ROWS: usize = 0;
     /// True if [`Self::steps`] mixes the panels of a tile, so that two of them hide the latency of their chains.
     const PAIRED: bool = false;
     /// What the numbers of a block of a panel share.

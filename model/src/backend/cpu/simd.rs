@@ -17,8 +17,8 @@ pub(crate) trait Simd: Copy {
 
     /// Rows of a register tile of a product: one panel's accumulators, with registers left for what is multiplied.
     const TILE_ROWS: usize = 6;
-    /// Rows of a tile of two panels, whose sums need registers for both: 0 where there are too few.
-    const PAIR_ROWS: usize = 0;
+    /// There are registers for the tiles of [`super::wide`].
+    const WIDE: bool = false;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
