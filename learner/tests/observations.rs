@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use folgore_config::{algo::AlgoSection, optim::OptimSection};
 use folgore_learner::{
-    objective::{LossReply, evaluate_json},
+    objective::{LossReply, Objective, evaluate_json},
     packing::{Flat, pack},
     schedule::{NonFiniteGuard, Schedule},
     step::{StepReport, StepSettings, train_step},

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use folgore_config::algo::AlgoSection;
 use folgore_learner::{
     metrics,
-    objective::{Evaluation, Stats},
+    objective::{Evaluation, Objective, Stats},
     packing::{Columns, Flat, PackError, PackedBatch, pack, split_groups},
 };
 use folgore_protocol::{

@@ -114,6 +114,8 @@ impl Plan {
             judge_groups: dice.one_in(3),
             judge_deadline: Duration::from_secs(2),
             judge_concurrency: 4,
+            traces: None,
+            experience: None,
         };
         Self {
             settings,
