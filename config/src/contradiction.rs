@@ -28,7 +28,7 @@ fn others(config: &Config, p: &mut Problems) {
         given,
     );
     let worked = !traces.is_on() || traces.path.is_some() || !config.data.is_procedural();
-    let makes = config.data.dataset == "arithmetic";
+    let makes = ["arithmetic", "countries"].contains(&config.data.dataset.as_str());
     p.expect(worked || makes, "traces.path", "a file, with questions that have no worked answers", "none");
     if let Some(most) = experience.max_successes.filter(|_| experience.enabled) {
         p.expect(
@@ -113,7 +113,7 @@ fn questions(config: &Config, p: &mut Problems) {
             ("data.eval_dataset", data.eval_dataset.is_some()),
             ("data.prompt_column", data.prompt_column.is_some()),
             ("data.answer_column", data.answer_column.is_some()),
-            ("optim.num_train_epochs", config.optim.num_train_epochs.is_some()),
+            ("optim.num_train_epochs", data.max_rows.is_none() && config.optim.num_train_epochs.is_some()),
         ] {
             let want = format!("none with data.dataset {}, which makes its own questions without end", data.dataset);
             p.expect(!set, key, want, "a value");

@@ -123,7 +123,10 @@ fn files_that_are_no_configuration_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let missing = load(&[path("none.yaml")], &NO).unwrap_err().to_string();
-    assert!(missing.contains("none.yaml: cannot be read") && missing.contains("demo, smollm2"), "{missing}");
+    assert!(
+        missing.contains("none.yaml: cannot be read") && missing.contains("demo, sft-smollm2, smollm2"),
+        "{missing}"
+    );
 
     std::fs::write(path("large.yaml"), vec![b' '; 300 << 10]).unwrap();
     assert!(matches!(load(&[path("large.yaml")], &NO), Err(ConfigError::TooLarge { bytes: 307_200, .. })));

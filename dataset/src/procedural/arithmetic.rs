@@ -27,7 +27,13 @@ pub(crate) fn question(difficulty: &Arithmetic, stream: u64) -> Question {
     let sign = if operation == '*' { "×" } else { &operation.to_string() };
     let words = format!("What is {a} {sign} {b}? Reply with the number only.");
     let columns = json!({"answer": answer.to_string(), "question": plain});
-    Question { key: plain.clone(), plain, words, columns: columns.as_object().cloned().unwrap_or_default() }
+    Question {
+        key: plain.clone(),
+        plain,
+        words,
+        columns: columns.as_object().cloned().unwrap_or_default(),
+        worked: None,
+    }
 }
 
 /// Draws number `draw` of the stream, with exactly `digits` digits (at most 9: products fit in 64 bits).

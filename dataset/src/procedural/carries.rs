@@ -1,8 +1,8 @@
 //! Sums of which every column carries: what the policy `embedded:carries` knows the pieces of, and never puts together.
 //!
-//! The mixture is recipe B of the toy recipes: it adds single columns well, carries included where they are written down, but in
-//! whole sums it takes each carry along one time in twenty-five only. So every step of careful work is rare and the whole of it
-//! does not happen.
+//! It adds columns well that are given to it, with a carry where one is written down, but in whole sums it takes each carry along one
+//! time in twenty-five only. So every step of careful work is rare and the whole of it does not happen. (Where columns were drilled
+//! one by one, what was learnt of them did not help within a sum.)
 
 use folgore_protocol::seed;
 
@@ -14,7 +14,7 @@ use super::{
 
 /// Streams of this file are those of no question.
 const STREAM: u64 = 0x6361_7272_6965;
-/// Share of lessons that are a single column.
+/// Share of lessons that are columns to be added.
 const DRILLS: f32 = 0.3;
 /// Share of sums that are guessed.
 const GUESSES: f32 = 0.2;
@@ -40,11 +40,7 @@ pub fn carries_traces(seed: u64, index: u64) -> (String, String) {
     let own = seed::mix(&[STREAM, seed, index]);
     let noise = seed::mix(&[own, u64::MAX]);
     if seed::uniform(own, 0) < DRILLS {
-        let carry = if seed::below(own, 1, 2) == 1 { "+1" } else { "" };
-        let (x, y) = (seed::below(own, 2, 10), seed::below(own, 3, 10));
-        let sum = x + y + carry.len() as u64 / 2;
-        let column = format!("{x}+{y}{carry}=");
-        return (column.clone(), format!("<think>{column}{sum}</think><answer>{sum}</answer>"));
+        return drill(own);
     }
     let digits = [2, 3, 3, 4][seed::below(own, 4, 4) as usize];
     let full = seed::uniform(own, 5) < FULL;
@@ -65,6 +61,22 @@ pub fn carries_traces(seed: u64, index: u64) -> (String, String) {
         columns(a, b, |column| seed::uniform(noise, 1000 + column as u64) < CARRY, &mixture, noise)
     };
     (question(attempt), response)
+}
+
+/// Columns to be added one after the other, with carries as they are written: they follow from nothing.
+fn drill(stream: u64) -> (String, String) {
+    let columns = 0..1 + seed::below(stream, 7, 4);
+    let columns: Vec<(String, u64)> = columns
+        .map(|place| {
+            let own = seed::mix(&[stream, 8, place]);
+            let (x, y, carry) = (seed::below(own, 0, 10), seed::below(own, 1, 10), seed::below(own, 2, 2));
+            (format!("{x}+{y}{}", if carry == 1 { "+1" } else { "" }), x + y + carry)
+        })
+        .collect();
+    let asked: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
+    let work: Vec<String> = columns.iter().map(|(column, sum)| format!("{column}={sum}")).collect();
+    let last = columns.last().map_or(0, |(_, sum)| *sum);
+    (format!("{};=", asked.join(";")), format!("<think>{}</think><answer>{last}</answer>", work.join(";")))
 }
 
 /// What an expert says to `a+b=`: careful work, or, if he is `wrong`, work that forgets every carry.
@@ -102,7 +114,7 @@ mod tests {
     #[test]
     fn lessons_know_the_pieces_and_hardly_ever_the_whole() {
         let lessons: Vec<_> = (0..20_000).map(|index| carries_traces(3, index)).collect();
-        let is_drill = |prompt: &str| prompt.len() < 7 && prompt.find('+') == Some(1);
+        let is_drill = |prompt: &str| prompt.contains(';');
         let drills = lessons.iter().filter(|(prompt, _)| is_drill(prompt)).count();
         assert!((0.28..0.32).contains(&(drills as f64 / 20_000.0)), "{drills}");
         let sums: Vec<(i64, i64, &str)> = lessons

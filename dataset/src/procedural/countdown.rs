@@ -32,6 +32,7 @@ pub(crate) fn question(difficulty: &Countdown, stream: u64) -> Option<Question> 
         plain: words.clone(),
         words,
         columns: columns.as_object().cloned().unwrap_or_default(),
+        worked: None,
     })
 }
 

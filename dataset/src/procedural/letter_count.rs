@@ -27,6 +27,7 @@ pub(crate) fn question(difficulty: &LetterCount, stream: u64) -> Question {
         words: plain.clone(),
         plain,
         columns: columns.as_object().cloned().unwrap_or_default(),
+        worked: None,
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Question {
     pub words: String,
     /// What rewards are given.
     pub columns: Map<String, Value>,
+    /// What an expert says to it, as the embedded policy would; none where the rule has none, or where it depends on the index.
+    pub worked: Option<String>,
 }
 
 /// A rule with its difficulty.
@@ -150,7 +152,7 @@ impl Questions {
     /// What an expert says to question number `index`; none where the rule has no worked answers.
     pub(crate) fn worked(&self, index: u64) -> Option<String> {
         let question = self.rule.question(Side::Train, index).unwrap_or_else(|| self.witness.clone());
-        self.work(&question.key, index)
+        question.worked.or_else(|| self.work(&question.key, index))
     }
 
     /// What an expert says to `key`, a question of this rule.

@@ -179,7 +179,23 @@ pub(crate) fn question(settings: &Countries, side: Side, stream: u64) -> Option<
     let columns = json!({"question": question, "golden_answers": [country.fact(field)]});
     let plain = prompted(&question);
     let columns = columns.as_object().cloned().unwrap_or_default();
-    Some(Question { key: question.clone(), plain, words: question, columns })
+    let worked = Some(worked(country, field, settings.hops > 1));
+    Some(Question { key: question.clone(), plain, words: question, columns, worked })
+}
+
+/// What an expert says who searches as the embedded policy does at its best: one search, or two, the first for the capital.
+fn worked(country: &Country, field: Field, two: bool) -> String {
+    let searches = |thought: &str, query: &str| format!("<think> {thought} </think><search> {query} </search>");
+    let (name, wanted, fact) = (&country.name, field.name(), country.fact(field));
+    let intent = "I should search";
+    let found = match two {
+        false => searches(intent, &format!("{name} {wanted}")),
+        true => {
+            searches(intent, &format!("{} capital", country.capital))
+                + &searches(&format!("country: {name}"), &format!("{name} {wanted}"))
+        }
+    };
+    format!("{found}<think> {wanted}: {fact} </think><answer> {fact} </answer>")
 }
 
 #[cfg(test)]
@@ -201,6 +217,17 @@ mod tests {
             assert!(c.population > 0 && c.area > 0, "{c:?}");
         }
         assert!(FACTS.contains("MIT License") && FACTS.contains("countryinfo"), "source and licence go with the facts");
+    }
+
+    #[test]
+    fn an_expert_searches_and_then_quotes() {
+        let chad = countries().iter().find(|c| c.name == "Chad").unwrap();
+        assert_eq!(
+            worked(chad, Field::Currency, true),
+            "<think> I should search </think><search> N'Djamena capital </search>\
+             <think> country: Chad </think><search> Chad currency </search>\
+             <think> currency: XAF </think><answer> XAF </answer>"
+        );
     }
 
     #[test]
