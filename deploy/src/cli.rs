@@ -88,7 +88,7 @@ pub enum Command {
 /// What configures a run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// YAML files or preset names (arithmetic, demo, sft-smollm2, smollm2, two-hops), left to right, and key=value settings on top of them
+    /// YAML files or preset names (arithmetic, carries, demo, sft-smollm2, smollm2, two-hops), left to right, and key=value settings on top of them
     #[arg(value_name = "RUN.yaml | PRESET | key=value")]
     pub given: Vec<String>,
     /// Seed of sampling, task order and fresh adapters [run.seed]

@@ -75,8 +75,10 @@ fn drill(stream: u64) -> (String, String) {
         .collect();
     let asked: Vec<&str> = columns.iter().map(|(column, _)| column.as_str()).collect();
     let work: Vec<String> = columns.iter().map(|(column, sum)| format!("{column}={sum}")).collect();
-    let last = columns.last().map_or(0, |(_, sum)| *sum);
-    (format!("{};=", asked.join(";")), format!("<think>{}</think><answer>{last}</answer>", work.join(";")))
+    // put together as that of a whole sum is
+    let written = |(place, (_, sum)): (usize, &(String, u64))| if place + 1 == asked.len() { *sum } else { sum % 10 };
+    let answer: Vec<String> = columns.iter().enumerate().map(written).map(|n| n.to_string()).rev().collect();
+    (format!("{};=", asked.join(";")), format!("<think>{}</think><answer>{}</answer>", work.join(";"), answer.concat()))
 }
 
 /// What an expert says to `a+b=`: careful work, or, if he is `wrong`, work that forgets every carry.
