@@ -27,7 +27,7 @@ pub fn recipe() -> Result<Recipe> {
 
 /// How the second is made.
 pub fn recipe_of_carries() -> Result<Recipe> {
-    let settings = PretrainSettings { steps: 2500, batch: 64, learning_rate: 4e-3, warmup_steps: 50, seed: 21 };
+    let settings = PretrainSettings { steps: 1500, batch: 64, learning_rate: 4e-3, warmup_steps: 50, seed: 21 };
     let seed = settings.seed;
     taught(settings, move |index| carries_traces(seed, index))
 }
