@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: learning to say what was said.
 //!
 //! [`encode`] turns rows into ids and says which of them are learnt, [`order`] says which are learnt when, [`pack`] puts them into calls
-//! of the model, [`step`] is one update, [`evaluate`] what held-out rows say, and [`trainer`] the run: updates, evaluations, checkpoints.
+//! of the model, [`step`] is one update, [`mod@evaluate`] what held-out rows say, and [`trainer`] the run: updates, evaluations, checkpoints.
 
 pub mod best;
 pub mod encode;
