@@ -159,11 +159,11 @@ impl Cpu {
         if m == 0 {
             return;
         }
-        let cut = |product: &Product<'_>| Cut::new(self, product, m);
+        // before the tasks begin: within one there are no hands but its own
+        let cuts: Vec<Cut> = products.iter().map(|p| Cut::new(self, p, m)).collect();
         let all = products.iter().map(|p| work(m, p.panels.len() * LANES, p.w.inner)).sum();
-        self.team.run(products.iter().map(|p| cut(p).tasks()).sum(), all, |mut task| {
-            for p in products {
-                let cut = cut(p);
+        self.team.run(cuts.iter().map(Cut::tasks).sum(), all, |mut task| {
+            for (p, cut) in products.iter().zip(&cuts) {
                 if task < cut.tasks() {
                     let (rows, group) = cut.piece(task, p, m);
                     // SAFETY: every piece of a grid belongs to one task.
