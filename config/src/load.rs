@@ -9,7 +9,9 @@ use std::{fs::File, io::Read as _};
 use serde_json::{Map, Value};
 
 use crate::{
-    Config, ConfigError, Place, Problem, Purpose, Refused, alias, explain, preset, preset_names,
+    Config, ConfigError, Place, Problem, Purpose, Refused,
+    algo::{self, ALGO_PRESETS},
+    alias, explain, preset, preset_names,
     schema::{Found, Kind, NameFault, Schema},
     yaml,
 };
@@ -46,24 +48,16 @@ pub fn load_for(
     overrides: &[impl AsRef<str>],
 ) -> Result<Loaded, ConfigError> {
     let mut loader = Loader::new();
-    for source in sources {
-        let name = source.as_ref();
-        let text = read(name)?;
-        loader.file(name, &text)?;
-    }
-    for text in overrides {
-        loader.override_with(text.as_ref())?;
-    }
+    let files: Vec<_> =
+        sources.iter().map(|s| Ok((s.as_ref(), read(s.as_ref())?))).collect::<Result<_, ConfigError>>()?;
+    loader.layers(&files, overrides)?;
     loader.finish(purpose)
 }
 
 /// As [`load`], from a text that is already in memory; `name` stands in messages.
 pub fn load_text(name: &str, text: &str, overrides: &[impl AsRef<str>]) -> Result<Loaded, ConfigError> {
     let mut loader = Loader::new();
-    loader.file(name, text)?;
-    for text in overrides {
-        loader.override_with(text.as_ref())?;
-    }
+    loader.layers(&[(name, text.to_owned())], overrides)?;
     loader.finish(Purpose::Train)
 }
 
@@ -94,6 +88,8 @@ struct Setting {
     path: Vec<String>,
     value: Value,
     place: Place,
+    /// A method's name stands for it; what its own layer writes goes over it.
+    implied: bool,
 }
 
 impl Setting {
@@ -118,12 +114,24 @@ impl Origin<'_> {
 struct Loader {
     schema: Schema,
     settings: Vec<Setting>,
+    /// Where the settings of the layer begin that is being read: a file, or all overrides.
+    layer: usize,
     notes: Vec<String>,
 }
 
 impl Loader {
     fn new() -> Self {
-        Self { schema: Schema::new(), settings: Vec::new(), notes: Vec::new() }
+        Self { schema: Schema::new(), settings: Vec::new(), layer: 0, notes: Vec::new() }
+    }
+
+    /// Takes files from left to right, and all overrides as one layer.
+    fn layers<S: AsRef<str>>(&mut self, files: &[(&str, String)], overrides: &[S]) -> Result<(), ConfigError> {
+        for (name, text) in files {
+            self.layer = self.settings.len();
+            self.file(name, text)?;
+        }
+        self.layer = self.settings.len();
+        overrides.iter().try_for_each(|text| self.override_with(text.as_ref()))
     }
 
     fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
@@ -206,6 +214,7 @@ impl Loader {
             (Some(Kind::Section), Value::Object(map)) => self.mapping(origin, &path, written, map),
             // A section whose keys are all commented out.
             (Some(Kind::Section), Value::Null) => Ok(()),
+            (Some(Kind::Section), Value::String(name)) if path == ["algo"] => self.method(&name, origin.place(written)),
             (Some(Kind::Section), other) => Err(ConfigError::Wrong {
                 place: origin.place(written),
                 key: path.join("."),
@@ -214,15 +223,29 @@ impl Loader {
             }),
             (_, value) => {
                 let place = origin.place(written);
-                self.settings.push(Setting { path, value, place });
+                self.settings.push(Setting { path, value, place, implied: false });
                 Ok(())
             }
         }
     }
 
+    /// A method's name in the place of the section `algo`: the whole section, and what else makes the method, under all that its layer says.
+    fn method(&mut self, name: &str, place: Place) -> Result<(), ConfigError> {
+        let Some(implied) = algo::method(name) else {
+            let expected = format!("keys and their values, or one of {}", ALGO_PRESETS.join(", "));
+            return Err(ConfigError::Wrong { place, key: "algo".into(), expected, got: name.to_owned() });
+        };
+        let settings = implied.into_iter().map(|(key, value)| {
+            let path = key.split('.').map(str::to_owned).collect();
+            Setting { path, value, place: place.clone(), implied: true }
+        });
+        self.settings.splice(self.layer..self.layer, settings);
+        Ok(())
+    }
+
     /// One file may not set a key under two names; that no key occurs twice under one name was seen by the parser.
     fn refuse_twice(&self, first: usize) -> Result<(), ConfigError> {
-        let own = &self.settings[first..];
+        let own: Vec<_> = self.settings[first..].iter().filter(|s| !s.implied).collect();
         for (i, setting) in own.iter().enumerate() {
             if let Some(prior) = own[..i].iter().find(|prior| prior.path == setting.path) {
                 let (place, first) = (setting.place.clone(), prior.place.clone());

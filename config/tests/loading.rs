@@ -142,3 +142,25 @@ proptest! {
         let _ = load_text("run.yaml", &text, &NO);
     }
 }
+
+#[test]
+fn a_method_stands_for_its_section_under_what_else_is_written() {
+    let load = |text: &str, overrides: &[&str]| {
+        load_text("run", &format!("{text}reward: [{{name: math}}]\n"), overrides).map(|l| l.config)
+    };
+    let config = load("traces:\n  per_group: 2\nalgo: hybrid\n", &["algo.epsilon=0.3"]).unwrap();
+    assert_eq!((config.traces.per_group, config.replay.experience.enabled, config.algo.epsilon), (2, true, 0.3));
+    let preset = folgore_config::AlgoSection::preset("hybrid").unwrap();
+    assert_eq!(config.algo, folgore_config::AlgoSection { epsilon: 0.3, ..preset });
+
+    // over a section of another file, all of it; in whatever order the overrides stand
+    let config = load("algo:\n  beta: 0.1\n  num_iterations: 3\n", &["algo.epsilon=0.3", "algo=dapo"]).unwrap();
+    assert_eq!((config.algo.beta, config.algo.num_iterations, config.algo.epsilon), (0.0, 1, 0.3));
+    assert!(config.algo.dynamic_sampling && config.traces.per_group == 0 && !config.replay.experience.enabled);
+
+    let error = load("algo: ppo2\n", &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("run:1:1") && error.contains("algo") && error.contains("luffy") && error.contains("ppo2"),
+        "{error}"
+    );
+}

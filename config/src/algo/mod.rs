@@ -256,7 +256,22 @@ impl Default for AlgoSection {
 }
 
 /// Names that [`AlgoSection::preset`] knows.
-pub const ALGO_PRESETS: [&str; 8] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "luffy", "exgrpo"];
+pub const ALGO_PRESETS: [&str; 9] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo", "sapo", "luffy", "exgrpo", "hybrid"];
+
+/// What `algo: NAME` stands for, with full names of settings: the section, and for methods that learn from more than their own samples an
+/// expert's trace in each group (`luffy`), replayed successes (`exgrpo`), or both (`hybrid`). None if the name is not in [`ALGO_PRESETS`].
+pub fn method(name: &str) -> Option<Vec<(String, serde_json::Value)>> {
+    let section = serde_json::to_value(AlgoSection::preset(name)?).expect("a section is plain data");
+    let serde_json::Value::Object(section) = section else { return None };
+    let mut all: Vec<_> = section.into_iter().map(|(key, value)| (format!("algo.{key}"), value)).collect();
+    if ["luffy", "hybrid"].contains(&name) {
+        all.push(("traces.per_group".into(), 1.into()));
+    }
+    if ["exgrpo", "hybrid"].contains(&name) {
+        all.push(("replay.experience.enabled".into(), true.into()));
+    }
+    Some(all)
+}
 
 impl AlgoSection {
     /// The settings that a method's authors or its main implementation use; none if the name is not in [`ALGO_PRESETS`].
@@ -286,7 +301,9 @@ impl AlgoSection {
             "sapo" => Self { loss_type: LossType::Sapo, ..base },
             // As their scripts have it, but divided by rows, so that the scale does not hang on the size of a batch, and with
             // the clip of what is on-policy, which the papers have.
-            "luffy" | "exgrpo" => Self { loss_type: LossType::DrGrpo, scale_rewards: ScaleRewards::None, ..base },
+            "luffy" | "exgrpo" | "hybrid" => {
+                Self { loss_type: LossType::DrGrpo, scale_rewards: ScaleRewards::None, ..base }
+            }
             _ => return None,
         })
     }
@@ -408,7 +425,7 @@ mod tests {
         for name in ALGO_PRESETS {
             let algo = AlgoSection::preset(name).unwrap();
             assert_eq!(algo.validate(), Ok(()), "{name}");
-            let loss = if ["luffy", "exgrpo"].contains(&name) { "dr_grpo" } else { name };
+            let loss = if ["luffy", "exgrpo", "hybrid"].contains(&name) { "dr_grpo" } else { name };
             assert_eq!(serde_json::to_value(algo.loss_type).unwrap(), loss);
         }
         assert_eq!(AlgoSection::preset("ppo"), None);
