@@ -14,7 +14,7 @@ use std::path::Path;
 use folgore_actors::nats::server::{LocalServer, ServerOptions, nats_server_for_tests};
 use otlp::{Manner, Receiver};
 use serde_json::Value;
-use support::{Line, Running, folder, folgore, metrics, number, refused, run, timeless};
+use support::{Line, Running, folder, folgore, lines, metrics, number, refused, run, timeless};
 
 const SETTINGS: [&str; 8] = [
     "run.name=r",
@@ -39,7 +39,7 @@ fn go_on(at: &Path, more: &[&str]) -> std::process::Command {
     command
 }
 
-/// What the event files of the run should show: each number of each line, and each evaluation.
+/// What the event files of the run should show: each number of each line, those of evaluations too.
 fn expected(run: &Path) -> tfevents::Scalars {
     let mut scalars = tfevents::Scalars::new();
     let mut put = |tag: String, step: u64, value: &Value| {
@@ -47,16 +47,24 @@ fn expected(run: &Path) -> tfevents::Scalars {
             scalars.entry(tag).or_default().insert(step, value as f32);
         }
     };
-    for line in metrics(run) {
+    for line in lines(run) {
         let step = line["step"].as_u64().unwrap();
         line.iter().filter(|(tag, _)| *tag != "step").for_each(|(tag, value)| put(tag.clone(), step, value));
     }
     let summary: Value = serde_json::from_slice(&std::fs::read(run.join("summary.json")).unwrap()).unwrap();
     for evaluation in summary["evaluations"].as_array().unwrap() {
         for way in ["greedy", "sampled"] {
-            for name in ["accuracy", "mean_reward", "any_correct", "truncated", "mean_length"] {
-                put(format!("eval/{way}/{name}"), evaluation["step"].as_u64().unwrap(), &evaluation[way][name]);
+            let (step, measured) = (evaluation["step"].as_u64().unwrap(), &evaluation[way]);
+            let told = |tag: &str| scalars[&format!("eval/{way}/{tag}")][&step];
+            for name in ["accuracy", "mean_reward", "truncated", "mean_length"] {
+                assert_eq!(told(name), measured[name].as_f64().unwrap() as f32, "{way} {name} of step {step}");
             }
+            let (avg, n) = (&measured["estimates"]["avg"], &measured["estimates"]["samples"]);
+            assert_eq!(
+                told(&format!("avg@{n}/ci95_high")),
+                avg["high"].as_f64().unwrap() as f32,
+                "{way} of step {step}"
+            );
         }
     }
     scalars
@@ -77,8 +85,8 @@ fn tensorboard_shows_the_numbers_of_the_run_and_no_step_twice() {
     run(go_on(at.path(), &[&format!("optim.max_steps={steps}"), "log.tensorboard=true"])).well();
     let (scalars, files) = shown();
     assert_eq!(files, 2);
-    let lines: Vec<Line> = metrics(&of_run);
-    assert_eq!(scalars["reward"].keys().copied().collect::<Vec<_>>(), (1..=lines.len() as u64).collect::<Vec<_>>());
+    let steps: Vec<Line> = metrics(&of_run);
+    assert_eq!(scalars["reward"].keys().copied().collect::<Vec<_>>(), (1..=steps.len() as u64).collect::<Vec<_>>());
     assert!(scalars["eval/greedy/accuracy"].contains_key(&0), "what was measured before is shown too");
     assert_eq!(scalars, expected(&of_run));
 }

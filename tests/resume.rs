@@ -16,13 +16,13 @@ use std::{
 
 use folgore_protocol::seed::mix;
 use support::{
-    Ended, Line, Running, checkpoints, folder, folgore, is_saving, metrics, number, raw_metrics, recorded, refused,
-    run, timeless,
+    Ended, Line, Running, checkpoints, folder, folgore, is_saving, lines, metrics, number, raw_metrics, recorded,
+    refused, run, timeless,
 };
 
 const STEPS: u64 = 12;
 /// Small, and with several updates of each batch, so that learning takes as long as generating.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 11] = [
     "run.name=r",
     "rollout.num_prompts=4",
     "rollout.num_generations=4",
@@ -32,6 +32,8 @@ const SETTINGS: [&str; 9] = [
     "checkpoint.save_total_limit=2",
     "eval.before=false",
     "eval.eval_items=8",
+    "eval.eval_steps=3",
+    "eval.sampled=2",
 ];
 /// Runs that may miss the moment that is aimed at.
 const TRIES: u64 = 24;
@@ -71,7 +73,7 @@ fn outcome(run: &Path) -> Outcome {
             _ => bytes,
         }
     };
-    Outcome { metrics: metrics(run).into_iter().map(timeless).collect(), files: names.map(|n| (n, read(n))).into() }
+    Outcome { metrics: lines(run).into_iter().map(timeless).collect(), files: names.map(|n| (n, read(n))).into() }
 }
 
 /// A run that nobody disturbed.
@@ -91,6 +93,10 @@ fn calm() -> &'static Calm {
         let steps: Vec<u64> = lines.iter().map(|l| number(l, "step") as u64).collect();
         assert_eq!(steps, (1..=STEPS).collect::<Vec<_>>());
         assert!(lines.iter().any(|l| number(l, "grad_norm") > 0.0), "a run that learns nothing proves nothing");
+        let all = support::lines(&run);
+        let evaluated: Vec<&str> = all.iter().filter_map(|line| line.get("eval")?.as_str()).collect();
+        assert_eq!(evaluated, ["step-3", "step-6", "step-9", "after"]);
+        assert!(all.iter().any(|line| line.contains_key("eval/sampled/maj@2/ci95_low")), "{all:?}");
         let seconds = lines.iter().map(|l| (number(l, "time/generate"), number(l, "time/train"))).collect();
         Calm { outcome: outcome(&run), seconds }
     })

@@ -42,7 +42,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Tries it all on this machine: a NATS server, workers, and a head that trains; everything stops with it
     Up(UpArgs),
-    /// Evaluates a policy on held-out questions: greedy and pass@k
+    /// Evaluates a policy on held-out questions: greedy, avg@k, pass@k and maj@k with 95 % intervals
     Eval(EvalArgs),
     /// Makes files for other software of a trained policy, and proves that they are the policy
     Export(export::ExportArgs),
@@ -250,9 +250,12 @@ pub struct EvalArgs {
     /// Held-out questions [eval.eval_items]
     #[arg(long)]
     pub items: Option<u32>,
-    /// Samples of each question, for pass@k [eval.sampled]
-    #[arg(short, long)]
-    pub k: Option<u32>,
+    /// The k of pass@k and maj@k, several with commas between [eval.k]
+    #[arg(short, long, value_delimiter = ',')]
+    pub k: Vec<u32>,
+    /// Samples of each question; without it as many as the largest k takes [eval.sampled]
+    #[arg(short = 'n', long)]
+    pub samples: Option<u32>,
     /// Prints one JSON object instead of lines
     #[arg(long)]
     pub json: bool,

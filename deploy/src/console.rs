@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_model::{backend::Backend as _, tokenizer::Tokenizer};
 use folgore_protocol::{Batch, Prompt};
 use serde_json::{Map, Value};
@@ -233,6 +233,8 @@ impl Witness for Console {
                 if let Some(m) = measured {
                     let reward = m.mean_reward.map_or("-".into(), |reward| format!("{reward:.3}"));
                     let _ = write!(text, "  {name} {} (reward {reward})", figure(m, false));
+                    let of_many = m.estimates.named().skip(1).filter(|_| m.estimates.samples > 1);
+                    of_many.for_each(|(name, e)| _ = write!(text, "  {name} {:.3}", e.value));
                 }
             }
         }

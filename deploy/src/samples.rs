@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use folgore_learner::ask::Evaluated;
+use folgore_learner::evaluation::Evaluated;
 use folgore_model::{files::atomic::write_atomic, tokenizer::Tokenizer};
 use folgore_protocol::{Batch, EvalItem, EvalSummary, Outcome, Prompt, SegmentKind, StopReason, Trajectory};
 use serde::{Deserialize, Serialize};

@@ -9,20 +9,18 @@ pub mod hardware;
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use folgore_learner::ask::Evaluated;
+use folgore_learner::evaluation::{self, Evaluated};
 use folgore_model::files::atomic::write_atomic;
-use folgore_protocol::EvalSummary;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use folgore_learner::evaluation::Measured;
 pub use hardware::Hardware;
 
 use crate::sop::Introduced;
 
 /// Name of the file in a run's folder.
 pub const FILE: &str = "summary.json";
-/// Total reward from which an answer counts as right.
-pub const CORRECT: f64 = 1.0;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -78,91 +76,11 @@ pub struct Evaluation {
     pub sampled: Option<Measured>,
 }
 
-/// What one way of answering came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Share of the scored answers that are right; none if none was scored.
-    pub accuracy: Option<f64>,
-    /// Standard error of `accuracy`; answers to one question are not independent, so it is that of the questions' means.
-    pub accuracy_se: Option<f64>,
-    /// Mean reward of the scored answers.
-    pub mean_reward: Option<f64>,
-    /// Standard error of `mean_reward`, likewise.
-    pub mean_reward_se: Option<f64>,
-    /// Share of the questions with at least one right answer: pass@k for the k samples of each.
-    pub any_correct: Option<f64>,
-    /// Questions.
-    pub questions: usize,
-    /// Answers asked for.
-    pub answers: usize,
-    /// Answers with a score.
-    pub scored: usize,
-    /// Share of the answers that were cut off.
-    pub truncated: f64,
-    /// Mean number of tokens of an answer.
-    pub mean_length: f64,
-}
-
 impl From<&Evaluated> for Evaluation {
     fn from(evaluated: &Evaluated) -> Self {
-        Self {
-            when: evaluated.when.clone(),
-            step: evaluated.step,
-            greedy: evaluated.greedy.as_ref().map(Measured::of),
-            sampled: evaluated.sampled.as_ref().map(Measured::of),
-        }
+        let [(_, greedy), (_, sampled)] = evaluated.measured();
+        Self { when: evaluated.when.clone(), step: evaluated.step, greedy, sampled }
     }
-}
-
-impl Measured {
-    /// What tells how good the answers are, with its standard error: the accuracy, or the mean reward where rewards are
-    /// `graded`.
-    pub fn figure(&self, graded: bool) -> Option<(f64, Option<f64>)> {
-        if graded {
-            return Some((self.mean_reward?, self.mean_reward_se));
-        }
-        Some((self.accuracy?, self.accuracy_se))
-    }
-
-    /// Measures an evaluation.
-    pub fn of(summary: &EvalSummary) -> Self {
-        let mut questions = std::collections::BTreeMap::<_, (Vec<f64>, Vec<f64>)>::new();
-        for item in &summary.items {
-            let (rewards, right) = questions.entry(item.seat.group).or_default();
-            if let Some(total) = item.outcome.total() {
-                rewards.push(total);
-                right.push(f64::from(total >= CORRECT));
-            }
-        }
-        let n = summary.items.len();
-        let share = |count: usize| if n == 0 { 0.0 } else { count as f64 / n as f64 };
-        Self {
-            accuracy: summary.share_reaching(CORRECT),
-            accuracy_se: standard_error(questions.values().map(|(_, right)| right.as_slice())),
-            mean_reward: summary.mean_reward(),
-            mean_reward_se: standard_error(questions.values().map(|(rewards, _)| rewards.as_slice())),
-            any_correct: summary.tasks_reaching(CORRECT),
-            questions: questions.len(),
-            answers: summary.expected as usize,
-            scored: summary.items.iter().filter(|item| item.outcome.total().is_some()).count(),
-            truncated: share(summary.items.iter().filter(|item| item.stop_reason.truncated()).count()),
-            mean_length: share(summary.items.iter().map(|item| item.completion_ids.len()).sum()),
-        }
-    }
-}
-
-/// Standard error of the mean over all values, which come in clusters (the answers to one question): the clusters' sums of
-/// deviations from the mean are taken as independent (Liang and Zeger 1986, with the factor m / (m - 1)).
-fn standard_error<'a>(clusters: impl Iterator<Item = &'a [f64]> + Clone) -> Option<f64> {
-    let clusters = clusters.filter(|values| !values.is_empty());
-    let n: usize = clusters.clone().map(<[f64]>::len).sum();
-    let m = clusters.clone().count();
-    if m < 2 {
-        return None;
-    }
-    let mean = clusters.clone().flatten().sum::<f64>() / n as f64;
-    let squares: f64 = clusters.map(|values| values.iter().map(|x| x - mean).sum::<f64>().powi(2)).sum();
-    Some((squares * m as f64 / (m as f64 - 1.0)).sqrt() / n as f64)
 }
 
 impl Summary {
@@ -248,9 +166,16 @@ impl Summary {
     }
 }
 
-/// The lines of the file `metrics.jsonl` at `path`; what is no whole object (the line being written) is left out. A file
-/// that is not there has none.
+/// The lines of steps in the file `metrics.jsonl` at `path`; those of evaluations are left out, which the summary has too.
 pub fn read_metrics(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    let mut lines = read_lines(path)?;
+    lines.retain(|line| !evaluation::is_evaluation(line));
+    Ok(lines)
+}
+
+/// All lines of the file `metrics.jsonl` at `path`; what is no whole object (the line being written) is left out. A file
+/// that is not there has none.
+pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
     match fs::read_to_string(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         text => {
@@ -262,7 +187,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Map<String, Value>>> {
 
 #[cfg(test)]
 mod tests {
-    use folgore_protocol::{Digest, EvalItem, GroupId, Outcome, PolicyId, SeatKey, StopReason};
+    use folgore_protocol::{Digest, EvalItem, EvalSummary, GroupId, Outcome, PolicyId, SeatKey, StopReason};
 
     use super::*;
 
@@ -284,24 +209,7 @@ mod tests {
     }
 
     fn evaluated(when: &str, step: u64, totals: &[&[Option<f64>]]) -> Evaluated {
-        Evaluated { when: when.into(), step, greedy: Some(summary(when, totals)), sampled: None }
-    }
-
-    #[test]
-    fn an_evaluation_is_measured_over_scored_answers_and_clustered_by_question() {
-        let m = Measured::of(&summary("x", &[&[Some(1.0), Some(1.0)], &[Some(0.0), Some(0.2)], &[Some(1.0), None]]));
-        assert_eq!(
-            (m.accuracy, m.any_correct, m.questions, m.answers, m.scored),
-            (Some(0.6), Some(2.0 / 3.0), 3, 6, 5)
-        );
-        assert_eq!((m.truncated, m.mean_length), (0.5, 3.0));
-        // deviations by question: 0.8, -1.2, 0.4; squares 2.24; times 3/2; root; by 5
-        assert!((m.accuracy_se.unwrap() - (2.24f64 * 1.5).sqrt() / 5.0).abs() < 1e-12);
-        let single = Measured::of(&summary("x", &[&[Some(1.0)], &[Some(0.0)], &[Some(1.0)], &[Some(1.0)]]));
-        // one answer a question: the usual deviation by the root of n
-        assert!((single.accuracy_se.unwrap() - (0.25f64 / 4.0).sqrt()).abs() < 1e-12);
-        let none = Measured::of(&summary("x", &[&[None]]));
-        assert_eq!((none.accuracy, none.accuracy_se, none.mean_reward, none.scored), (None, None, None, 0));
+        Evaluated { when: when.into(), step, k: vec![1], greedy: Some(summary(when, totals)), sampled: None }
     }
 
     #[test]

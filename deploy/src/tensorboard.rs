@@ -1,5 +1,5 @@
-//! TensorBoard event files of a run, in its folder `tb`: the numbers of `metrics.jsonl` under the same names, and those of the
-//! evaluations under `eval/`.
+//! TensorBoard event files of a run, in its folder `tb`: the numbers of `metrics.jsonl`, of steps and of evaluations, under the same
+//! names.
 //!
 //! Each launch writes a file of its own. It begins with the order to forget what earlier files say of the step that is resumed
 //! from and later ones, and tells that step again from the run's own files: a launch that was killed may not have told it. So
@@ -17,11 +17,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use events::Event;
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 
-use crate::summary::{Evaluation, Summary, read_metrics};
+use crate::summary::read_lines;
 
 /// The folder of the event files, within that of the run.
 pub const FOLDER: &str = "tb";
@@ -68,18 +68,11 @@ impl TensorBoard {
         if !earlier.is_empty() {
             write(file, &Event::Start, from)?;
         }
-        for line in read_metrics(&run.join("metrics.jsonl"))? {
+        for line in read_lines(&run.join("metrics.jsonl"))? {
             match line.get("step").and_then(Value::as_u64) {
                 Some(step) if step >= from => write(file, &of_line(&line), step)?,
                 _ => {}
             }
-        }
-        // before the first step, all evaluations are made again
-        if step > 0 {
-            let mut told = Summary::default();
-            told.take_over(run, step)?;
-            let mut again = told.evaluations.iter().filter(|e| e.step >= from);
-            again.try_for_each(|e| write(file, &of_evaluation(e), e.step))?;
         }
         Ok(())
     }
@@ -107,7 +100,7 @@ impl Witness for TensorBoard {
     }
 
     fn evaluated(&self, evaluated: &Evaluated) {
-        self.tell(&of_evaluation(&evaluated.into()), evaluated.step);
+        self.tell(&of_line(&evaluated.line()), evaluated.step);
     }
 
     fn saved(&self, _: u64, _: &Path) {}
@@ -121,23 +114,6 @@ impl Witness for TensorBoard {
 fn of_line(line: &Map<String, Value>) -> Event {
     let numbers = line.iter().filter(|(name, _)| *name != "step");
     Event::Scalars(numbers.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
-}
-
-/// The numbers of an evaluation.
-fn of_evaluation(evaluation: &Evaluation) -> Event {
-    let mut scalars = Vec::new();
-    for (way, measured) in [("greedy", &evaluation.greedy), ("sampled", &evaluation.sampled)] {
-        let Some(m) = measured else { continue };
-        let numbers = [
-            ("accuracy", m.accuracy),
-            ("mean_reward", m.mean_reward),
-            ("any_correct", m.any_correct),
-            ("truncated", Some(m.truncated)),
-            ("mean_length", Some(m.mean_length)),
-        ];
-        scalars.extend(numbers.into_iter().filter_map(|(name, value)| Some((format!("eval/{way}/{name}"), value?))));
-    }
-    Event::Scalars(scalars)
 }
 
 /// Appends one event; a write is whole or the last.

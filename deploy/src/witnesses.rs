@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 

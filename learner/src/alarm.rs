@@ -265,6 +265,7 @@ mod tests {
                 Part { name: "rule/detail".into(), value: 0.0, weight: 0.0 },
                 Part { name: "judge".into(), value: second, weight: 0.0 },
             ],
+            answer: None,
         };
         let task = || Task { id: "t".into(), prompt: Prompt::Text("q".into()), columns: Default::default() };
         let group = |rewards: &&[f64]| GroupRecord {

@@ -10,6 +10,8 @@ use folgore_protocol::{
     subjects,
 };
 
+use crate::evaluation::Evaluated;
+
 /// Longest that one ask may take; a batch that is not there by then is asked for again.
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at an evaluation that is under way.
@@ -23,19 +25,6 @@ pub enum Waited<T> {
     Got(T),
     /// With the order to stop.
     Stopping,
-}
-
-/// One evaluation of one policy.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    /// `before`, `step-<n>` or `after`.
-    pub when: String,
-    /// The step whose policy it is.
-    pub step: u64,
-    /// Greedy answers.
-    pub greedy: Option<EvalSummary>,
-    /// Answers sampled as in training.
-    pub sampled: Option<EvalSummary>,
 }
 
 /// Asks replay; waits while it is being started.
@@ -168,7 +157,7 @@ pub async fn evaluate(
     if items == 0 {
         return Ok(None);
     }
-    let mut evaluated = Evaluated { when: when.to_owned(), step, greedy: None, sampled: None };
+    let mut evaluated = Evaluated { when: when.to_owned(), step, k: section.ks(), greedy: None, sampled: None };
     for (greedy, samples) in [(true, u32::from(section.greedy)), (false, section.sampled)] {
         if samples == 0 {
             continue;

@@ -30,8 +30,9 @@ use tokio::sync::Semaphore;
 
 use crate::{
     alarm::{Alarm, Alarms},
-    ask::{Evaluated, Publication, Waited, ask_replay, evaluate, publish_surely, unexpected},
+    ask::{Publication, Waited, ask_replay, evaluate, publish_surely, unexpected},
     checkpoint::{CheckpointMeta, CheckpointStore, MetricsLog, TrainerState, state},
+    evaluation::Evaluated,
     schedule::{NonFiniteGuard, Schedule},
     spans,
     step::{StepReport, StepSettings, train_step},
@@ -187,8 +188,11 @@ impl Run {
         let mut saved = standing.step;
         let mut policy = self.publish(self.publication(&parts.trainee, standing.step)).await?;
         parts.trainee.published(policy);
+        // Also where a run goes on: a kill may have come between a checkpoint and its evaluation. What the record has of it is kept.
         if standing.step == 0 && self.plan.eval.before {
-            self.evaluate("before", standing.step, policy).await?;
+            self.evaluate("before", standing.step, policy, &mut parts.metrics).await?;
+        } else {
+            self.evaluate_between(standing.step, policy, &mut parts.metrics).await?;
         }
         while standing.step < max_steps && !self.context.shutdown.is_stopping() {
             let step = standing.step + 1;
@@ -214,16 +218,13 @@ impl Run {
             self.witness.stepped(step, &line, &batch);
             self.alarms.observe(&batch).iter().for_each(|alarm| self.tell(alarm));
             self.count_draws(false).await;
-            let every = u64::from(self.plan.eval.eval_steps);
-            if step.is_multiple_of(every) && step < max_steps {
-                self.evaluate(&format!("step-{step}"), step, policy).await?;
-            }
+            self.evaluate_between(step, policy, &mut parts.metrics).await?;
         }
         if saved < standing.step {
-            self.save(parts, &standing).await?;
+            parts = self.save(parts, &standing).await?;
         }
         if standing.step == max_steps && self.plan.eval.after {
-            self.evaluate("after", standing.step, policy).await?;
+            self.evaluate("after", standing.step, policy, &mut parts.metrics).await?;
         }
         Ok(())
     }
@@ -367,10 +368,31 @@ impl Run {
         }
     }
 
-    async fn evaluate(&self, when: &str, step: u64, policy: PolicyId) -> Result<(), ServiceError> {
+    /// Evaluates the policy of `step`, if it is one of every so many.
+    async fn evaluate_between(
+        &self,
+        step: u64,
+        policy: PolicyId,
+        metrics: &mut MetricsLog,
+    ) -> Result<(), ServiceError> {
+        let every = u64::from(self.plan.eval.eval_steps);
+        if step > 0 && step.is_multiple_of(every) && step < self.plan.step.optim.max_steps {
+            self.evaluate(&format!("step-{step}"), step, policy, metrics).await?;
+        }
+        Ok(())
+    }
+
+    async fn evaluate(
+        &self,
+        when: &str,
+        step: u64,
+        policy: PolicyId,
+        metrics: &mut MetricsLog,
+    ) -> Result<(), ServiceError> {
         let (links, shutdown) = (&self.context.links, &self.context.shutdown);
         let asked = evaluate(links, shutdown, &self.plan.eval, self.plan.held_out, when, step, policy);
         if let Some(evaluated) = asked.await? {
+            metrics.append(&evaluated.line()).map_err(|e| format!("{}: {e}", metrics.path().display()))?;
             self.witness.evaluated(&evaluated);
         }
         Ok(())

@@ -4,6 +4,7 @@ pub mod advantage;
 pub mod alarm;
 pub mod ask;
 pub mod checkpoint;
+pub mod evaluation;
 pub mod learner;
 pub mod metrics;
 pub mod objective;

@@ -145,7 +145,7 @@ mod tests {
             7,
         )
         .unwrap();
-        assert_eq!(got[0], Outcome::Scored { total: 2.0, parts: vec![] });
+        assert_eq!(got[0], Outcome::Scored { total: 2.0, parts: vec![], answer: None });
         for (at, want) in
             [(1, "null"), (2, "several"), (3, "got \"fine\""), (5, "no outcome for g1.5.0"), (6, "unjudged")]
         {

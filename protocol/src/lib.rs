@@ -40,7 +40,9 @@ pub use names::{Names, Role};
 pub use policy::PolicyPublished;
 pub use replay::{EvalItem, EvalSummary, ExperienceStatus, ReplayReply, ReplayRequest, ReplayStatus};
 pub use runlength::RunLength;
-pub use score::{Outcome, Part, Said, Scope, ScoreItem, ScoreReply, ScoreRequest, UNJUDGED_BYTES_MAX};
+pub use score::{
+    ANSWER_BYTES_MAX, Outcome, Part, Said, Scope, ScoreItem, ScoreReply, ScoreRequest, UNJUDGED_BYTES_MAX,
+};
 pub use search::{Passage, Passages, Search};
 pub use task::{Message, Prompt, Task};
 pub use trajectory::{Row, Segment, SegmentKind, Source, Trajectory};

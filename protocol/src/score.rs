@@ -5,7 +5,12 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{generate::StopReason, ids::SeatKey, task::Prompt, trajectory::SegmentKind};
+use crate::{
+    generate::StopReason,
+    ids::{Digest, SeatKey},
+    task::Prompt,
+    trajectory::SegmentKind,
+};
 
 /// One completion to score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +70,9 @@ fn is_default(scope: &Scope) -> bool {
 /// Longest text that is handed in to be judged with its group, in bytes: what waits is kept in the record.
 pub const UNJUDGED_BYTES_MAX: usize = 256 << 10;
 
+/// Longest answer that a score repeats, in bytes; a longer one is told by its digest.
+pub const ANSWER_BYTES_MAX: usize = 256;
+
 /// Asks for the scores of `items`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoreRequest {
@@ -99,6 +107,10 @@ pub enum Outcome {
         /// Where it came from.
         #[serde(default)]
         parts: Vec<Part>,
+        /// What the completion answers, in a form in which equal answers are equal: what a majority vote counts. Empty: there is no
+        /// answer in it. None: the reward reads none. At most [`ANSWER_BYTES_MAX`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
     /// The item cannot be judged, by nobody's fault (a gold answer that cannot be parsed): never scored 0.
     Unscorable {
@@ -134,10 +146,24 @@ impl Outcome {
     /// A score with a single part.
     pub fn scored(name: &str, value: f64) -> Self {
         if value.is_finite() {
-            Outcome::Scored { total: value, parts: vec![Part { name: name.to_owned(), value, weight: 1.0 }] }
+            let parts = vec![Part { name: name.to_owned(), value, weight: 1.0 }];
+            Outcome::Scored { total: value, parts, answer: None }
         } else {
             Outcome::Error { reason: format!("reward {name}: expected a finite score, got {value}") }
         }
+    }
+
+    /// The same, if it is a score, of a completion that answers `read`; none: there was no answer to read.
+    #[must_use]
+    pub fn with_answer(mut self, read: Option<&str>) -> Self {
+        if let Outcome::Scored { answer, .. } = &mut self {
+            let read = read.unwrap_or_default();
+            *answer = Some(match read.len() {
+                0..=ANSWER_BYTES_MAX => read.to_owned(),
+                _ => format!("sha256:{}", Digest::of(read.as_bytes()).hex()),
+            });
+        }
+        self
     }
 
     /// The score, if there is one.
@@ -154,4 +180,31 @@ impl Outcome {
 pub struct ScoreReply {
     /// Outcomes in the order of the request.
     pub outcomes: Vec<(SeatKey, Outcome)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_long_is_told_by_its_digest() {
+        let answer = |read: Option<&str>| match Outcome::scored("exact", 1.0).with_answer(read) {
+            Outcome::Scored { answer, .. } => answer,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer(Some("7")).as_deref(), Some("7"));
+        assert_eq!(answer(None).as_deref(), Some(""));
+        let (one, other) = ("x".repeat(ANSWER_BYTES_MAX + 1), "x".repeat(ANSWER_BYTES_MAX + 2));
+        assert!(answer(Some(&one)).is_some_and(|short| short.len() < ANSWER_BYTES_MAX && short.starts_with("sha256:")));
+        assert_ne!(answer(Some(&one)), answer(Some(&other)));
+        let failed = Outcome::Error { reason: "late".into() };
+        assert_eq!(failed.clone().with_answer(Some("7")), failed);
+    }
+
+    #[test]
+    fn a_score_of_before_has_no_answer() {
+        let old: Outcome = serde_json::from_str(r#"{"outcome":"scored","total":1.0,"parts":[]}"#).unwrap();
+        assert_eq!(old, Outcome::Scored { total: 1.0, parts: vec![], answer: None });
+        assert!(!serde_json::to_string(&old).unwrap().contains("answer"));
+    }
 }

@@ -44,8 +44,8 @@ async fn within_budget(reward: Arc<dyn Reward>, request: ScoreRequest) -> Result
 
 /// Passes `outcome` on if all its numbers are finite.
 fn checked(name: &str, outcome: Outcome) -> Outcome {
-    let (total, parts) = match &outcome {
-        Outcome::Scored { total, parts } => (total, parts),
+    let (total, parts, answer) = match &outcome {
+        Outcome::Scored { total, parts, answer } => (total, parts, answer.clone()),
         Outcome::Unjudged { .. } => {
             return Outcome::Error { reason: format!("reward {name}: expected a judgement, got a completion") };
         }
@@ -55,7 +55,8 @@ fn checked(name: &str, outcome: Outcome) -> Outcome {
         return Outcome::Error { reason: format!("reward {name}: expected a finite score, got {total}") };
     }
     match parts.iter().find(|p| !p.value.is_finite() || !p.weight.is_finite()) {
-        None => outcome,
+        // an answer from elsewhere may be of any length
+        None => answer.map_or(outcome.clone(), |answer| outcome.with_answer(Some(&answer))),
         Some(p) => Outcome::Error {
             reason: format!(
                 "reward {name}: part {}: expected finite numbers, got {} with weight {}",
@@ -105,9 +106,11 @@ mod tests {
                     Fault::Never => std::future::pending().await,
                     Fault::TooFew => vec![Outcome::scored("bad", 1.0)],
                     Fault::NotFinite => {
-                        vec![Outcome::Scored { total: f64::INFINITY, parts: vec![] }; request.items.len()]
+                        vec![Outcome::Scored { total: f64::INFINITY, parts: vec![], answer: None }; request.items.len()]
                     }
-                    Fault::BadPart => vec![Outcome::Scored { total: 1.0, parts: vec![part] }; request.items.len()],
+                    Fault::BadPart => {
+                        vec![Outcome::Scored { total: 1.0, parts: vec![part], answer: None }; request.items.len()]
+                    }
                 }
             })
         }

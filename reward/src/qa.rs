@@ -97,11 +97,12 @@ impl Rule for Compare {
             Err(reason) => return Outcome::Unscorable { reason },
         };
         let Some(answer) = answer(item, &args.tag) else {
-            return scored_with(self.name, 0.0, &[("no_answer", 1.0)]);
+            return scored_with(self.name, 0.0, &[("no_answer", 1.0)]).with_answer(None);
         };
         let answer = normal(&answer);
         let best = gold.iter().map(|gold| (self.agrees)(&answer, &normal(gold))).fold(0.0, f64::max);
-        Outcome::scored(self.name, if best > 0.0 { best * args.score } else { args.format_score })
+        let score = if best > 0.0 { best * args.score } else { args.format_score };
+        Outcome::scored(self.name, score).with_answer(Some(&answer))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Any member decides alone when it has no score: an error of one member makes the sum an error; else a member that
 //! cannot judge the item makes the sum unscorable; only if all members give a score is there one (Error > Unscorable >
-//! Scored). A weight of 0 is a metric: it is shown and not counted, but it must be there like the others.
+//! Scored). The answer is that of the first member which reads one. A weight of 0 is a metric: it is shown and not counted, but it must be there like the others.
 //!
 //! Of members that compare completions and members that do not, a group is judged by all, and completions by themselves (as
 //! evaluations ask) by the latter alone; where these have no weight among them, each counts as 1 there.
@@ -111,12 +111,13 @@ async fn score(member: &Member, requests: &[ScoreRequest]) -> Vec<Outcome> {
 /// The sum for one item from the outcome of each member.
 fn combine(asked: &[(&Member, f64)], outcomes: Vec<Outcome>) -> Outcome {
     let mut parts = Vec::new();
-    let mut unscorable = None;
+    let (mut unscorable, mut answer) = (None, None);
     for ((member, weight), outcome) in asked.iter().zip(outcomes) {
         match outcome {
             Outcome::Error { .. } | Outcome::Unjudged { .. } => return outcome,
             Outcome::Unscorable { .. } => unscorable = unscorable.or(Some(outcome)),
-            Outcome::Scored { total, parts: inner } => {
+            Outcome::Scored { total, parts: inner, answer: read } => {
+                answer = answer.or(read);
                 parts.push(Part { name: member.label.clone(), value: total, weight: *weight });
                 // What a member tells of itself is kept to be shown; its weight in this sum is the member's.
                 let shown = inner.into_iter().filter(|p| p.name != member.reward.name());
@@ -129,7 +130,7 @@ fn combine(asked: &[(&Member, f64)], outcomes: Vec<Outcome>) -> Outcome {
     }
     let total: f64 = parts.iter().map(|p| p.value * p.weight).sum();
     if total.is_finite() {
-        Outcome::Scored { total, parts }
+        Outcome::Scored { total, parts, answer }
     } else {
         Outcome::Error { reason: format!("weighted reward: expected a finite sum, got {total}") }
     }
@@ -192,13 +193,14 @@ mod tests {
             Part { name: "b".into(), value: -1.0, weight: 1.0 },
             Part { name: "acc".into(), value: 0.0, weight: 0.0 },
         ];
-        let with_metric = Outcome::Scored { total: -1.0, parts };
+        let with_metric = Outcome::Scored { total: -1.0, parts, answer: Some("7".into()) };
         let members = vec![
             (2.0, fixed("a", Outcome::scored("a", 0.5))),
             (0.25, fixed("b", with_metric)),
             (1.0, fixed("a", Outcome::scored("a", 3.0))),
         ];
-        let Outcome::Scored { total, parts } = sum_of(members).await else { panic!("no score") };
+        let Outcome::Scored { total, parts, answer } = sum_of(members).await else { panic!("no score") };
+        assert_eq!(answer.as_deref(), Some("7"), "of the only member that reads one");
         assert_eq!(total, 2.0 * 0.5 - 0.25 + 3.0);
         assert_eq!(parts.iter().map(|p| p.value * p.weight).sum::<f64>(), total);
         assert_eq!(parts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b", "b/acc", "a#2"]);

@@ -94,7 +94,7 @@ fn replies_are_taken_as_published() {
         Outcome::scored("a", 0.5),
         Outcome::Unscorable { reason: "gold".into() },
         Outcome::Error { reason: "late".into() },
-        Outcome::Scored { total: -1.0, parts: vec![] },
+        Outcome::Scored { total: -1.0, parts: vec![], answer: None },
     ];
     let ours = ScoreReply { outcomes: (0..4).map(id).zip(outcomes).collect() };
     let seat = serde_json::to_value(id(0)).unwrap();

@@ -296,3 +296,23 @@ fn the_tolerance_and_the_percent_switch_are_the_callers() {
     assert!(!parse("50%").equals(&parse("5000"), loose));
     assert!(!parse("1000000").equals(&parse("1000001"), loose), "whole numbers are exact");
 }
+
+#[test]
+fn what_is_the_same_is_spelt_the_same() {
+    let canonical = |text: &str| Answer::parse(text).unwrap().canonical();
+    for (same, want) in [
+        (vec!["1/2", "0.5", r"\frac{1}{2}", "50%", "x = 0.5"], "1/2"),
+        (vec!["1,234", "1234", "1234.0"], "1234"),
+        (vec![r"\{1, 2\}", "2, 1"], "{1,2}"),
+        (vec!["(1, 2)", r"\left(1,2\right)"], "(1,2)"),
+    ] {
+        for text in same {
+            assert_eq!(canonical(text), want, "{text}");
+        }
+    }
+    assert_eq!(canonical(r"\sqrt{2}"), canonical(r"2/\sqrt{2}"));
+    assert_eq!(canonical("x + y"), canonical("y + x"));
+    for (a, b) in [("1", "2"), ("(1,2)", "[1,2]"), ("x", "y"), ("1/3", "0.3333333"), (r"\sqrt{2}", "1.4142135")] {
+        assert_ne!(canonical(a), canonical(b), "{a} and {b}");
+    }
+}

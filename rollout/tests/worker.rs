@@ -188,7 +188,7 @@ async fn a_score_that_cannot_be_had_is_an_error_and_never_a_number() {
     assert!(reason(2).await.contains("no outcome for g2.0.0"));
     drop(served);
     let infinite = |request: ScoreRequest| async move {
-        let outcome = Outcome::Scored { total: 1e308 * 1e308, parts: Vec::new() };
+        let outcome = Outcome::Scored { total: 1e308 * 1e308, parts: Vec::new(), answer: None };
         // JSON has no infinity, hence the reply cannot be read: an error all the same.
         Ok::<_, String>(ScoreReply { outcomes: vec![(request.items[0].id, outcome)] })
     };

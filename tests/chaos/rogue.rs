@@ -220,7 +220,7 @@ fn invented(job: &RolloutJob, policy: PolicyId, round: u32) -> Trajectory {
         task_id: job.task.id.clone(),
         purpose: job.purpose.clone(),
         rows: vec![Row { segments: vec![prompt, sampled], source: Source::OnPolicy }],
-        outcome: Outcome::Scored { total: 1.0, parts: Vec::new() },
+        outcome: Outcome::Scored { total: 1.0, parts: Vec::new(), answer: None },
         stop_reason: StopReason::Eos,
         worker: "rogue".to_owned(),
         duration_ms: 1,

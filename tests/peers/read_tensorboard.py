@@ -1,4 +1,4 @@
-"""Reads a run's event files with TensorBoard's own reader and compares them with metrics.jsonl and summary.json.
+"""Reads a run's event files with TensorBoard's own reader and compares them with metrics.jsonl.
 
     pip install tensorboard
     python3 tests/peers/read_tensorboard.py runs/run-1
@@ -29,12 +29,6 @@ def expected(run: Path) -> dict:
         for tag, value in line.items():
             if tag != "step" and isinstance(value, (int, float)):
                 series.setdefault(tag, []).append((line["step"], value))
-    for evaluation in json.loads((run / "summary.json").read_text())["evaluations"]:
-        for way in ("greedy", "sampled"):
-            for name in ("accuracy", "mean_reward", "any_correct", "truncated", "mean_length"):
-                value = (evaluation[way] or {}).get(name)
-                if value is not None:
-                    series.setdefault(f"eval/{way}/{name}", []).append((evaluation["step"], value))
     return series
 
 

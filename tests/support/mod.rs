@@ -164,13 +164,23 @@ pub fn refused(command: Command, names: &[&str]) -> String {
     lines[0].to_owned()
 }
 
-/// The whole lines of `metrics.jsonl` in the folder of a run, as they are.
+/// The whole lines of steps of `metrics.jsonl` in the folder of a run, as they are.
 pub fn raw_metrics(run: &Path) -> Vec<String> {
+    raw_lines(run).into_iter().filter(|line| !line.contains("\"eval\":")).collect()
+}
+
+/// All whole lines of `metrics.jsonl`, those of evaluations too.
+pub fn raw_lines(run: &Path) -> Vec<String> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::to_owned).collect()
 }
 
 /// The same, read.
+pub fn lines(run: &Path) -> Vec<Line> {
+    raw_lines(run).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The lines of steps, read.
 pub fn metrics(run: &Path) -> Vec<Line> {
     raw_metrics(run).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -171,6 +171,10 @@ impl Found {
             for (name, measured) in [("greedy", &evaluation.greedy), ("sampled", &evaluation.sampled)] {
                 if let Some(measured) = measured {
                     write!(out, " {name}{what} {}  ", figure(measured, graded))?;
+                    let of_many = measured.estimates.named().skip(1).filter(|_| measured.estimates.samples > 1);
+                    for (name, e) in of_many {
+                        write!(out, " {name} {:.3} [{:.3}, {:.3}]  ", e.value, e.low, e.high)?;
+                    }
                 }
             }
             writeln!(out)?;

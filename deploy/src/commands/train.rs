@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use folgore_actors::Level;
-use folgore_config::{Config, EvalSection, Loaded, LogSection, Purpose, load_for};
+use folgore_config::{Config, Loaded, LogSection, Purpose, load_for};
 use folgore_dataset::Traces;
 use folgore_learner::{
     checkpoint::{Checkpoint, CheckpointStore, MetricsLog, TrainerState, state},
@@ -374,7 +374,7 @@ fn leave_out_evaluations(config: &mut Config, reward: &dyn Reward) {
         return;
     }
     eprintln!("note: evaluations are left out: {}", crate::reward::cannot_evaluate(reward));
-    config.eval = EvalSection { before: false, after: false, eval_steps: 0, ..config.eval };
+    (config.eval.before, config.eval.after, config.eval.eval_steps) = (false, false, 0);
 }
 
 /// The learner's own things, at the standing that the newest checkpoint says.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use folgore_actors::{Observed, Telemetry, metrics::Sample};
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value};
 
@@ -123,6 +123,7 @@ impl Seen {
             }
             Origin::Rules(what) => self.rules(what),
             Origin::Eval(what) => self.evaluated(what),
+            Origin::EvalAt(what) => self.estimates(what),
             Origin::Status(service, at) => one(self.status(service, at).and_then(number)),
             Origin::Sum(service, at) => one(self.status(service, at).map(|value| named(value).values().sum())),
             Origin::Length(service, at) => {
@@ -154,6 +155,13 @@ impl Seen {
             Some((Some(("rule", rule.to_owned())), value.as_f64()?))
         };
         self.line.iter().filter_map(of).collect()
+    }
+
+    /// pass@k or maj@k of the sampled answers; each k is a label.
+    fn estimates(&self, what: &str) -> Vec<Own> {
+        let measured = self.evaluation.as_ref().and_then(|e| e.sampled.as_ref());
+        let by_k = measured.map(|m| if what == "pass" { &m.estimates.pass } else { &m.estimates.maj });
+        by_k.into_iter().flatten().map(|(k, e)| (Some(("k", k.to_string())), e.value)).collect()
     }
 
     fn evaluated(&self, what: &str) -> Vec<Own> {

@@ -16,6 +16,8 @@ pub enum Origin {
     Share(&'static str, &'static str),
     /// What the last evaluation measured: greedy and sampled answers are labels.
     Eval(&'static str),
+    /// What the last evaluation measured of sampled answers for each k, which is a label.
+    EvalAt(&'static str),
     /// A number, or a truth as 0 and 1, in the status of a service, by a JSON pointer.
     Status(&'static str, &'static str),
     /// The sum of the numbers in a list of pairs or an object there.
@@ -64,7 +66,7 @@ fn row(key: &str, kind: Kind, unit: &'static str, help: &'static str, sources: &
 }
 
 use Kind::{Counter, Gauge};
-use Origin::{Eval, Length, Names, Process, Restarts, Rules, Share, Status, Sum, Text};
+use Origin::{Eval, EvalAt, Length, Names, Process, Restarts, Rules, Share, Status, Sum, Text};
 
 /// The numbers of a step, by their names in `metrics.jsonl`.
 const STEP: &[(&str, Kind, &str, &str)] = &[
@@ -132,7 +134,9 @@ const REST: &[(&str, Kind, &str, &str, &[Source])] = &[
     ("eval_step", Gauge, "", "Step of the last evaluation", &[(None, Process("eval_step"))]),
     ("eval_accuracy", Gauge, "", "Share of right answers in the last evaluation", &[(None, Eval("accuracy"))]),
     ("eval_mean_reward", Gauge, "", "Mean reward in the last evaluation", &[(None, Eval("mean_reward"))]),
-    ("eval_any_correct", Gauge, "", "Share of questions with a right answer: pass@k", &[(None, Eval("any_correct"))]),
+    ("eval_any_correct", Gauge, "", "Share of questions with a right answer", &[(None, Eval("any_correct"))]),
+    ("eval_pass_at_k", Gauge, "", "pass@k of the last evaluation", &[(None, EvalAt("pass"))]),
+    ("eval_maj_at_k", Gauge, "", "maj@k of the last evaluation", &[(None, EvalAt("maj"))]),
     // queues, as the coordinator sees them
     (
         "queue_waiting",

@@ -86,7 +86,7 @@ fn verdict(sample: &Sample) -> String {
     };
     match (sample.reward, &sample.unscored) {
         (Some(reward), _) => {
-            let class = if reward >= crate::summary::CORRECT { "good" } else { "bad" };
+            let class = if reward >= folgore_learner::evaluation::CORRECT { "good" } else { "bad" };
             format!("<span class=\"verdict {class}\">reward {}{truncated}</span>", number(reward))
         }
         (None, why) => {

@@ -128,14 +128,39 @@ pub fn evaluations(data: &ReportData) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    let estimates: String =
+        data.summary.evaluations.iter().filter_map(|e| estimate_rows(&e.when, e.sampled.as_ref()?)).collect();
     let heads =
         ["when", "step", "answers", "accuracy", "mean reward", "any of k right", "scored", "cut off", "mean length"];
     let body = format!(
         "<p class=\"lead\">Held-out questions, asked through the same actors as in training. Accuracy is the share of the \
          scored answers whose reward reaches 1; ± is one standard error.</p>\n{}",
         table("Evaluations", &heads, &rows)
-    );
+    ) + &estimate_table(&estimates);
     html::section("evaluations", "Held-out evaluation", &body)
+}
+
+/// avg@k, pass@k and maj@k of several samples of each question.
+fn estimate_table(rows: &str) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<p class=\"lead\">pass@k is the chance that k samples hold a right one, maj@k that the answer given most often is right; \
+         with 95 % intervals over questions.</p>\n{}",
+        table("Several samples of each question", &["when", "figure", "share", "95 % interval", "questions"], rows)
+    )
+}
+
+/// Its rows; none where each question was answered once, which says nothing that is not said elsewhere.
+fn estimate_rows(when: &str, sampled: &Measured) -> Option<String> {
+    let row = |(name, e): (String, folgore_learner::evaluation::Estimate)| {
+        let interval = format!("{} to {}", percent(e.low), percent(e.high));
+        let cells = [name, percent(e.value), interval, e.questions.to_string()];
+        let cells: String = cells.iter().map(|c| format!("<td>{}</td>", escape(c))).collect();
+        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escape(when))
+    };
+    (sampled.estimates.samples > 1).then(|| sampled.estimates.named().map(row).collect())
 }
 
 fn evaluation_row(when: &str, step: u64, decoding: &str, m: &Measured) -> String {

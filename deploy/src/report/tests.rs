@@ -18,6 +18,7 @@ fn measured(accuracy: f64) -> Measured {
         scored: 300,
         truncated: 0.03,
         mean_length: 27.0,
+        ..Measured::default()
     }
 }
 

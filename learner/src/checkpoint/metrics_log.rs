@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one object per step, appended. On resume it is cut back to the checkpoint's step, so that no step is
-//! told twice.
+//! `metrics.jsonl`: one object per step and per evaluation, appended. On resume it is cut back to the checkpoint's step, so that no
+//! step is told twice. Evaluations of that very step go too: they come after its checkpoint, and are made again.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,9 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::evaluation::is_evaluation;
 
 /// Appends objects to a file, one per line.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl MetricsLog {
         Ok(())
     }
 
-    /// Removes the lines of steps after `step`, and what is no whole line. The file is replaced in one rename.
+    /// Removes the lines of steps after `step`, evaluations from `step` on, and what is no whole line. The file is replaced in one rename.
     pub fn cut_back(&mut self, step: u64) -> io::Result<CutBack> {
         let done = cut_back(&self.path, step)?;
         *self = Self::open(&self.path)?;
@@ -67,7 +69,7 @@ impl MetricsLog {
 pub struct CutBack {
     /// Lines that stay.
     pub kept: u64,
-    /// Whole lines of later steps that are gone.
+    /// Whole lines of later steps, and of evaluations that are made again, that are gone.
     pub removed: u64,
     /// Lines that were no object with a step (the torn last one), gone too.
     pub torn: u64,
@@ -80,9 +82,9 @@ fn cut_back(path: &Path, step: u64) -> io::Result<CutBack> {
     let mut to = BufWriter::new(File::create(&aside)?);
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line)? > 0 {
-        match step_of(&line) {
+        match told(&line) {
             None => done.torn += 1,
-            Some(found) if found > step => done.removed += 1,
+            Some((found, evaluates)) if found > step || evaluates && found == step => done.removed += 1,
             Some(_) => {
                 to.write_all(&line)?;
                 done.kept += 1;
@@ -95,9 +97,10 @@ fn cut_back(path: &Path, step: u64) -> io::Result<CutBack> {
     Ok(done)
 }
 
-fn step_of(line: &[u8]) -> Option<u64> {
-    let whole = line.strip_suffix(b"\n")?;
-    serde_json::from_slice::<Value>(whole).ok()?.get("step")?.as_u64()
+/// The step of a line, and whether it is that of an evaluation; none if it is no whole line.
+fn told(line: &[u8]) -> Option<(u64, bool)> {
+    let line: Map<String, Value> = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
+    Some((line.get("step")?.as_u64()?, is_evaluation(&line)))
 }
 
 #[cfg(test)]
@@ -124,6 +127,22 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), three);
         log.append(&json!({"step": 4})).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{three}{{\"step\":4}}\n"));
+        assert_eq!(log.cut_back(0).unwrap(), CutBack { kept: 0, removed: 4, torn: 0 });
+    }
+
+    #[test]
+    fn evaluations_of_the_step_that_is_gone_on_from_are_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path).unwrap();
+        log.append(&json!({"step": 0, "eval": "before"})).unwrap();
+        for step in 1..=3 {
+            log.append(&json!({"step": step})).unwrap();
+            log.append(&json!({"step": step, "eval": format!("step-{step}")})).unwrap();
+        }
+        assert_eq!(log.cut_back(2).unwrap(), CutBack { kept: 4, removed: 3, torn: 0 });
+        let left = fs::read_to_string(&path).unwrap();
+        assert!(left.contains("before") && left.contains("step-1") && !left.contains("step-2"), "{left}");
         assert_eq!(log.cut_back(0).unwrap(), CutBack { kept: 0, removed: 4, torn: 0 });
     }
 }

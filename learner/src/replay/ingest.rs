@@ -1,6 +1,6 @@
 //! What a trajectory must fulfil before it is believed.
 
-use folgore_protocol::{Outcome, PolicyId, Trajectory, UNJUDGED_BYTES_MAX};
+use folgore_protocol::{ANSWER_BYTES_MAX, Outcome, PolicyId, Trajectory, UNJUDGED_BYTES_MAX};
 
 /// A reward whose magnitude is above this is a fault of the rule: its square would still be exact enough, its group's
 /// statistics would not.
@@ -94,7 +94,10 @@ pub(super) fn check_content(
 
 /// Checks the numbers of a score.
 pub(super) fn check_reward(outcome: &Outcome) -> Result<(), String> {
-    let Outcome::Scored { total, parts } = outcome else { return Ok(()) };
+    let Outcome::Scored { total, parts, answer } = outcome else { return Ok(()) };
+    if let Some(answer) = answer.as_ref().filter(|answer| answer.len() > ANSWER_BYTES_MAX) {
+        return Err(format!("expected an answer of at most {ANSWER_BYTES_MAX} bytes, got {}", answer.len()));
+    }
     let sane = |value: f64| value.is_finite() && value.abs() <= REWARD_MAX;
     let numbers = std::iter::once(*total).chain(parts.iter().flat_map(|p| [p.value, p.weight]));
     match numbers.into_iter().find(|n| !sane(*n)) {

@@ -69,11 +69,12 @@ fn made_by(t: &mut Trajectory, step: u64) {
 }
 
 fn reward(t: &mut Trajectory, total: f64) {
-    t.outcome = Outcome::Scored { total, parts: vec![] };
+    t.outcome = Outcome::Scored { total, parts: vec![], answer: None };
 }
 
 fn part(t: &mut Trajectory, value: f64) {
-    t.outcome = Outcome::Scored { total: 1.0, parts: vec![Part { name: "p".into(), value, weight: 1.0 }] };
+    t.outcome =
+        Outcome::Scored { total: 1.0, parts: vec![Part { name: "p".into(), value, weight: 1.0 }], answer: None };
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_judge_that_fails_costs_the_group_and_no_zero_is_trained() {
 fn numbers_that_are_none_are_no_verdict() {
     let mut store = open(judged_settings(), &MemoryDisk::default());
     fill(&mut store);
-    judge(&mut store, 0, |_| Outcome::Scored { total: f64::NAN, parts: Vec::new() });
+    judge(&mut store, 0, |_| Outcome::Scored { total: f64::NAN, parts: Vec::new(), answer: None });
     judge(&mut store, 1, |_| Outcome::Unjudged { completion: "me".into(), said: vec![] });
     let rejected = store.ledger().status().rejected;
     assert_eq!((wait(&store), rejected), (vec![2], vec![("reward".to_owned(), 2), ("reward_error".to_owned(), 2)]));

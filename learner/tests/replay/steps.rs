@@ -84,7 +84,7 @@ fn draws_without_a_score_are_told_apart_by_what_ended_them() {
                 trajectory.rows.clear();
             }
             2 => trajectory.outcome = Outcome::Error { reason: "crashed".into() },
-            3 => trajectory.outcome = Outcome::Scored { total: f64::INFINITY, parts: Vec::new() },
+            3 => trajectory.outcome = Outcome::Scored { total: f64::INFINITY, parts: Vec::new(), answer: None },
             _ => {}
         }
         change(&mut store, |l| l.ingest(trajectory));

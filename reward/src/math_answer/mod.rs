@@ -93,6 +93,12 @@ impl Answer {
         matches!(&self.0, Value::Scalar(scalar) if scalar.variables.is_empty())
     }
 
+    /// A spelling that depends on the meaning alone: answers that are the same without a tolerance have the same one, so that they
+    /// can be counted. `1/2`, `0.5` and `\frac{1}{2}` are `1/2`; numbers that are not rational are told by ten digits.
+    pub fn canonical(&self) -> String {
+        self.0.canonical()
+    }
+
     /// True if both mean the same: reflexive and symmetric (not transitive, because of the tolerance).
     pub fn equals(&self, other: &Self, how: Comparison) -> bool {
         self.0.equals(&other.0, how)
@@ -124,6 +130,30 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    fn canonical(&self) -> String {
+        let all = |items: &[Value]| items.iter().map(Value::canonical).collect::<Vec<_>>();
+        let sorted = |items: &[Value]| {
+            let mut items = all(items);
+            items.sort_unstable();
+            items
+        };
+        match self {
+            Value::Scalar(scalar) => scalar.canonical(),
+            Value::Words(words) => words.clone(),
+            Value::Infinity { negative } => if *negative { "-infinity" } else { "infinity" }.to_owned(),
+            Value::Sequence { open, close, items } => format!("{open}{}{close}", all(items).join(",")),
+            Value::List(items) => format!("{{{}}}", sorted(items).join(",")),
+            Value::Set(items) | Value::Union(items) => {
+                let mut items = sorted(items);
+                items.dedup();
+                let kind = if matches!(self, Value::Set(_)) { "" } else { "union" };
+                format!("{kind}{{{}}}", items.join(","))
+            }
+            // a name does not tell a value from the same without one
+            Value::Named { value, .. } => value.canonical(),
+        }
+    }
+
     fn equals(&self, other: &Self, how: Comparison) -> bool {
         use Value::{Infinity, List, Named, Scalar, Sequence, Set, Union, Words};
         match (self, other) {
@@ -160,6 +190,14 @@ pub(crate) struct Scalar {
 }
 
 impl Scalar {
+    fn canonical(&self) -> String {
+        let values: Vec<String> = self.values.iter().map(Number::canonical).collect();
+        match self.variables.as_slice() {
+            [] => values.join(","),
+            letters => format!("{}: {}", letters.join(","), values.join(",")),
+        }
+    }
+
     fn equals(&self, other: &Self, how: Comparison) -> bool {
         let same = |a: &Number, b: &Number| a.equals(b, how.tolerance);
         if self.variables != other.variables || self.values.len() != other.values.len() {

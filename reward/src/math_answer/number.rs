@@ -116,6 +116,15 @@ impl Number {
         }
     }
 
+    /// A spelling that equal numbers share: a reduced fraction, or ten digits of what is not rational.
+    pub(crate) fn canonical(&self) -> String {
+        match self {
+            Self::Exact { value, .. } => value.to_string(),
+            // minus zero is zero
+            Self::Real { value, .. } => format!("{:.9e}", value + 0.0),
+        }
+    }
+
     fn is_decimal(&self) -> bool {
         match self {
             Self::Exact { decimal, .. } | Self::Real { decimal, .. } => *decimal,

@@ -135,9 +135,9 @@ impl Rule for DapoMath {
         }
         let tail = text::tail_chars(&item.completion, self.0.tail_chars);
         let stated = ANSWER.captures_iter(tail).last().map(|found| normal(&found[1]));
-        let correct = stated.is_some_and(|answer| gold.contains(&answer));
+        let correct = stated.as_ref().is_some_and(|answer| gold.contains(answer));
         let (value, acc) = if correct { (1.0, 1.0) } else { (-1.0, 0.0) };
-        scored_with("dapo_math", value, &[("acc", acc)])
+        scored_with("dapo_math", value, &[("acc", acc)]).with_answer(stated.as_deref())
     }
 }
 

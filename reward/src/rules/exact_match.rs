@@ -147,11 +147,12 @@ impl Rule for ExactMatch {
             Err(reason) => return Outcome::Unscorable { reason },
         };
         match self.answer(item) {
-            Err(flag) => scored_with(self.name(), self.args.malformed_score, &[(flag, 1.0)]),
+            Err(flag) => scored_with(self.name(), self.args.malformed_score, &[(flag, 1.0)]).with_answer(None),
             Ok(answer) => {
                 let answer = self.normal(answer);
                 let correct = gold.iter().any(|g| self.normal(g) == answer);
-                Outcome::scored(self.name(), if correct { self.args.correct_score } else { self.args.format_score })
+                let score = if correct { self.args.correct_score } else { self.args.format_score };
+                Outcome::scored(self.name(), score).with_answer(Some(&answer))
             }
         }
     }

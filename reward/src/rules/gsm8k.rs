@@ -99,11 +99,13 @@ impl Rule for Gsm8k {
             Ok(gold) => gold,
             Err(reason) => return Outcome::Unscorable { reason },
         };
-        match self.stated(&item.completion) {
+        let stated = self.stated(&item.completion);
+        let outcome = match &stated {
             None => scored_with("gsm8k", 0.0, &[("no_answer", 1.0)]),
-            Some(answer) if gold.contains(&answer) => Outcome::scored("gsm8k", self.0.correct_score),
+            Some(answer) if gold.contains(answer) => Outcome::scored("gsm8k", self.0.correct_score),
             Some(_) => Outcome::scored("gsm8k", self.0.format_score),
-        }
+        };
+        outcome.with_answer(stated.as_deref())
     }
 }
 

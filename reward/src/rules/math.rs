@@ -124,7 +124,7 @@ impl Rule for Math {
             Err(reason) => return Outcome::Unscorable { reason },
         };
         let found = self.find(&item.completion);
-        let malformed = |flag| scored_with("math", args.malformed_score, &[(flag, 1.0)]);
+        let malformed = |flag| scored_with("math", args.malformed_score, &[(flag, 1.0)]).with_answer(None);
         if found.nested {
             return malformed("nested_answer");
         }
@@ -133,10 +133,14 @@ impl Rule for Math {
         }
         let Some(stated) = found.answer else { return malformed("no_answer") };
         match Answer::parse(stated) {
-            Err(_) => scored_with("math", args.format_score, &[("unreadable_answer", 1.0)]),
+            Err(_) => {
+                scored_with("math", args.format_score, &[("unreadable_answer", 1.0)]).with_answer(Some(stated.trim()))
+            }
             Ok(answer) => {
-                let correct = gold.iter().any(|g| g.equals(&answer, self.comparison));
-                Outcome::scored("math", if correct { args.correct_score } else { args.format_score })
+                let right = gold.iter().find(|g| g.equals(&answer, self.comparison));
+                let score = if right.is_some() { args.correct_score } else { args.format_score };
+                // whatever equals the right answer is one answer, also where tolerance says so
+                Outcome::scored("math", score).with_answer(Some(&right.unwrap_or(&answer).canonical()))
             }
         }
     }

@@ -117,11 +117,13 @@ impl Rule for Numeric {
             Err(reason) => return Outcome::Unscorable { reason },
         };
         let Some(answer) = self.stated(item) else {
-            return scored_with("numeric", args.malformed_score, &[("no_answer", 1.0)]);
+            return scored_with("numeric", args.malformed_score, &[("no_answer", 1.0)]).with_answer(None);
         };
         let how = Comparison { tolerance: args.tolerance, percent_as_number: false };
-        let correct = gold.iter().any(|g| g.equals(&answer, how));
-        Outcome::scored("numeric", if correct { args.correct_score } else { args.format_score })
+        let right = gold.iter().find(|g| g.equals(&answer, how));
+        let score = if right.is_some() { args.correct_score } else { args.format_score };
+        // whatever equals the right number is one answer, also where tolerance says so
+        Outcome::scored("numeric", score).with_answer(Some(&right.unwrap_or(&answer).canonical()))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_model::files::random;
 use folgore_protocol::{Batch, Outcome, ScoreItem};
 use folgore_reward::{PerItem, Rule};

@@ -14,7 +14,7 @@ use folgore_actors::{
     Telemetry,
     telemetry::{self, Identity, Report, settings::Settings},
 };
-use folgore_learner::{alarm::Alarm, ask::Evaluated, learner::Witness};
+use folgore_learner::{alarm::Alarm, evaluation::Evaluated, learner::Witness};
 use folgore_protocol::Batch;
 use serde_json::{Map, Value, json};
 
