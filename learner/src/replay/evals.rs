@@ -78,7 +78,7 @@ fn ordinal(group: GroupId) -> u32 {
 }
 
 impl Ledger {
-    /// Opens the evaluation `label`; the same one again changes nothing, another policy under the same label starts anew.
+    /// Opens the evaluation `label`; the same one again goes on with what is in, another policy under the same label starts anew.
     ///
     /// # Errors
     /// If the tasks are not there, or there is nothing to sample.
@@ -97,11 +97,15 @@ impl Ledger {
                  got {samples} samples of tasks {tasks:?}"
             ));
         }
-        if let Some(known) = self.evals.get(label) {
-            let row = &known.row;
+        if let Some(known) = self.evals.get_mut(label) {
+            let row = &mut known.row;
             let same = same_weights(&row.policy, &policy)
                 && (row.greedy, row.samples, &row.tasks) == (greedy, samples, &tasks);
             if same {
+                if row.policy != policy {
+                    row.policy = policy;
+                    self.change.writes.push(Write::Eval(label.to_owned(), row.clone()));
+                }
                 return Ok(());
             }
             let (first, last) = group_ids(row);
@@ -125,10 +129,12 @@ impl Ledger {
         self.evals.values().map(|eval| (eval.row.draws.len() - eval.done.len()) as u64).sum()
     }
 
-    /// Seats of evaluations go first: whoever asked waits for them.
+    /// Seats of evaluations go first: whoever asked waits for them. An evaluation that an earlier learner opened waits until it is asked
+    /// for again: nobody serves its policy any more, and its draws would be spent for nothing.
     pub(super) fn eval_jobs(&mut self, clock: &Clock, max: usize) -> Vec<RolloutJob> {
         let mut jobs = Vec::new();
-        for (label, eval) in &self.evals {
+        let epoch = self.counters.epoch;
+        for (label, eval) in self.evals.iter().filter(|(_, eval)| eval.row.policy.epoch >= epoch) {
             for place in eval.open() {
                 let seat = eval.key(place);
                 if jobs.len() == max {

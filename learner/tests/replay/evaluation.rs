@@ -36,6 +36,37 @@ fn an_evaluation_is_filled_first_and_survives_a_crash() {
 }
 
 #[test]
+fn an_evaluation_of_an_earlier_learner_waits_until_it_is_asked_for_again() {
+    let disk = MemoryDisk::default();
+    let mut store = open(settings(), &disk);
+    let policy_of = |epoch| folgore_protocol::PolicyId { epoch, ..policy(0) };
+    let ask = |store: &mut Store, epoch| {
+        change(store, |l| l.open_eval("before", policy_of(epoch), false, 2, 1..4)).unwrap();
+    };
+    let evals = |store: &mut Store| -> Vec<folgore_protocol::RolloutJob> {
+        let jobs = change(store, |l| l.open_seats(0, 1000, true));
+        jobs.into_iter().filter(|job| job.purpose != Purpose::Train).collect()
+    };
+    let (epoch, _) = change(&mut store, |l| l.resume(0, None, 0, 0)).unwrap();
+    ask(&mut store, epoch);
+    let first = evals(&mut store);
+    assert_eq!(first.len(), 6);
+    assert_eq!(change(&mut store, |l| l.ingest(play(&first[0], policy_of(epoch), CALM))), Ingested::Taken);
+    // the process dies; whoever goes on serves its own policies
+    let mut store = open(settings(), &disk.crash(false));
+    let (later, _) = change(&mut store, |l| l.resume(0, None, 0, 0)).unwrap();
+    assert!(later > epoch && evals(&mut store).is_empty());
+    ask(&mut store, later);
+    let again = evals(&mut store);
+    assert_eq!(
+        again.iter().map(|job| (job.seat, job.seed)).collect::<Vec<_>>(),
+        first[1..].iter().map(|job| (job.seat, job.seed)).collect::<Vec<_>>()
+    );
+    let pinned = |job: &folgore_protocol::RolloutJob| matches!(job.purpose, Purpose::Eval { policy, .. } if policy.epoch == later);
+    assert!(again.iter().all(pinned));
+}
+
+#[test]
 fn two_evaluations_throw_the_same_dice() {
     let mut store = open(settings(), &MemoryDisk::default());
     let seeds = |store: &mut Store| -> Vec<u64> {
