@@ -30,6 +30,8 @@ pub(super) struct Evaluation {
     pub(super) row: EvalRow,
     /// Seats that are in, by place in `row.draws`.
     done: BTreeSet<usize>,
+    /// Somebody of this process has asked for it.
+    awaited: bool,
 }
 
 impl Evaluation {
@@ -38,7 +40,7 @@ impl Evaluation {
         let place =
             |(group, sample): &(GroupId, u32)| (group.0 - first.0) as usize * row.samples as usize + *sample as usize;
         let done = done.range((first, 0)..=(last, u32::MAX)).map(place).collect();
-        Self { row, done }
+        Self { row, done, awaited: false }
     }
 
     fn key(&self, place: usize) -> SeatKey {
@@ -102,6 +104,7 @@ impl Ledger {
             let same = same_weights(&row.policy, &policy)
                 && (row.greedy, row.samples, &row.tasks) == (greedy, samples, &tasks);
             if same {
+                known.awaited = true;
                 if row.policy != policy {
                     row.policy = policy;
                     self.change.writes.push(Write::Eval(label.to_owned(), row.clone()));
@@ -116,7 +119,7 @@ impl Ledger {
         let row = EvalRow { ordinal: self.counters.next_eval, policy, greedy, samples, tasks, draws };
         self.counters.next_eval += 1;
         self.change.writes.push(Write::Eval(label.to_owned(), row.clone()));
-        self.evals.insert(label.to_owned(), Evaluation::new(row, &BTreeSet::new()));
+        self.evals.insert(label.to_owned(), Evaluation { row, done: BTreeSet::new(), awaited: true });
         Ok(())
     }
 
@@ -125,16 +128,22 @@ impl Ledger {
         self.evals.get(label).map(Evaluation::is_complete)
     }
 
+    /// The same, for whoever waits for it.
+    pub fn await_eval(&mut self, label: &str) -> Option<bool> {
+        let eval = self.evals.get_mut(label)?;
+        eval.awaited = true;
+        Some(eval.is_complete())
+    }
+
     pub(super) fn open_eval_seats(&self) -> u64 {
         self.evals.values().map(|eval| (eval.row.draws.len() - eval.done.len()) as u64).sum()
     }
 
-    /// Seats of evaluations go first: whoever asked waits for them. An evaluation that an earlier learner opened waits until it is asked
-    /// for again: nobody serves its policy any more, and its draws would be spent for nothing.
+    /// Seats of evaluations go first: whoever asked waits for them. An evaluation that an earlier process opened waits until it is asked for
+    /// again: nobody serves its policy yet, and its draws would be spent for nothing.
     pub(super) fn eval_jobs(&mut self, clock: &Clock, max: usize) -> Vec<RolloutJob> {
         let mut jobs = Vec::new();
-        let epoch = self.counters.epoch;
-        for (label, eval) in self.evals.iter().filter(|(_, eval)| eval.row.policy.epoch >= epoch) {
+        for (label, eval) in self.evals.iter().filter(|(_, eval)| eval.awaited) {
             for place in eval.open() {
                 let seat = eval.key(place);
                 if jobs.len() == max {

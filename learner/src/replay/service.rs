@@ -329,7 +329,7 @@ impl Desk {
             // Before looking, so that no change slips in between.
             changed.as_mut().enable();
             let asked = label.clone();
-            let complete = self.with(move |store| Ok((store.ledger().eval_complete(&asked), Vec::new()))).await?;
+            let complete = self.with(move |store| store.change(|ledger| ledger.await_eval(&asked))).await?;
             let complete = complete.ok_or_else(|| format!("there is no evaluation {label:?}: open it first"))?;
             if complete || timeout_at(until, changed).await.is_err() {
                 let asked = label.clone();

@@ -26,6 +26,7 @@ fn an_evaluation_is_filled_first_and_survives_a_crash() {
     drop(store);
     let mut store = open(settings(), &disk.crash(false));
     assert_eq!(store.ledger().eval_complete("before"), Some(false));
+    assert_eq!(change(&mut store, |l| l.await_eval("before")), Some(false));
     play_all(&mut store, CALM);
     let summary = store.eval("before").unwrap().unwrap();
     assert!(summary.complete() && summary.expected == 6);
@@ -36,7 +37,7 @@ fn an_evaluation_is_filled_first_and_survives_a_crash() {
 }
 
 #[test]
-fn an_evaluation_of_an_earlier_learner_waits_until_it_is_asked_for_again() {
+fn an_evaluation_of_an_earlier_process_waits_until_it_is_asked_for_again() {
     let disk = MemoryDisk::default();
     let mut store = open(settings(), &disk);
     let policy_of = |epoch| folgore_protocol::PolicyId { epoch, ..policy(0) };
@@ -52,8 +53,9 @@ fn an_evaluation_of_an_earlier_learner_waits_until_it_is_asked_for_again() {
     let first = evals(&mut store);
     assert_eq!(first.len(), 6);
     assert_eq!(change(&mut store, |l| l.ingest(play(&first[0], policy_of(epoch), CALM))), Ingested::Taken);
-    // the process dies; whoever goes on serves its own policies
+    // the process dies; whoever goes on serves its own policies, and before that none
     let mut store = open(settings(), &disk.crash(false));
+    assert!(evals(&mut store).is_empty());
     let (later, _) = change(&mut store, |l| l.resume(0, None, 0, 0)).unwrap();
     assert!(later > epoch && evals(&mut store).is_empty());
     ask(&mut store, later);
