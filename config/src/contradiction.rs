@@ -48,6 +48,8 @@ pub(crate) fn check_sft(config: &Config, p: &mut Problems) {
     let held_out = data.eval_dataset.is_some() || data.eval_fraction > 0.0;
     let patience = config.sft.early_stopping_patience;
     let evaluates = held_out && eval.eval_steps > 0;
+    let asked = "off: rows that are imitated are not asked";
+    p.expect(!data.curriculum.is_on(), "data.curriculum.mode", asked, "difficulty");
     let want = "0 without eval.eval_steps and rows that are held out";
     p.expect(patience == 0 || evaluates, "sft.early_stopping_patience", want, patience);
 }
@@ -118,6 +120,8 @@ fn questions(config: &Config, p: &mut Problems) {
             let want = format!("none with data.dataset {}, which makes its own questions without end", data.dataset);
             p.expect(!set, key, want, "a value");
         }
+        let want = "a number with data.curriculum, which is about questions that are asked again";
+        p.expect(!data.curriculum.is_on() || data.max_rows.is_some(), "data.max_rows", want, "none");
         let embedded = config.model.is_embedded();
         p.expect(
             !(embedded && data.chat),

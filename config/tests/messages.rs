@@ -100,6 +100,14 @@ fn contradictions_are_refused_before_anything_starts() {
             &["max_seq_length=100"],
             "max_seq_length=100: model.max_seq_length: expected at least rollout.max_prompt_length",
         ),
+        (
+            &["curriculum.mode=difficulty"],
+            "data.max_rows: expected a number with data.curriculum, which is about questions",
+        ),
+        (
+            &["curriculum.unseen_success_rate=1"],
+            "curriculum.unseen_success_rate=1: data.curriculum.unseen_success_rate: expected above min_success_rate = 0",
+        ),
         (&["reward=[]"], "reward=[]: reward: expected a list of at least one rule"),
         (&["data.chat=true"], "data.chat=true: data.chat: expected false with model embedded"),
         (&["dataset=rows.jsonl", "eval_fraction=0"], "eval_fraction=0: data.eval_fraction: expected above 0, or a"),

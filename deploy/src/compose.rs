@@ -112,6 +112,10 @@ impl Ingredients {
             true => each_setting(identity, "replay.experience", &c.replay.experience),
             false => identity,
         };
+        let identity = match c.data.curriculum.is_on() {
+            true => each_setting(identity, "data.curriculum", &c.data.curriculum),
+            false => identity,
+        };
         let identity = each_setting(identity, "rollout", &c.rollout);
         each_setting(identity, "algo", &c.algo)
     }

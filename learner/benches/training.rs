@@ -103,6 +103,7 @@ fn batch() -> Batch {
         groups: (0..GROUPS).map(group).collect(),
         filtered_groups: 0,
         unscored_groups: 0,
+        passed_over: 0,
         draws: Draws::default(),
     }
 }

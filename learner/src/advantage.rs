@@ -2,6 +2,9 @@
 //!
 //! An unscored member has no part in the statistics and gets advantage 0. A group whose rewards are all equal gets
 //! zeros, and not the rounding error of its mean. A group of one has mean 0 and deviation 1, as in verl.
+//!
+//! A trajectory counts once, however many rows its turns made. Rewards are used as they were given, in f64; Agent Lightning keeps them
+//! in bfloat16, where 0.1 is 0.10009765625.
 
 use folgore_config::algo::{AdvantageEstimator, AlgoSection, Baseline, MultiObjectiveAggregation, ScaleRewards};
 use folgore_protocol::{

@@ -278,6 +278,7 @@ mod tests {
             groups: groups.iter().map(group).collect(),
             filtered_groups: 0,
             unscored_groups: 0,
+            passed_over: 0,
             draws: Draws::default(),
         }
     }

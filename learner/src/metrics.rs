@@ -30,6 +30,9 @@ pub fn of_batch(batch: &Batch) -> Metrics {
     staleness(batch, &mut metrics);
     given(batch, &mut metrics);
     metrics.insert("filtered_groups".into(), f64::from(batch.filtered_groups));
+    if batch.passed_over > 0 {
+        metrics.insert("curriculum/passed_over".into(), f64::from(batch.passed_over));
+    }
     metrics
 }
 

@@ -243,7 +243,7 @@ impl Step<'_> {
             };
             let columns = Columns { logprobs: &logprobs, old, reference, rollout: Some(rollout) };
             let normaliser = whole.for_micro_batch(self.flat.counts(&rows, self.objective), micro_batches);
-            let evaluation = self.objective.evaluate(&self.flat.inputs(&rows, columns), &normaliser)?;
+            let evaluation = self.objective.evaluate(&self.flat.inputs(&rows, columns, self.objective), &normaliser)?;
             update.loss += evaluation.loss;
             update.stats.merge(&evaluation.stats);
             self.flat.scatter(&rows, &evaluation, &mut slopes);

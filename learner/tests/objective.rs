@@ -62,6 +62,7 @@ fn input(row: &RowData) -> RowInput<'_> {
         rollout: Some(&row.rollout),
         mask: &row.mask,
         advantage: row.advantage,
+        whole: None,
     }
 }
 
@@ -270,6 +271,7 @@ fn what_is_missing_or_unusable_is_named() {
         rollout: None,
         mask: &[true],
         advantage: 1.0,
+        whole: None,
     };
     let counts = Counts::of([1]);
     for (objective, bad, want) in [

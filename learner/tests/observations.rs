@@ -70,7 +70,7 @@ fn batch(rows: Vec<Row>) -> Batch {
     let task = Task { id: "t".into(), prompt: Prompt::Text("q".into()), columns: Default::default() };
     let members = rows.into_iter().enumerate().map(member).collect();
     let groups = vec![GroupRecord { id: GroupId(0), task, members }];
-    Batch { step: 1, groups, filtered_groups: 0, unscored_groups: 0, draws: Draws::default() }
+    Batch { step: 1, groups, filtered_groups: 0, unscored_groups: 0, passed_over: 0, draws: Draws::default() }
 }
 
 #[test]

@@ -150,3 +150,73 @@ fn losses_of_exgrpo() {
         same_loss(name, request, case);
     }
 }
+
+#[test]
+fn agent_lightning_counts_a_rollout_once_in_its_group() {
+    let case = &vectors()["agent_lightning"]["advantage_level"];
+    let rows = case["row_rollout"].as_array().unwrap();
+    let reward = |id: &Value| {
+        let rollouts = case["rollouts"].as_array().unwrap();
+        rollouts.iter().find(|rollout| rollout["id"] == *id).unwrap()["reward"].clone()
+    };
+    let rewards: Vec<Value> = rows.iter().map(reward).collect();
+    let mut request = json!({
+        "config": {"advantage_eps": 1e-6}, "logprobs": vec![[-1.0]; rows.len()], "rewards": rewards,
+        "rollout_ids": rows,
+    });
+    close("rollouts", &evaluate_json(request.clone()).unwrap().advantages, &floats(&case["rollout_level"]));
+    // each row for itself: whoever takes more turns weighs more, in the mean too
+    request.as_object_mut().unwrap().remove("rollout_ids");
+    close("rows", &evaluate_json(request).unwrap().advantages, &floats(&case["transition_level"]));
+}
+
+#[test]
+fn agent_lightnings_mean_over_the_tokens_of_a_rollout() {
+    let case = &vectors()["agent_lightning"]["per_rollout_mean"];
+    let (mut ids, mut advantages, mut logprobs, mut want) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for id in ["r0", "r1"] {
+        let normalised = floats(&case["normalised_row_advantage"][id]);
+        for (tokens, normalised) in floats(&case["row_tokens"][id]).into_iter().zip(normalised) {
+            ids.push(id);
+            advantages.push(case["advantage"][id].clone());
+            logprobs.push(vec![-1.0; tokens as usize]);
+            want.push(normalised);
+        }
+    }
+    assert_eq!(ids.len() as u64, case["num_trained_rows"].as_u64().unwrap());
+    for name in ["per-rollout-mean", "per_rollout_mean"] {
+        let request = json!({
+            "config": {"loss_agg_mode": name}, "logprobs": logprobs, "advantages": advantages, "rollout_ids": ids,
+        });
+        let reply = evaluate_json(request).unwrap();
+        // at a ratio of 1 the gradient of a token is minus what its advantage is multiplied to
+        for (row, want) in reply.grad.iter().zip(&want) {
+            close(name, row, &vec![-want; row.len()]);
+        }
+        let sum: f64 = want.iter().zip(&logprobs).map(|(want, row)| -want * row.len() as f64).sum();
+        close(name, &[reply.loss], &[sum]);
+    }
+}
+
+/// The nearest bfloat16, ties to even.
+fn bfloat16(value: f64) -> f64 {
+    let bits = (value as f32).to_bits();
+    let rounded = bits + 0x7fff + (bits >> 16 & 1);
+    f64::from(f32::from_bits(rounded & 0xffff_0000))
+}
+
+/// Agent Lightning keeps rewards in bfloat16; here they stay what the reward said, which is another advantage.
+#[test]
+fn rewards_are_not_rounded() {
+    let case = &vectors()["agent_lightning"]["reward_in_bfloat16"];
+    let (rewards, stored) = (floats(&case["reward"]), floats(&case["stored"]));
+    assert_eq!(rewards.iter().map(|r| bfloat16(*r)).collect::<Vec<_>>(), stored);
+    let advantages = |rewards: &[f64]| {
+        let config = json!({"scale_rewards": "none"});
+        let request = json!({"config": config, "logprobs": [[-1.0], [-1.0], [-1.0]], "rewards": rewards});
+        evaluate_json(request).unwrap().advantages
+    };
+    let mean = (0.1 + 0.3 + 1.0) / 3.0;
+    close("exact", &advantages(&rewards), &[0.1 - mean, 0.3 - mean, 1.0 - mean]);
+    assert!((advantages(&stored)[0] - advantages(&rewards)[0]).abs() > 1e-4, "the rounding is no noise");
+}

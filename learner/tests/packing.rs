@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use folgore_config::algo::AlgoSection;
+use folgore_config::algo::{AlgoSection, LossAggMode};
 use folgore_learner::{
     metrics,
     objective::{Evaluation, Objective, Stats},
@@ -58,6 +58,7 @@ fn batch(groups: Vec<Vec<Trajectory>>) -> Batch {
         groups: groups.into_iter().enumerate().map(group).collect(),
         filtered_groups: 1,
         unscored_groups: 0,
+        passed_over: 0,
         draws: Draws::default(),
     }
 }
@@ -172,13 +173,29 @@ fn log_probs_go_out_and_gradients_come_back_by_flat_token() {
     let flat = flat(&batch(vec![vec![member(0, 2), member(1, 1)]]));
     let lp = [-0.1, -0.2, -0.3];
     let columns = Columns { logprobs: &lp, old: None, reference: None, rollout: Some(&flat.rollout) };
-    let inputs = flat.inputs(&[1, 0], columns);
+    let objective = Objective::new(&AlgoSection::default(), 8).unwrap();
+    let inputs = flat.inputs(&[1, 0], columns, &objective);
     assert_eq!(inputs[0].logprobs, [-0.3]);
     assert_eq!(inputs[1].logprobs, [-0.1, -0.2]);
     let evaluation = Evaluation { loss: 0.0, grads: vec![vec![3.0], vec![1.0, 2.0]], stats: Stats::default() };
     let mut by_token = [0.0; 3];
     flat.scatter(&[1, 0], &evaluation, &mut by_token);
     assert_eq!(by_token, [1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn the_rows_of_a_trajectory_know_how_much_it_is_all_together() {
+    let one = |n: usize| row(&[(Question, &[1]), (Sampled, &vec![4; n])]);
+    let turns = trajectory(0, 0, vec![one(2), one(3), one(5)], 1.0);
+    let flat = flat(&batch(vec![vec![turns, trajectory(0, 1, vec![one(4)], 0.0)]]));
+    let lp = [-0.1; 14];
+    let columns = Columns { logprobs: &lp, old: None, reference: None, rollout: Some(&flat.rollout) };
+    let algo = AlgoSection { loss_agg_mode: Some(LossAggMode::PerRolloutMean), ..AlgoSection::default() };
+    let objective = Objective::new(&algo, 8).unwrap();
+    let inputs = flat.inputs(&[3, 1, 0], columns, &objective);
+    assert_eq!(inputs.iter().map(|input| input.whole).collect::<Vec<_>>(), [Some(4), Some(10), Some(10)]);
+    let normaliser = objective.normaliser(flat.counts(&[0, 1, 2, 3], &objective));
+    assert_eq!(normaliser.coefficient(3, 10), 1.0 / 40.0, "by the rollout's tokens and all rows");
 }
 
 /// A batch of groups whose members have one to three rows; some prompts are shared across rows, some are not.

@@ -119,6 +119,7 @@ fn batch(trainee: &Trainee<Cpu>, groups: u64) -> Batch {
         groups: (0..groups).map(group).collect(),
         filtered_groups: 0,
         unscored_groups: 0,
+        passed_over: 0,
         draws: Draws::default(),
     }
 }

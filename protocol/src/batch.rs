@@ -68,6 +68,9 @@ pub struct Batch {
     /// Those of them that were left out because a member got no score.
     #[serde(default)]
     pub unscored_groups: u32,
+    /// Positions of the stream of questions that were passed over while it was gathered.
+    #[serde(default)]
+    pub passed_over: u32,
     /// What became of the draws of its groups. Those of left-out groups are not among them: how many there were before a group
     /// was given up depends on who came first.
     #[serde(default)]

@@ -38,7 +38,7 @@ pub use ids::{Digest, GroupId, PolicyId, RunName, SeatKey};
 pub use job::{Given, Past, Purpose, RolloutJob};
 pub use names::{Names, Role};
 pub use policy::PolicyPublished;
-pub use replay::{EvalItem, EvalSummary, ExperienceStatus, ReplayReply, ReplayRequest, ReplayStatus};
+pub use replay::{DifficultyStatus, EvalItem, EvalSummary, ExperienceStatus, ReplayReply, ReplayRequest, ReplayStatus};
 pub use runlength::RunLength;
 pub use score::{
     ANSWER_BYTES_MAX, Outcome, Part, Said, Scope, ScoreItem, ScoreReply, ScoreRequest, UNJUDGED_BYTES_MAX,

@@ -197,6 +197,9 @@ pub struct ReplayStatus {
     pub closed_groups: u64,
     /// Groups dropped whole (unscorable, stale, equal rewards).
     pub dropped_groups: u64,
+    /// Positions of the stream of questions that were passed over, because what they ask was put off.
+    #[serde(default)]
+    pub passed_over: u64,
     /// Strikes against workers, by name: content that no honest sampler makes.
     #[serde(default)]
     pub strikes: Vec<(String, u32)>,
@@ -206,6 +209,20 @@ pub struct ReplayStatus {
     /// What is kept of the policy's successes; none where nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experience: Option<ExperienceStatus>,
+    /// How the questions that were asked did last; none without a curriculum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<DifficultyStatus>,
+}
+
+/// Questions that were asked, by what came of their last group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifficultyStatus {
+    /// Nothing of it succeeded.
+    pub none: u64,
+    /// Some of it did.
+    pub some: u64,
+    /// All of it did.
+    pub all: u64,
 }
 
 /// What is kept of the policy's successes.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use folgore_actors::{Context, Links, Service, Shutdown, Status, TypedEvent, TypedSubscription};
-use folgore_config::replay::OnEmptyBatch;
+use folgore_config::{
+    data::{Curriculum, CurriculumMode},
+    replay::OnEmptyBatch,
+};
 use folgore_learner::{
     record::{Record, check::check, evidence::LogEntry},
     replay::{ReplayEvent, ReplayService, ReplaySettings, ReplaySetup, RunIdentity},
@@ -116,8 +119,9 @@ impl Plan {
             judge_concurrency: 4,
             traces: None,
             experience: None,
+            curriculum: None,
         };
-        Self {
+        let mut plan = Self {
             settings,
             target: 4 + dice.below(4),
             save_steps: 1 + dice.below(3),
@@ -125,7 +129,10 @@ impl Plan {
             evaluates: dice.one_in(3),
             with_rogue: dice.one_in(2),
             troubles: dice.below(16),
-        }
+        };
+        let curriculum = || Curriculum { mode: CurriculumMode::Difficulty, revisit_steps: 2, ..Curriculum::default() };
+        plan.settings.curriculum = dice.one_in(3).then(curriculum);
+        plan
     }
 }
 

@@ -90,6 +90,10 @@ pub enum LossAggMode {
     /// Sum over all tokens divided by `loss_scale_factor`, and not by rows: as LUFFY's and ExGRPO's scripts have it.
     #[serde(alias = "sum-norm")]
     SumNorm,
+    /// Sum over rollouts of the mean over the tokens of all rows of a rollout, divided by the rows that have tokens: a rollout
+    /// weighs the same however many turns it took (Agent Lightning).
+    #[serde(alias = "per-rollout-mean")]
+    PerRolloutMean,
 }
 
 /// Whether the importance ratio belongs to a token or to its whole row.

@@ -1,5 +1,6 @@
 //! `data`: where the questions come from, and how their rows are read.
 
+mod curriculum;
 mod format;
 mod source;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problems;
 
+pub use curriculum::{Curriculum, CurriculumMode};
 pub use format::{DataFormat, Formatter, Reasoning};
 pub use source::{ChatMemory, DataSource, Redact};
 
@@ -127,6 +129,8 @@ pub struct DataSection {
     pub eval_fraction: f64,
     /// Most rows read from a file, or most questions that a rule makes to train on; none: all.
     pub max_rows: Option<u64>,
+    /// Which questions are passed over for now.
+    pub curriculum: Curriculum,
     /// What is taken of chats that a program kept.
     pub memory: ChatMemory,
     /// Share of the rows whose question is asked over passages: the row's own (`context`, `passages`) among others.
@@ -164,6 +168,7 @@ impl Default for DataSection {
             max_line_bytes: 16 << 20,
             eval_fraction: 0.1,
             max_rows: None,
+            curriculum: Curriculum::default(),
             memory: ChatMemory::default(),
             rag_share: 0.0,
             rag_passages: 3,
@@ -198,6 +203,7 @@ impl DataSection {
             p.expect(rows > 0, "max_rows", "at least 1", rows);
         }
         self.check_sources(p);
+        self.curriculum.check(p);
         p.range("rag_share", 0.0, 1.0, self.rag_share);
         p.range("rag_passages", 0.0, 64.0, self.rag_passages.into());
         for (key, column) in [("prompt_column", &self.prompt_column), ("answer_column", &self.answer_column)] {

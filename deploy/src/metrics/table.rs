@@ -81,6 +81,7 @@ const STEP: &[(&str, Kind, &str, &str)] = &[
     ("rollout/unplayed", Gauge, "", "Draws of the step's groups that could not be played"),
     ("rollout/refilled", Gauge, "", "Draws of the step's groups beyond the first of each seat"),
     ("filtered_groups", Gauge, "", "Groups that were left out while the step was gathered"),
+    ("curriculum/passed_over", Gauge, "", "Questions that were passed over while the step was gathered"),
     ("loss", Gauge, "", "Loss; near 0 is normal for GRPO"),
     ("grad_norm", Gauge, "", "Norm of the gradient before clipping"),
     ("learning_rate", Gauge, "", "Learning rate"),
@@ -188,6 +189,18 @@ const REST: &[(&str, Kind, &str, &str, &[Source])] = &[
         &[
             (Some(("outcome", "closed")), Status("replay", "/closed_groups")),
             (Some(("outcome", "dropped")), Status("replay", "/dropped_groups")),
+            (Some(("outcome", "passed_over")), Status("replay", "/passed_over")),
+        ],
+    ),
+    (
+        "questions",
+        Gauge,
+        "",
+        "Questions that were asked, by how many of their last group succeeded; with data.curriculum",
+        &[
+            (Some(("succeeded", "none")), Status("replay", "/difficulty/none")),
+            (Some(("succeeded", "some")), Status("replay", "/difficulty/some")),
+            (Some(("succeeded", "all")), Status("replay", "/difficulty/all")),
         ],
     ),
     ("replay_trajectories", Counter, "", "Trajectories taken in", &[(None, Status("replay", "/trajectories"))]),

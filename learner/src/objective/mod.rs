@@ -100,6 +100,8 @@ pub struct RowInput<'a> {
     pub mask: &'a [bool],
     /// Advantage of the whole row.
     pub advantage: f64,
+    /// Tokens that count in the average, of all rows of the rollout that the row belongs to; none: it is the only one.
+    pub whole: Option<usize>,
 }
 
 /// What came of some rows of an optimiser batch. Losses, gradients and statistics of its parts add up.
@@ -197,7 +199,7 @@ impl Objective {
         let mean_ratio = fresh().map(Token::log_ratio).sum::<f64>() / n as f64;
         let weights = self.correction.as_ref().map(|c| c.weights(&row.tokens, stats));
         let keep = self.keeps(row);
-        let c = normaliser.coefficient(row.tokens.iter().filter(|t| self.counts(t.source)).count());
+        let c = self.coefficient(row, normaliser);
         let (mut slope_of_mean, mut first) = (0.0, true);
         for (i, token) in row.tokens.iter().enumerate() {
             let (surrogate, c, by_row) = match token.source {
@@ -233,6 +235,11 @@ impl Objective {
         stats.row(row.tokens.len(), !keep);
     }
 
+    fn coefficient(&self, row: &Live, normaliser: &Normaliser) -> f64 {
+        let own = row.tokens.iter().filter(|t| self.counts(t.source)).count();
+        normaliser.coefficient(own, row.whole.unwrap_or(own))
+    }
+
     /// True if tokens of `source` count in the average of the loss.
     pub fn counts(&self, source: Source) -> bool {
         source != Source::Teacher || !self.imitates()
@@ -240,7 +247,7 @@ impl Objective {
 
     fn add_divergence(&self, row: &Live, normaliser: &Normaliser, sum: &mut Sum, stats: &mut Stats) {
         let Some(divergence) = &self.divergence else { return };
-        let c = normaliser.coefficient(row.tokens.iter().filter(|t| self.counts(t.source)).count());
+        let c = self.coefficient(row, normaliser);
         let fresh = row.tokens.iter().filter(|t| t.source == Source::OnPolicy);
         for (token, reference) in fresh.filter_map(|t| Some((t, t.reference?))) {
             let (kl, slope) = divergence.value_and_slope(token.lp, reference);
@@ -298,6 +305,7 @@ impl Token {
 struct Live {
     length: usize,
     advantage: f64,
+    whole: Option<usize>,
     tokens: Vec<Token>,
 }
 
@@ -348,6 +356,6 @@ impl Live {
             let column = "advantage";
             return Err(ObjectiveError::NonFinite { row: index, token: 0, column, value: row.advantage });
         }
-        Ok(Self { length, advantage: row.advantage, tokens })
+        Ok(Self { length, advantage: row.advantage, whole: row.whole, tokens })
     }
 }

@@ -24,6 +24,8 @@ pub enum Aggregation {
     SeqMeanTokenSum(f64),
     /// Sum over tokens, divided by a constant.
     Constant(f64),
+    /// Sum over rollouts of the mean over the tokens of a rollout's rows, divided by the rows that have tokens.
+    PerRolloutMean,
 }
 
 impl Aggregation {
@@ -42,6 +44,7 @@ impl Aggregation {
             (Some(LossAggMode::SeqMeanTokenSum), _) | (None, LossType::Reinforce) => Aggregation::SeqMeanTokenSum(1.0),
             (Some(LossAggMode::SeqMeanTokenSumNorm), _) => Aggregation::SeqMeanTokenSum(constant()?),
             (Some(LossAggMode::SumNorm), _) => Aggregation::Constant(constant()?),
+            (Some(LossAggMode::PerRolloutMean), _) => Aggregation::PerRolloutMean,
             (None, LossType::Grpo | LossType::Gspo | LossType::Sapo) => Aggregation::RowMean,
             (None, LossType::Bnpo) => Aggregation::LocalTokenMean,
             (None, LossType::DrGrpo) => Aggregation::RowsByConstant(constant()?),
@@ -97,8 +100,9 @@ impl Normaliser {
         }
     }
 
-    /// What the sum over a row's `tokens` trained tokens is multiplied with; 0 for a row without any.
-    pub fn coefficient(&self, tokens: usize) -> f64 {
+    /// What the sum over a row's `tokens` trained tokens is multiplied with, of `whole` that all rows of its rollout have together;
+    /// 0 for a row without any.
+    pub fn coefficient(&self, tokens: usize, whole: usize) -> f64 {
         let Counts { rows, rows_with_tokens, tokens: all, .. } = self.counts;
         if tokens == 0 {
             return 0.0;
@@ -111,6 +115,7 @@ impl Normaliser {
             Aggregation::SeqMeanTokenMean => (tokens as f64 + 1e-8) * rows_with_tokens as f64,
             Aggregation::SeqMeanTokenSum(constant) => rows_with_tokens as f64 * constant,
             Aggregation::Constant(constant) => constant,
+            Aggregation::PerRolloutMean => (whole * rows_with_tokens) as f64,
         }
     }
 

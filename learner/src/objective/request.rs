@@ -53,6 +53,10 @@ pub struct LossRequest {
     /// One reward for each row, `null` where unscored.
     #[serde(default)]
     pub rewards: Option<Vec<Option<f64>>>,
+    /// Rollout that each row belongs to, any names: turns that do not go on from each other are rows of one rollout. It counts once in
+    /// its group, its rows have one reward, and share its advantage. Left out: each row is a rollout.
+    #[serde(default)]
+    pub rollout_ids: Option<Vec<Value>>,
     /// Group of each row, any numbers; left out: all rows are one group.
     #[serde(default)]
     pub groups: Option<Vec<u64>>,
@@ -93,6 +97,9 @@ pub enum RequestError {
         /// Its length.
         got: usize,
     },
+    /// Rows of one rollout that differ in what they have to share.
+    #[error("rollout {0}")]
+    Rollout(String),
     /// A mask entry is neither 0 nor 1.
     #[error("mask, row {row}, token {token}: expected 0 or 1, got {got}")]
     Mask {
@@ -129,8 +136,8 @@ impl LossRequest {
         let by_row = self.sources.as_ref().unwrap_or(&all_fresh);
         expect_rows("sources", by_row.len(), n)?;
         let sources: Vec<Vec<Source>> = by_row.iter().zip(&self.logprobs).map(|(s, row)| vec![*s; row.len()]).collect();
-        let advantages = self.advantages(&algo)?;
-        expect_rows("advantages", advantages.len(), n)?;
+        let rollouts = self.rollouts()?;
+        let advantages = self.advantages(&algo, &rollouts)?;
 
         let logprobs = numbers(&self.logprobs);
         let column = |key, values: &Option<Vec<_>>| match values {
@@ -143,6 +150,12 @@ impl LossRequest {
         let masks = self.masks()?;
         expect_rows("mask", masks.len(), n)?;
 
+        let tokens = |(mask, source): (&Vec<bool>, &Source)| (mask.iter().filter(|on| **on).count(), *source);
+        let tokens: Vec<(usize, Source)> = masks.iter().zip(by_row).map(tokens).collect();
+        let whole = |of: usize| {
+            let own = tokens.iter().zip(&rollouts).filter(|((_, source), r)| **r == of && objective.counts(*source));
+            own.map(|((n, _), _)| n).sum()
+        };
         let rows: Vec<RowInput<'_>> = (0..n)
             .map(|i| RowInput {
                 sources: &sources[i],
@@ -152,10 +165,9 @@ impl LossRequest {
                 rollout: rollout.as_ref().map(|v| v[i].as_slice()).filter(|v| !v.is_empty() || logprobs[i].is_empty()),
                 mask: &masks[i],
                 advantage: advantages[i],
+                whole: Some(whole(rollouts[i])),
             })
             .collect();
-        let tokens = |(mask, source): (&Vec<bool>, &Source)| (mask.iter().filter(|on| **on).count(), *source);
-        let tokens: Vec<(usize, Source)> = masks.iter().zip(by_row).map(tokens).collect();
         let counted = tokens.iter().filter(|(_, source)| objective.counts(*source)).map(|(n, _)| *n);
         let imitated = tokens.iter().filter(|(_, source)| !objective.counts(*source)).map(|(n, _)| n).sum();
         let counts = Counts { imitated, ..Counts::of(counted) };
@@ -188,8 +200,35 @@ impl LossRequest {
         Ok((algo, length))
     }
 
-    fn advantages(&self, algo: &AlgoSection) -> Result<Vec<f64>, RequestError> {
+    /// By row, the first row of its rollout.
+    fn rollouts(&self) -> Result<Vec<usize>, RequestError> {
+        let n = self.logprobs.len();
+        let Some(ids) = &self.rollout_ids else { return Ok((0..n).collect()) };
+        expect_rows("rollout_ids", ids.len(), n)?;
+        Ok(ids.iter().map(|id| ids.iter().position(|other| other == id).unwrap_or_default()).collect())
+    }
+
+    /// Refuses rows of one rollout that differ in `of`.
+    fn expect_shared<T: PartialEq + Serialize>(
+        &self,
+        rollouts: &[usize],
+        what: &'static str,
+        of: &[T],
+    ) -> Result<(), RequestError> {
+        let differs = |(row, first): &(usize, &usize)| of[*row] != of[**first];
+        let Some((row, first)) = rollouts.iter().enumerate().find(differs) else { return Ok(()) };
+        let rollout = self.rollout_ids.as_ref().map_or(Value::Null, |ids| ids[row].clone());
+        let said = |value: &T| serde_json::to_string(value).unwrap_or_default();
+        let (first, got) = (said(&of[*first]), said(&of[row]));
+        let differs = format!("expected one {what} for all of its rows, got {first} and, in row {row}, {got}");
+        Err(RequestError::Rollout(format!("{rollout}: {differs}")))
+    }
+
+    /// Over rollouts, each of which counts once; for every row.
+    fn advantages(&self, algo: &AlgoSection, rollouts: &[usize]) -> Result<Vec<f64>, RequestError> {
         if let Some(advantages) = &self.advantages {
+            expect_rows("advantages", advantages.len(), self.logprobs.len())?;
+            self.expect_shared(rollouts, "advantage", advantages)?;
             return Ok(advantages.clone());
         }
         let rewards = self.rewards.as_ref().ok_or(RequestError::NoRewards)?;
@@ -197,8 +236,12 @@ impl LossRequest {
         let ids = self.groups.as_ref().unwrap_or(&all_one);
         expect_rows("rewards", rewards.len(), self.logprobs.len())?;
         expect_rows("groups", ids.len(), rewards.len())?;
+        self.expect_shared(rollouts, "reward", rewards)?;
+        self.expect_shared(rollouts, "group", ids)?;
+        self.sources.iter().try_for_each(|sources| self.expect_shared(rollouts, "source", sources))?;
         let mut groups: Vec<(u64, Vec<usize>)> = Vec::new();
-        for (row, id) in ids.iter().enumerate() {
+        let firsts = ids.iter().enumerate().filter(|(row, _)| rollouts[*row] == *row);
+        for (row, id) in firsts {
             match groups.iter_mut().find(|(known, _)| known == id) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((*id, vec![row])),
@@ -214,7 +257,7 @@ impl LossRequest {
                 advantages[*row] = value;
             }
         }
-        Ok(advantages)
+        Ok(rollouts.iter().map(|first| advantages[*first]).collect())
     }
 
     fn masks(&self) -> Result<Vec<Vec<bool>>, RequestError> {
@@ -271,7 +314,20 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let two = |more: Value| {
+            let mut request = json!({"logprobs": [[-1.0], [-1.0]], "rewards": [1, 1], "rollout_ids": ["a", "a"]});
+            request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            request
+        };
         for (request, want) in [
+            (
+                two(json!({"rewards": [1, 0.5]})),
+                "rollout \"a\": expected one reward for all of its rows, got 1.0 and, in row 1, 0.5",
+            ),
+            (two(json!({"groups": [1, 2]})), "expected one group"),
+            (two(json!({"sources": ["teacher", "on_policy"]})), "expected one source"),
+            (two(json!({"advantages": [1, 2]})), "expected one advantage"),
+            (two(json!({"rollout_ids": [1]})), "rollout_ids: expected 2 entries"),
             (json!({"logprobs": [[-1.0]]}), "rewards"),
             (json!({"logprobs": [[-1.0]], "rewards": [1, 2]}), "rewards: expected 1"),
             (json!({"logprobs": [[-1.0]], "rewards": [1], "olds": []}), "olds"),

@@ -174,11 +174,20 @@ impl Flat {
         Counts { imitated: split.iter().map(|(_, imitated)| imitated).sum(), ..Counts::of(counted) }
     }
 
+    /// Tokens that count in the average, of all rows of the trajectory that `row` belongs to: its rows lie side by side.
+    fn of_rollout(&self, row: usize, objective: &Objective) -> usize {
+        let same = |other: &&FlatRow| (other.group, other.member) == (self.rows[row].group, self.rows[row].member);
+        let (before, after) = self.rows.split_at(row);
+        let rows = before.iter().rev().take_while(same).chain(after.iter().take_while(same));
+        let tokens = rows.flat_map(|row| row.tokens.clone());
+        tokens.filter(|t| self.mask[*t] && objective.counts(self.sources[*t])).count()
+    }
+
     /// Inputs of the objective for `rows`.
     ///
     /// # Panics
     /// If a column is shorter than the flat list.
-    pub fn inputs<'a>(&'a self, rows: &[usize], columns: Columns<'a>) -> Vec<RowInput<'a>> {
+    pub fn inputs<'a>(&'a self, rows: &[usize], columns: Columns<'a>, objective: &Objective) -> Vec<RowInput<'a>> {
         let input = |r: &usize| {
             let row = &self.rows[*r];
             let t = || row.tokens.clone();
@@ -190,6 +199,7 @@ impl Flat {
                 rollout: columns.rollout.map(|v| &v[t()]),
                 mask: &self.mask[t()],
                 advantage: row.advantage,
+                whole: Some(self.of_rollout(*r, objective)),
             }
         };
         rows.iter().map(input).collect()

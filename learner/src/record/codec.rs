@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use sha2::{Digest, Sha256};
 
 /// Version of the stored forms in [`super::rows`]; raised with every change to them.
-pub const SCHEMA: u8 = 5;
+pub const SCHEMA: u8 = 6;
 
 const CHECKSUM: usize = 8;
 const HEADER: usize = 1 + CHECKSUM;

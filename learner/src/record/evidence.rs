@@ -144,9 +144,9 @@ impl GroupEnd {
         Self { step: group.step, fate, seats: group.seats.iter().map(SeatEnd::of).collect() }
     }
 
-    /// True if every seat was filled.
+    /// True if every seat was filled. What was passed over has none.
     pub fn is_closed(&self) -> bool {
-        self.seats.iter().all(|seat| seat.filled.is_some())
+        !self.seats.is_empty() && self.seats.iter().all(|seat| seat.filled.is_some())
     }
 }
 

@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 pub use error::RecordError;
 use error::Trouble;
 use evidence::{GroupEnd, LogEntry, Pruned, Rules};
-use rows::{Counters, EvalRow, GroupRow, QuestionRow, Secret, StepRow, StoredEvalItem, StoredTrajectory};
+use rows::{Counters, EvalRow, GroupRow, QuestionRow, Secret, StepRow, StoredEvalItem, StoredTrajectory, Visit};
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const STEPS: TableDefinition<u64, &[u8]> = TableDefinition::new("steps");
@@ -30,6 +30,7 @@ const EVAL_ITEMS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("eva
 const GROUP_ENDS: TableDefinition<u64, &[u8]> = TableDefinition::new("group_ends");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const QUESTIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("questions");
+const VISITS: TableDefinition<&str, &[u8]> = TableDefinition::new("visits");
 const PAST: TableDefinition<u64, &[u8]> = TableDefinition::new("past");
 
 const COUNTERS: &str = "counters";
@@ -83,6 +84,8 @@ pub enum Write {
     Secret(Secret),
     /// What is known of a question, by the id of its task.
     Question(String, QuestionRow),
+    /// What groups of a question came to, by the id of its task.
+    Visits(String, Vec<Visit>),
     /// Keeps the trajectory of a seat, which has one, as a success with this number.
     KeepPast(u64, GroupId, u32),
     /// Removes a success.
@@ -110,6 +113,8 @@ pub struct Snapshot {
     pub secret: Option<Secret>,
     /// Questions of which successes are kept or that are retired, by the id of their task.
     pub questions: BTreeMap<String, QuestionRow>,
+    /// What the last groups of questions came to, by the id of their task.
+    pub visits: BTreeMap<String, Vec<Visit>>,
 }
 
 /// What is compared by [`check`] besides the [`Snapshot`].
@@ -213,6 +218,10 @@ impl Record {
                 let (id, row) = entry?;
                 snapshot.questions.insert(id.value().to_owned(), decode("a question", row.value())?);
             }
+            for entry in transaction.open_table(VISITS)?.iter()? {
+                let (id, row) = entry?;
+                snapshot.visits.insert(id.value().to_owned(), decode("what groups came to", row.value())?);
+            }
             for entry in transaction.open_table(EVAL_ITEMS)?.iter()? {
                 let (group, sample) = entry?.0.value();
                 snapshot.eval_done.insert((GroupId(group), sample));
@@ -255,7 +264,14 @@ impl Record {
                 Ok(GroupRecord { id, task: group.task, members })
             });
             let groups = groups.collect::<Result<Vec<_>, Trouble>>()?;
-            Ok(Some(Batch { step, groups, filtered_groups: row.left_out, unscored_groups: row.unscored, draws }))
+            Ok(Some(Batch {
+                step,
+                groups,
+                filtered_groups: row.left_out,
+                unscored_groups: row.unscored,
+                passed_over: row.passed_over,
+                draws,
+            }))
         })
     }
 
@@ -393,6 +409,7 @@ struct Tables<'t> {
     group_ends: Table<'t, u64>,
     log: Table<'t, u64>,
     questions: Table<'t, &'static str>,
+    visits: Table<'t, &'static str>,
     past: Table<'t, u64>,
     evidence_rows: u64,
 }
@@ -410,6 +427,7 @@ impl<'t> Tables<'t> {
             group_ends: transaction.open_table(GROUP_ENDS)?,
             log: transaction.open_table(LOG)?,
             questions: transaction.open_table(QUESTIONS)?,
+            visits: transaction.open_table(VISITS)?,
             past: transaction.open_table(PAST)?,
             evidence_rows,
         })
@@ -459,6 +477,9 @@ impl<'t> Tables<'t> {
             Write::Secret(row) => drop(self.meta.insert(SECRET, encode("the secret", row)?.as_slice())?),
             Write::Question(id, row) => {
                 drop(self.questions.insert(id.as_str(), encode("a question", row)?.as_slice())?)
+            }
+            Write::Visits(id, row) => {
+                drop(self.visits.insert(id.as_str(), encode("what groups came to", row)?.as_slice())?)
             }
             Write::KeepPast(number, group, sample) => {
                 let row = self.trajectories.get((group.0, *sample))?;

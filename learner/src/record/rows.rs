@@ -130,6 +130,26 @@ pub struct QuestionRow {
     pub retired: bool,
 }
 
+/// What a group came to, for how hard its question is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visit {
+    /// The step that it was opened for.
+    pub step: u64,
+    /// Which group.
+    pub group: GroupId,
+    /// Members that the policy sampled and that succeeded.
+    pub successes: u32,
+    /// Members that the policy sampled, at least 1.
+    pub members: u32,
+}
+
+impl Visit {
+    /// Share that succeeded.
+    pub fn rate(&self) -> f64 {
+        f64::from(self.successes) / f64::from(self.members)
+    }
+}
+
 /// One seat of a group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SeatRow {
@@ -202,6 +222,8 @@ pub struct StepRow {
     pub last_drop: Option<String>,
     /// Those left out because a member got no score.
     pub unscored: u32,
+    /// Positions of the stream of questions that were passed over for it.
+    pub passed_over: u32,
     /// Questions that are replayed in its first groups; set when the first of them is opened.
     pub replayed: Vec<String>,
     /// The groups of its batch, in order; none while it is gathered.
@@ -349,7 +371,8 @@ mod tests {
         pruned.fold_group(&end, b"row");
         pruned.fold_entry(&commit, b"row");
         let question = QuestionRow { task: group.task.clone(), successes: 2, past: vec![past], retired: false };
-        bytes.extend(codec::encode(&(group, end, commit, takeover, pruned, question)).unwrap());
-        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (5, "be2801ef6575"));
+        let visit = Visit { step: 3, group: GroupId(5), successes: 1, members: 8 };
+        bytes.extend(codec::encode(&(group, end, commit, takeover, pruned, question, visit)).unwrap());
+        assert_eq!((codec::SCHEMA, Digest::of(&bytes).short().as_str()), (6, "677d9c6fd3b7"));
     }
 }

@@ -6,7 +6,7 @@ use folgore_protocol::{Given, GroupId, Source, Task, Trajectory, seed};
 use super::{experience::Success, ledger::Ledger, settings::Traces, tasks::task_index};
 use crate::record::{
     Write,
-    rows::{GroupRow, SeatGiven, SeatRow},
+    rows::{GroupRow, QuestionRow, SeatGiven, SeatRow},
 };
 
 /// Separates the draws of this file from all others of the run.
@@ -15,16 +15,20 @@ const STREAM: u64 = 0x6769_7665_6e00;
 const TRIES: u64 = 64;
 
 impl Ledger {
-    /// The question of the group `id`, with its seats.
-    pub(super) fn new_group(&mut self, step: u64, id: GroupId) -> (Task, Vec<SeatRow>) {
+    /// The question that the next group of `step` replays; none: it asks that of its place in the stream.
+    pub(super) fn replayed(&mut self, step: u64) -> Option<QuestionRow> {
         let place = self.steps.get(&step).map_or(0, |row| row.opened) as usize;
         if place == 0 {
             self.step_mut(step).replayed = self.choose_replayed(step);
         }
-        let replayed = self.steps.get(&step).and_then(|row| row.replayed.get(place)).cloned();
-        let past = replayed.and_then(|id| self.pool.as_ref()?.question(&id).cloned()).filter(|q| !q.past.is_empty());
+        let id = self.steps.get(&step)?.replayed.get(place)?;
+        self.pool.as_ref()?.question(id).filter(|question| !question.past.is_empty()).cloned()
+    }
+
+    /// The question of the group `id`, with its seats.
+    pub(super) fn new_group(&mut self, id: GroupId, replayed: Option<QuestionRow>) -> (Task, Vec<SeatRow>) {
         let index = self.live_index(id);
-        let (task, experience) = match past {
+        let (task, experience) = match replayed {
             Some(question) => (question.task, Some(SeatGiven::Experience(question.past))),
             None => (self.train.task(index), None),
         };

@@ -16,9 +16,12 @@ use std::{
 };
 
 use folgore_config::replay::OnEmptyBatch;
-use folgore_protocol::{ExperienceStatus, GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory};
+use folgore_protocol::{
+    DifficultyStatus, ExperienceStatus, GroupId, Outcome, PolicyId, Purpose, ReplayStatus, SeatKey, Trajectory,
+};
 
 use super::{
+    curriculum::{Difficulty, QUESTIONS_MAX},
     evals::{Evaluation, is_eval},
     events::ReplayEvent,
     experience::Pool,
@@ -32,6 +35,9 @@ use crate::record::{
     evidence::{DrawEnd, Fate, GroupEnd},
     rows::{Counters, Filled, GroupRow, Secret, StepRow},
 };
+
+/// Why a group is dropped whose members all got the same.
+pub(super) const EQUAL_REWARDS: &str = "equal_rewards";
 
 /// What a method changed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +55,8 @@ pub struct Ledger {
     pub(super) held_out: Arc<dyn TaskSource>,
     /// What the policy did right before, where that is kept.
     pub(super) pool: Option<Pool>,
+    /// How the questions did that were asked, where that decides which are.
+    pub(super) difficulty: Option<Difficulty>,
     pub(super) counters: Counters,
     pub(super) steps: BTreeMap<u64, StepRow>,
     /// Groups of steps that have no batch.
@@ -78,13 +86,22 @@ impl Ledger {
         if train.is_empty() {
             return Err("the training set is empty: there is nothing to ask".into());
         }
+        if settings.curriculum.is_some() && train.len() > QUESTIONS_MAX {
+            let got = train.len();
+            return Err(format!(
+                "data.curriculum: expected at most {QUESTIONS_MAX} questions, got {got}: see data.max_rows"
+            ));
+        }
         let secret = snapshot.secret.ok_or("the record holds no secret for the tokens of seats")?;
         let evals = snapshot.evals.into_iter().map(|(label, row)| (label, Evaluation::new(row, &snapshot.eval_done)));
         let pool = settings.experience.clone();
         let (members, questions) = (settings.num_generations, train.len());
         let pool = pool.map(|experience| Pool::new(experience, members, questions, snapshot.questions));
+        let curriculum = settings.curriculum.clone();
+        let difficulty = curriculum.map(|c| Difficulty::new(c, settings.max_staleness, snapshot.visits));
         let mut ledger = Self {
             pool,
+            difficulty,
             settings,
             train,
             held_out,
@@ -243,7 +260,7 @@ impl Ledger {
         // A group of one has no spread to speak of, and is kept (as verl does).
         let equal = rewards.len() > 1 && rewards.iter().all(|r| *r == rewards[0]);
         if self.settings.drop_equal_rewards && equal {
-            self.drop_group(id, "equal_rewards", format!("all {} rewards are {}", rewards.len(), rewards[0]));
+            self.drop_group(id, EQUAL_REWARDS, format!("all {} rewards are {}", rewards.len(), rewards[0]));
         }
     }
 
@@ -282,7 +299,8 @@ impl Ledger {
     }
 
     /// Notes what became of a group; exactly once for each.
-    fn end_group(&mut self, id: GroupId, group: &GroupRow, fate: Fate) {
+    pub(super) fn end_group(&mut self, id: GroupId, group: &GroupRow, fate: Fate) {
+        self.note_visit(id, group, &fate);
         self.counters.ended_groups += 1;
         self.change.writes.push(Write::GroupEnd(id, GroupEnd::of(group, fate)));
     }
@@ -324,8 +342,12 @@ impl Ledger {
     }
 
     fn open_group(&mut self, step: u64) {
+        let replayed = self.replayed(step);
+        if replayed.is_none() {
+            self.pass_over(step);
+        }
         let id = GroupId(self.counters.next_group);
-        let (task, seats) = self.new_group(step, id);
+        let (task, seats) = self.new_group(id, replayed);
         self.note_pool();
         self.counters.next_group += 1;
         self.groups.insert(id, GroupRow { step, task, seats });
@@ -458,12 +480,17 @@ impl Ledger {
             draws: self.counters.draws(),
             rejected: self.counters.rejected.clone().into_iter().collect(),
             closed_groups: self.counters.closed_groups,
-            dropped_groups: self.counters.dropped_groups.values().sum(),
+            dropped_groups: self.counters.dropped_groups.values().sum::<u64>() - self.passed_over(),
+            passed_over: self.passed_over(),
             strikes: self.counters.strikes.clone().into_iter().collect(),
             quarantined: self.counters.quarantined.iter().cloned().collect(),
             experience: self.pool.as_ref().map(|pool| {
                 let (questions, past, retired) = pool.sizes();
                 ExperienceStatus { from_step: self.counters.experience_from, questions, past, retired }
+            }),
+            difficulty: self.difficulty.as_ref().map(|difficulty| {
+                let [none, some, all] = difficulty.counts();
+                DifficultyStatus { none, some, all }
             }),
         }
     }

@@ -6,6 +6,7 @@
 //! which order, [`ingest`] what is believed, `judging` what becomes of groups that are judged as a whole, for which `judge` asks, [`evals`] how held-out questions travel the same path; `spans` is what
 //! OpenTelemetry is told.
 
+pub mod curriculum;
 mod defence;
 pub mod evals;
 pub mod events;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use folgore_config::{
     Config, TracesSection,
+    data::Curriculum,
     replay::{Experience, OnEmptyBatch},
 };
 use folgore_protocol::SamplingParams;
@@ -55,6 +56,8 @@ pub struct ReplaySettings {
     pub traces: Option<Traces>,
     /// Successes that are kept and replayed; none: none are.
     pub experience: Option<Experience>,
+    /// Questions that are passed over for now; none: none are.
+    pub curriculum: Option<Curriculum>,
 }
 
 /// How an expert's traces become members of groups.
@@ -111,6 +114,7 @@ impl ReplaySettings {
             judge_concurrency: config.score_concurrency(),
             traces: Traces::of(&config.traces),
             experience: replay.experience.enabled.then(|| replay.experience.clone()),
+            curriculum: config.data.curriculum.is_on().then(|| config.data.curriculum.clone()),
         }
     }
 

@@ -48,6 +48,7 @@ pub fn settings() -> ReplaySettings {
         judge_concurrency: 4,
         traces: None,
         experience: None,
+        curriculum: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod common;
 mod crashes;
+mod curriculum;
 mod defence;
 mod evaluation;
 mod evidence;

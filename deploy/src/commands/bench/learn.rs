@@ -182,7 +182,7 @@ impl Run {
             let prompt = prompts[seat.group.0 as usize].clone();
             groups[seat.group.0 as usize].members.push(trajectory(subject, seat, prompt, generated));
         }
-        Ok(Batch { step, groups, filtered_groups: 0, unscored_groups: 0, draws: Draws::default() })
+        Ok(Batch { step, groups, filtered_groups: 0, unscored_groups: 0, passed_over: 0, draws: Draws::default() })
     }
 
     /// What the step has to compute: each prompt once and each new token but the last, forward and backward once: the
