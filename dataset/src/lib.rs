@@ -7,6 +7,7 @@
 //! its fields (`detect.rs`); questions and examples are made of that (`make.rs`). What happens in between (formatters, passages, the
 //! held-out side, mixing) knows neither layouts nor shapes.
 
+pub mod agent;
 pub mod convert;
 mod detect;
 mod error;

@@ -14,7 +14,7 @@ use folgore_protocol::{Message, Prompt};
 use serde_json::Value;
 
 pub(crate) use fields::{Fault, Fields, kind};
-pub(crate) use messages::{Chat, call, inline};
+pub(crate) use messages::{Chat, call, inline, messages, tools};
 
 use self::fields::{fault, present};
 use crate::{error::BadRow, rows::RawRow};

@@ -12,6 +12,8 @@ pub enum DataCommand {
     Check(CheckArgs),
     /// Writes rows in another shape, as JSON lines
     Convert(ConvertArgs),
+    /// Writes what agents did and were rewarded for as rows to imitate, from spans of their calls of a language model
+    Traces(TracesArgs),
 }
 
 fn format(name: &str) -> Result<DataFormat, String> {
@@ -78,4 +80,28 @@ pub struct ConvertArgs {
     /// Shape of the rows; told by their fields without it [data.format]
     #[arg(long, value_parser = format)]
     pub format: Option<DataFormat>,
+}
+
+/// `data traces`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A row of IN is a span: rollout_id, name, and, where they are there, attempt_id, span_id, parent_id, sequence_id, start_time, end_time, attributes.
+Calls are named openai.chat.completion or `chat MODEL`, with gen_ai.prompt.* and gen_ai.completion.*, or gen_ai.input.messages and
+gen_ai.output.messages; rewards agentlightning.annotation, with agentlightning.reward.0.value.")]
+pub struct TracesArgs {
+    /// File of spans
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// File of JSON lines to write, the best first; - is standard output
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Share of the rows that is kept, the best of them; at least one
+    #[arg(long, default_value_t = 1.0)]
+    pub top: f64,
+    /// Leaves out rows that are worth less
+    #[arg(long)]
+    pub min_reward: Option<f64>,
+    /// key=value: what data.* can say of reading
+    #[arg(value_name = "key=value")]
+    pub settings: Vec<String>,
 }

@@ -3,6 +3,7 @@
 mod check;
 mod convert;
 mod figures;
+mod traces;
 
 use anyhow::Result;
 use folgore_config::{
@@ -20,6 +21,7 @@ pub fn run(command: &DataCommand) -> Result<()> {
     match command {
         DataCommand::Check(args) => check::run(args),
         DataCommand::Convert(args) => convert::run(args),
+        DataCommand::Traces(args) => traces::run(args),
     }
 }
 
