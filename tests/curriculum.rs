@@ -63,7 +63,11 @@ fn held_to_the_rule(path: &Path) -> (u64, u64) {
             }
         }
         // after a whole epoch of such the next is asked all the same
-        assert!(!put_off || in_a_row == QUESTIONS, "group {id} of step {} asks question {question}, which is put off: {known:?}", end.step);
+        assert!(
+            !put_off || in_a_row == QUESTIONS,
+            "group {id} of step {} asks question {question}, which is put off: {known:?}",
+            end.step
+        );
         in_a_row = 0;
         back += u64::from(known.is_some_and(|(_, extreme)| extreme));
     }

@@ -146,7 +146,9 @@ proptest! {
 #[test]
 fn a_method_stands_for_its_section_under_what_else_is_written() {
     let load = |text: &str, overrides: &[&str]| {
-        load_text("run", &format!("{text}reward: [{{name: math}}]\n"), overrides).map(|l| l.config)
+        load_text("run", &format!("{text}reward: [{{name: math}}]\n"), overrides)
+            .map(|l| l.config)
+            .map_err(|e| e.to_string())
     };
     let config = load("traces:\n  per_group: 2\nalgo: hybrid\n", &["algo.epsilon=0.3"]).unwrap();
     assert_eq!((config.traces.per_group, config.replay.experience.enabled, config.algo.epsilon), (2, true, 0.3));
@@ -158,7 +160,7 @@ fn a_method_stands_for_its_section_under_what_else_is_written() {
     assert_eq!((config.algo.beta, config.algo.num_iterations, config.algo.epsilon), (0.0, 1, 0.3));
     assert!(config.algo.dynamic_sampling && config.traces.per_group == 0 && !config.replay.experience.enabled);
 
-    let error = load("algo: ppo2\n", &[]).unwrap_err().to_string();
+    let error = load("algo: ppo2\n", &[]).unwrap_err();
     assert!(
         error.contains("run:1:1") && error.contains("algo") && error.contains("luffy") && error.contains("ppo2"),
         "{error}"
