@@ -128,7 +128,7 @@ fn by_messages(s: &Sample) -> Option<(DataFormat, String)> {
     if s.has("generations") && s.any(&["problem", "question"]).is_some() {
         return Some((
             DataFormat::Openr1,
-            "`problem` and `generations`, of which the first right one becomes `completion`".into(),
+            "`problem` and `generations`, of which the first that was found right becomes `completion`".into(),
         ));
     }
     let asks = |value: &Value| {
@@ -174,6 +174,11 @@ fn by_pair(s: &Sample) -> Option<(DataFormat, String)> {
             DataFormat::Humaneval,
             "`prompt`, `test` and `entry_point`; the test with its call becomes `tests`".into(),
         ));
+    }
+    let lists = |name| s.has(name) && s.all(name, |value| parsed(value).is_array());
+    if s.has("prompt") && lists("completions") && lists("labels") {
+        let reason = "`prompt` with steps in `completions` and their `labels`; they count where all are true";
+        return Some((DataFormat::Stepwise, reason.into()));
     }
     let labelled = s.has("label") && s.all("label", |value| truth(value).is_some());
     (labelled && s.has("prompt") && s.has("completion")).then(|| {
@@ -280,6 +285,7 @@ mod tests {
             (json!([{"prompt": "a", "response": "b", "reward": 1.0}]), DataFormat::PromptCompletion),
             (json!([{"prompt": "a", "target": [{"role": "assistant", "content": "b"}]}]), DataFormat::PromptCompletion),
             (json!([{"prompt": "a", "completion": "b", "label": true}]), DataFormat::UnpairedPreference),
+            (json!([{"prompt": "a", "completions": ["b", "c"], "labels": [true, false]}]), DataFormat::Stepwise),
             (json!([{"prompt": "a", "chosen": "b", "rejected": "c"}]), DataFormat::Preference),
             (json!([{"chosen": [], "rejected": []}]), DataFormat::Preference),
             (json!([{"instruction": "a", "input": "", "output": "b"}]), DataFormat::Alpaca),

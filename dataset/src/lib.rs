@@ -36,7 +36,7 @@ pub use mix::{Mixed, Schedule, SourceRows};
 pub use procedural::{
     Questions, Side, TraceMixture, arithmetic_traces, careful_sum, carries_traces, countries, crc32, held_out,
 };
-pub use report::{FileReport, Purpose, Report};
+pub use report::{FileReport, Purpose, Report, count};
 pub use rows::Container;
 pub use traces::Traces;
 

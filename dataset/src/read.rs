@@ -35,6 +35,8 @@ pub(crate) struct Read {
     pub rows: Vec<Keyed<Held>>,
     /// On each file.
     pub files: Vec<FileReport>,
+    /// Files that cannot be read at all, each with its reason, where the policy is to leave out what is bad.
+    pub unreadable: Vec<String>,
 }
 
 /// The section as it is for one source.
@@ -61,7 +63,7 @@ pub(crate) fn path(path: &Path, section: &DataSection, role: Role, name: Option<
         procedural: folgore_config::data::PROCEDURAL.join(", "),
         source,
     };
-    let found = folder::find(path, role).map_err(unreadable)?;
+    let mut found = folder::find(path, role).map_err(unreadable)?;
     if found.files.is_empty() {
         let beside: Vec<&str> = found.not_read.iter().map(|(name, _)| name.as_str()).take(report::SHOWN).collect();
         let beside = if beside.is_empty() { String::new() } else { format!("; beside: {}", beside.join(", ")) };
@@ -72,21 +74,23 @@ pub(crate) fn path(path: &Path, section: &DataSection, role: Role, name: Option<
         });
     }
     let alone = found.files.len() == 1;
-    let mut read = Read { rows: Vec::new(), files: Vec::new() };
-    for (file, stem) in &found.files {
-        let stem = name.map_or_else(|| stem.clone(), |name| format!("{name}/{stem}"));
+    let mut read = Read { rows: Vec::new(), files: Vec::new(), unreadable: Vec::new() };
+    for (file, short) in &found.files {
+        let stem = name.map_or_else(|| short.clone(), |name| format!("{name}/{short}"));
         match self::file(file, &stem, section) {
             Ok((rows, report)) => {
                 read.rows.extend(rows);
                 read.files.push(report);
             }
             // one of many may be empty
-            Err(DatasetError::Empty { rows: 0, .. }) if !alone => {}
+            Err(DatasetError::Empty { rows: 0, .. }) if !alone => found.not_read.push((short.clone(), "empty")),
+            Err(error) if !alone && section.on_bad_row == OnBadRow::Skip => read.unreadable.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }
     if read.rows.is_empty() {
-        return Err(DatasetError::Empty { path: shown, rows: 0, first: String::new() });
+        let first = read.unreadable.first().map_or_else(String::new, |first| format!("; {first}"));
+        return Err(DatasetError::Empty { path: shown, rows: 0, first });
     }
     if let Some(last) = read.files.last_mut() {
         last.beside = found.not_read.into_iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
@@ -100,7 +104,8 @@ fn file(path: &Path, stem: &str, section: &DataSection) -> Result<(Vec<Keyed<Hel
     let most = section.max_rows.unwrap_or(u64::MAX);
     let limits = Limits { line_bytes: section.max_line_bytes, rows: most, memory: &section.memory };
     let RawRows { container, rows: raw, note, left_out } = rows::read(path, &limits)?;
-    let total = raw.len() as u64;
+    let not_wanted: u64 = left_out.iter().map(|(_, count)| count).sum();
+    let total = raw.len() as u64 + not_wanted;
     let empty = |first: String| DatasetError::Empty { path: shown.clone(), rows: total, first };
     let stop = |row: BadRow| match section.on_bad_row {
         OnBadRow::Stop => Err(DatasetError::BadRow { path: shown.clone(), row }),

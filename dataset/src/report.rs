@@ -41,6 +41,8 @@ pub enum Purpose {
 pub struct Report {
     /// The files read.
     pub files: Vec<FileReport>,
+    /// Files of a folder that cannot be read at all, each with its reason.
+    pub unreadable: Vec<String>,
     /// The rule that makes questions, in words; none where files are read.
     pub made: Option<String>,
     /// Rows of all files that give no question, or nothing to imitate, by reason.
@@ -86,20 +88,29 @@ impl fmt::Display for Report {
                 )?;
             }
         }
-        for (reason, count) in &self.left_out {
-            writeln!(f, "  {count} rows left out: {reason}")?;
+        if !self.unreadable.is_empty() {
+            writeln!(f, "left out whole, {} that cannot be read:", count(self.unreadable.len() as u64, "file"))?;
+            self.unreadable.iter().take(SHOWN).try_for_each(|reason| writeln!(f, "  {reason}"))?;
+        }
+        for (reason, rows) in &self.left_out {
+            writeln!(f, "  {} left out: {reason}", count(*rows, "row"))?;
         }
         self.mix.iter().chain(&self.rag).try_for_each(|line| writeln!(f, "  {line}"))?;
         if self.also_held_out > 0 {
-            writeln!(f, "  {} training rows left out: their prompts are held out", self.also_held_out)?;
+            writeln!(f, "  {} left out: their prompts are held out", count(self.also_held_out, "training row"))?;
         }
-        let what = match self.purpose {
-            Purpose::Questions => "questions to train on",
-            Purpose::Examples => "rows to learn from",
+        let (one, what) = match self.purpose {
+            Purpose::Questions => ("question", "to train on"),
+            Purpose::Examples => ("row", "to learn from"),
         };
         match self.train {
-            Some(train) => write!(f, "{train} {what}, {} held out", self.eval),
-            None => write!(f, "{what} without end, {} held out", self.eval),
+            Some(train) => write!(f, "{} {what}, {} held out", count(train, one), self.eval),
+            None => write!(f, "{one}s {what} without end, {} held out", self.eval),
         }
     }
+}
+
+/// A number with its noun, for people.
+pub fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use folgore_config::DataSection;
+use folgore_config::{DataSection, data::names};
 use folgore_protocol::Digest;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,7 @@ use crate::{
     mix::{Mixed, SourceRows},
     rag,
     read::{self, Held, Read},
-    report::{Purpose, Report},
+    report::{self, Purpose, Report},
     rows::folder::Role,
     shape::Shaped,
     split::{self, Keyed},
@@ -52,7 +52,10 @@ pub(crate) fn read<T>(section: &DataSection, purpose: Purpose, make: Make<T>) ->
     }
     let nothing = |path: &str, why: String| DatasetError::NothingToTrain { path: path.to_owned(), why };
     let reasons = |left: &BTreeMap<&'static str, u64>| {
-        left.iter().map(|(reason, count)| format!("{count} rows left out: {reason}")).collect::<Vec<_>>().join("; ")
+        left.iter()
+            .map(|(reason, count)| format!("{} left out: {reason}", report::count(*count, "row")))
+            .collect::<Vec<_>>()
+            .join("; ")
     };
     if let Some((_, path, _)) = made.iter().find(|(_, _, rows)| rows.is_empty()) {
         return Err(nothing(path, reasons(&left)));
@@ -60,11 +63,12 @@ pub(crate) fn read<T>(section: &DataSection, purpose: Purpose, make: Make<T>) ->
     let held = match &section.eval_dataset {
         None => None,
         Some(path) => {
-            let Read { mut rows, files } = read::path(path, section, Role::Eval, None)?;
+            let Read { mut rows, files, unreadable } = read::path(path, section, Role::Eval, None)?;
             let said = rag::apply(rows.iter_mut(), section)?;
             report.rag = report.rag.take().or(said);
             report.files.extend(files);
-            let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            report.unreadable.extend(unreadable);
+            let name = names::title(&path.display().to_string());
             let rows = self::made(rows, named(&name).as_deref(), make, &mut left);
             if rows.is_empty() {
                 return Err(nothing(&path.display().to_string(), reasons(&left)));
@@ -115,14 +119,15 @@ pub(crate) fn read<T>(section: &DataSection, purpose: Purpose, make: Make<T>) ->
 
 fn sources(section: &DataSection, report: &mut Report) -> Result<Vec<Source>, DatasetError> {
     let mut one = |name: String, path: &str, section: &DataSection, max_samples, mixed: bool| {
-        let Read { rows, files } = read::path(Path::new(path), section, Role::Train, mixed.then_some(&*name))?;
+        let Read { rows, files, unreadable } =
+            read::path(Path::new(path), section, Role::Train, mixed.then_some(&*name))?;
         report.files.extend(files);
+        report.unreadable.extend(unreadable);
         Ok(Source { name, path: path.to_owned(), max_samples, rows })
     };
     if section.sources.is_empty() {
         let path = &section.dataset;
-        let stem = Path::new(path).file_stem().map_or_else(|| path.clone(), |stem| stem.to_string_lossy().into_owned());
-        return Ok(vec![one(stem, path, section, None, false)?]);
+        return Ok(vec![one(names::title(path), path, section, None, false)?]);
     }
     let each = section
         .sources

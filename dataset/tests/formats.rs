@@ -89,9 +89,9 @@ fn every_file_says_what_its_writer_put_into_it() {
 fn rows_that_give_nothing_are_counted_with_their_reason() {
     for (name, reason) in [
         ("trl_unpaired.csv", "2 rows left out: its label is false"),
-        ("openr1.parquet", "1 rows left out: no generation was found right"),
-        ("ollama_log.jsonl", "1 rows left out: the response is an error"),
-        ("ollama_app.db", "1 of 2 rows left out: fewer messages than data.memory.min_messages"),
+        ("openr1.parquet", "1 row left out: no generation was found right"),
+        ("ollama_log.jsonl", "1 row left out: the response is an error"),
+        ("ollama_app.db", "1 of 3 rows left out: fewer messages than data.memory.min_messages"),
     ] {
         let report = examples(&section(name)).unwrap().report.to_string();
         assert!(report.contains(reason), "{name}: {report}");

@@ -117,6 +117,13 @@ def trl():
     pd.DataFrame(rows).to_csv(path("trl_unpaired.csv"), index=False)
     expect("trl_unpaired.csv", "CSV", "unpaired_preference", [plain(r["prompt"], r["completion"]) for r in rows if r["label"]])
 
+    rows = [{"prompt": f"Which is larger, {i}.8 or {i}.11?", "completions": [f"{i}.80 > {i}.11.", f"So {i}.8."], "labels": [True, i < 2]}
+            for i in range(3)]
+    from_datasets("trl_stepwise.parquet", rows)
+    steps = ["\n".join(r["completions"]) for r in rows]
+    expect("trl_stepwise.parquet", "Parquet", "stepwise", [plain(r["prompt"], s) for r, s in zip(rows[:2], steps)],
+           [task(r["prompt"], labels=r["labels"]) for r in rows])
+
 
 def verl():
     def row(i, **more):

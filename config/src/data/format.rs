@@ -23,6 +23,8 @@ pub enum DataFormat {
     Preference,
     /// `prompt`, `completion`, `label`; a completion counts where its label is true.
     UnpairedPreference,
+    /// `prompt`, `completions` (steps), `labels`; the steps count together where all labels are true.
+    Stepwise,
     /// `conversations` of `from` and `value`, with `system` and `tools`.
     Sharegpt,
     /// `instruction`, `input`, `output`, with `system` and `history`; `chosen` in the place of `output`.
@@ -45,7 +47,7 @@ pub enum DataFormat {
 
 impl DataFormat {
     /// All of them with their names as they are configured.
-    pub const NAMES: [(&str, DataFormat); 17] = [
+    pub const NAMES: [(&str, DataFormat); 18] = [
         ("auto", DataFormat::Auto),
         ("prompt", DataFormat::Prompt),
         ("prompt_completion", DataFormat::PromptCompletion),
@@ -54,6 +56,7 @@ impl DataFormat {
         ("text", DataFormat::Text),
         ("preference", DataFormat::Preference),
         ("unpaired_preference", DataFormat::UnpairedPreference),
+        ("stepwise", DataFormat::Stepwise),
         ("sharegpt", DataFormat::Sharegpt),
         ("alpaca", DataFormat::Alpaca),
         ("reasoning", DataFormat::Reasoning),

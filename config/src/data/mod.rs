@@ -2,6 +2,7 @@
 
 mod curriculum;
 mod format;
+pub mod names;
 mod source;
 
 use std::path::PathBuf;

@@ -76,8 +76,7 @@ pub struct DataSource {
 impl DataSource {
     /// What it is called.
     pub fn title(&self) -> String {
-        let stem = || std::path::Path::new(&self.path).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        self.name.clone().or_else(stem).unwrap_or_else(|| self.path.clone())
+        self.name.clone().unwrap_or_else(|| super::names::title(&self.path))
     }
 
     pub(super) fn check(&self, p: &mut Problems) {

@@ -243,7 +243,17 @@ impl Questions {
         let task = self.task(0);
         let text = task.prompt.last_text();
         let asked = self.prefix.as_deref().and_then(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
-        format!("{}: made by a rule ({:?}), for example {asked:?}", self.rule.name(), self.rule)
+        // the settings as they are written in a configuration
+        let settings = match &self.rule {
+            Rule::Arithmetic(of) => serde_json::to_value(of),
+            Rule::Countdown(of) => serde_json::to_value(of),
+            Rule::LetterCount(of) => serde_json::to_value(of),
+            Rule::Countries(of) => serde_json::to_value(of),
+        };
+        let settings = settings.ok().and_then(|value| Some(value.as_object()?.clone())).unwrap_or_default();
+        let said = settings.iter().filter(|(_, value)| !value.is_null());
+        let said: Vec<String> = said.map(|(key, value)| format!("{key} {value}")).collect();
+        format!("{}: made by a rule ({}), for example {asked:?}", self.rule.name(), said.join(", "))
     }
 }
 

@@ -5,10 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names that rows have.
-const ENDINGS: [&str; 9] = ["jsonl", "json", "ndjson", "csv", "tsv", "parquet", "db", "sqlite", "sqlite3"];
-/// What lies beside rows and is none.
-const BESIDE: [&str; 5] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"];
+use folgore_config::data::names;
+
 /// Deepest folder, and most files.
 const DEEPEST: usize = 8;
 const MOST: usize = 10_000;
@@ -33,9 +31,9 @@ pub(crate) struct Found {
 
 /// Finds the files of `path` for `role`; a file is found as it is.
 pub(crate) fn find(path: &Path, role: Role) -> io::Result<Found> {
-    let stem = path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
     if !path.is_dir() {
-        return Ok(Found { files: vec![(path.to_owned(), stem)], not_read: Vec::new() });
+        let name = names::title(&path.display().to_string());
+        return Ok(Found { files: vec![(path.to_owned(), name)], not_read: Vec::new() });
     }
     let mut found = Found::default();
     walk(path, "", DEEPEST, &mut found)?;
@@ -59,9 +57,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Found) -> io::Res
             } else {
                 walk(&path, &format!("{shown}/"), depth - 1, found)?;
             }
-        } else if BESIDE.contains(&name.as_str()) || !path.is_file() {
-            found.not_read.push((shown, "no rows"));
-        } else if is_rows(&name) {
+        } else if names::holds_rows(&name) && path.is_file() {
             found.files.push((path, shown));
         } else {
             found.not_read.push((shown, "no rows, by its name"));
@@ -71,12 +67,6 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Found) -> io::Res
         }
     }
     Ok(())
-}
-
-fn is_rows(name: &str) -> bool {
-    let name = name.to_lowercase();
-    let inner = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-    inner.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending))
 }
 
 /// The split that a name tells, as the hub reads names.

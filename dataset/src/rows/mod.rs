@@ -18,6 +18,17 @@ use serde_json::{Map, Value};
 
 use crate::error::{BadRow, DatasetError};
 
+/// How files begin that are no text and are not read, with what to do about it.
+const OTHER: [(&[u8], &str); 5] = [
+    (b"ARROW1", ARROW),
+    (b"\xff\xff\xff\xff", ARROW),
+    (b"\xff\xfe", UTF16),
+    (b"\xfe\xff", UTF16),
+    (b"PK\x03\x04", "it is a zip archive or a spreadsheet: unpack it, or save its rows as CSV"),
+];
+const ARROW: &str = "it is an Arrow file, which is not read: write Parquet or JSONL (Dataset.to_parquet, to_json)";
+const UTF16: &str = "it is text in UTF-16: save it in UTF-8";
+
 /// How rows are laid out in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
@@ -115,10 +126,6 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<RawRows, DatasetError
         let inner = zstd::stream::read::Decoder::with_buffer(reader).map_err(unreadable)?;
         return text(BufReader::new(inner), name.trim_end_matches(".zst"), &shown, limits, unreadable);
     }
-    if begin.starts_with(b"ARROW1") || begin.starts_with(b"\xff\xff\xff\xff") {
-        let reason = "it is an Arrow file, which is not read: write Parquet or JSONL (Dataset.to_parquet, to_json)";
-        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, reason)));
-    }
     text(reader, &name, &shown, limits, unreadable)
 }
 
@@ -130,6 +137,11 @@ fn text(
     limits: &Limits,
     unreadable: impl Fn(io::Error) -> DatasetError,
 ) -> Result<RawRows, DatasetError> {
+    let begin = reader.fill_buf().map_err(&unreadable)?;
+    let other = OTHER.iter().find(|(mark, _)| begin.starts_with(mark));
+    if let Some((_, reason)) = other {
+        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, *reason)));
+    }
     lines::skip_mark(&mut reader).map_err(&unreadable)?;
     if name.ends_with(".csv") || name.ends_with(".tsv") {
         return csv::read(reader, path, name.ends_with(".tsv"), limits, unreadable);

@@ -89,6 +89,7 @@ fn shaped(mut fields: Fields, format: DataFormat, section: &DataSection) -> Resu
         }
         DataFormat::Preference => pairs::preference(&mut fields, section)?,
         DataFormat::UnpairedPreference => pairs::unpaired(&mut fields, section, &mut unfit)?,
+        DataFormat::Stepwise => pairs::stepwise(&mut fields, section, &mut unfit)?,
         DataFormat::Sharegpt => dialogue::sharegpt(&mut fields, section)?,
         DataFormat::Alpaca => dialogue::alpaca(&mut fields, section)?,
         DataFormat::Reasoning => trace::reasoning(&mut fields, section)?,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Said,
-    fields::{Fault, Fields, fault, first, kind, present, truth},
+    fields::{Fault, Fields, fault, first, kind, parsed, present, truth},
     messages::{Chat, messages, tools},
 };
 
@@ -150,4 +150,37 @@ pub(super) fn unpaired(
     fields.insert("rejected".into(), completion);
     *unfit = Some("its label is false");
     Ok(joined(prompt, None, tools(fields)?))
+}
+
+/// Steps with a verdict on each (TRL's stepwise supervision). Where all are right they are one completion, a line each; a row with a
+/// wrong step keeps its steps and teaches nothing.
+pub(super) fn stepwise(
+    fields: &mut Fields,
+    section: &DataSection,
+    unfit: &mut Option<&'static str>,
+) -> Result<Said, Fault> {
+    let list = |name: &str| match present(fields, name).map(parsed)? {
+        Value::Array(items) => Ok(items),
+        other => fault(name, "a list", kind(&other)),
+    };
+    let (steps, labels) = (list("completions")?, list("labels")?);
+    if steps.is_empty() || steps.len() != labels.len() {
+        let got = format!("{} steps and {} labels", steps.len(), labels.len());
+        return fault("labels", "a label for each of at least one step", got);
+    }
+    let texts: Option<Vec<&str>> = steps.iter().map(Value::as_str).collect();
+    let Some(texts) = texts else { return fault("completions", "a list of texts", "another list") };
+    let right: Option<Vec<bool>> = labels.iter().map(truth).collect();
+    let Some(right) = right else {
+        return fault("labels", "true or false for each step", Value::from(labels).to_string());
+    };
+    let completion = texts.join("\n");
+    let prompt = taken(fields, column(section), section)?;
+    if right.contains(&false) {
+        *unfit = Some("one of its steps is labelled false");
+        return Ok(joined(prompt, None, tools(fields)?));
+    }
+    let said = joined(prompt, Some(Half::Text(completion)), tools(fields)?);
+    fields.extend(said.answer().map(|answer| ("completion".to_owned(), answer.into())));
+    Ok(said)
 }

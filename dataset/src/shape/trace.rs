@@ -113,7 +113,9 @@ pub(super) fn reasoning(fields: &mut Fields, section: &DataSection) -> Result<Sa
     Ok(Said::Chat(chat))
 }
 
-/// A problem with several generations, of which the first that was found right is taken: by math-verify, else by the model that judged.
+/// A problem with several generations, of which the first that was found right is taken: by math-verify, else by the model that judged;
+/// where nobody judged, the first that is complete. All that the same judge found right are `target_lst`, for groups with several
+/// experts. What was found wrong is no column: nobody may take it for an expert's.
 pub(super) fn openr1(
     fields: &mut Fields,
     section: &DataSection,
@@ -131,29 +133,33 @@ pub(super) fn openr1(
     let (verified, judged) = (verdicts("correctness_math_verify"), verdicts("correctness_llama"));
     let complete = verdicts("is_reasoning_complete");
     let at = |list: &[Option<bool>], i: usize| list.get(i).copied().flatten();
-    let right = |list: &[Option<bool>]| (0..generations.len()).find(|i| at(list, *i) == Some(true));
-    let unjudged = || {
-        let known = verified.iter().chain(&judged).any(Option::is_some);
-        (!known).then(|| (0..generations.len()).find(|i| at(&complete, *i) != Some(false))).flatten()
+    let right =
+        |list: &[Option<bool>]| (0..generations.len()).filter(|i| at(list, *i) == Some(true)).collect::<Vec<_>>();
+    let known = verified.iter().chain(&judged).any(Option::is_some);
+    let chosen = match (right(&verified), right(&judged)) {
+        _ if !known => (0..generations.len()).filter(|i| at(&complete, *i) != Some(false)).take(1).collect(),
+        (verified, judged) if verified.is_empty() => judged,
+        (verified, _) => verified,
     };
-    let chosen = right(&verified).or_else(|| right(&judged)).or_else(unjudged);
-    let answer = match chosen.map(|i| &generations[i]) {
-        Some(Value::String(text)) => Some(match section.reasoning {
-            Reasoning::Drop => {
-                messages::finished("generations", "assistant".into(), text.clone(), Map::new(), Reasoning::Drop)?
-                    .0
-                    .content
-            }
-            _ => text.clone(),
-        }),
-        Some(other) => return fault("generations", "a list of texts", kind(other)),
-        None => {
-            *unfit = Some("no generation was found right");
-            None
+    let said = |i: usize| match &generations[i] {
+        Value::String(text) if section.reasoning == Reasoning::Drop => {
+            let read =
+                messages::finished("generations", "assistant".into(), text.clone(), Map::new(), Reasoning::Drop)?;
+            Ok(read.0.content)
         }
+        Value::String(text) => Ok(text.clone()),
+        other => fault("generations", "a list of texts", kind(other)),
     };
-    for name in ["problem", "messages"] {
+    let right: Vec<String> = chosen.into_iter().map(said).collect::<Result<_, Fault>>()?;
+    let answer = right.first().cloned();
+    if answer.is_none() {
+        *unfit = Some("no generation was found right");
+    }
+    for name in ["problem", "messages", "generations"] {
         fields.remove(name);
+    }
+    if right.len() > 1 {
+        fields.insert("target_lst".into(), right.into());
     }
     fields.extend(answer.clone().map(|text| ("completion".to_owned(), text.into())));
     Ok(Said::question(section, problem, answer))

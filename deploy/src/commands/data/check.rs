@@ -4,17 +4,21 @@ use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use folgore_config::{Config, DataSection, preset, sft::Truncation};
-use folgore_dataset::{Dataset, DatasetError, Examples, Report, Tasks, examples, load};
+use folgore_dataset::{Dataset, DatasetError, Examples, Report, Tasks, count, examples, load};
 use folgore_learner::sft::{Encoder, Sequence, Tally};
 use folgore_model::tokenizer::Tokenizer;
 use folgore_protocol::{Body, Example, Prompt, Task};
 use serde_json::{Value, json};
 
-use super::{configured, figures::Lengths, of_path};
-use crate::{cli::data::CheckArgs, commands::index::plain, policy, stream::quietly};
+use super::{configured, figures::Lengths, of_path, shown};
+use crate::{
+    base::{Base, Want},
+    cli::data::CheckArgs,
+    commands::index::plain,
+    stream::quietly,
+    template::Template,
+};
 
-/// Characters of a piece that are shown.
-const SHOWN: usize = 400;
 /// Questions that are looked at where there are more, and where a rule makes them without end.
 const MOST: u64 = 1_000_000;
 const OF_A_RULE: u64 = 1000;
@@ -32,7 +36,9 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         }
     }
     let config = configured(&sources, &settings, args.format)?;
-    let tokenizer = args.model.as_deref().map(policy::open_tokenizer).transpose()?;
+    let template = Template::of(&config.model)?;
+    let tokenizer = |name| Base::wanted(name, Want::Tokenizer)?.speaking(template.clone()).tokenizer();
+    let tokenizer = args.model.as_deref().map(tokenizer).transpose()?;
     let checked: Vec<(String, DataSection)> = match paths.is_empty() {
         true => vec![(sources.join(", "), config.data.clone())],
         false => paths.iter().map(|path| (path.clone(), of_path(path, &config.data))).collect(),
@@ -85,7 +91,24 @@ impl Look<'_> {
             false => self.lines(&asked, &said, encoded.as_ref())?,
         };
         quietly(text.as_bytes())?;
-        Ok(true)
+        Ok(match (encoded, asked) {
+            (Some(encoded), _) => !encoded.sequences.is_empty(),
+            (None, Ok(asked)) => self.prompts(&asked.train).iter().any(Result::is_ok),
+            (None, Err(_)) => true,
+        })
+    }
+
+    /// The questions as the model reads them; of no model, each as if it could be read.
+    fn prompts(&self, asked: &Tasks) -> Vec<Result<u64, String>> {
+        let variables = &self.config.rollout.chat_template_kwargs;
+        let read = |task: &Task| match &self.tokenizer {
+            None => Ok(0),
+            Some(tokenizer) => tokenizer
+                .encode_prompt(&task.prompt, variables)
+                .map(|ids| ids.len() as u64)
+                .map_err(|error| format!("{}: {error}", task.id)),
+        };
+        tasks(asked).iter().map(read).collect()
     }
 
     fn lines(
@@ -115,7 +138,7 @@ impl Look<'_> {
         }
         if let Some(Encoded { tally, refused, .. }) = encoded {
             let Tally { sequences, tokens, learnt, split, endless, .. } = tally;
-            writeln!(out, "{sequences} sequences, {tokens} tokens, {learnt} of them learnt")?;
+            writeln!(out, "{}, {tokens} tokens, {learnt} of them learnt", count(*sequences, "sequence"))?;
             if *split > 0 {
                 writeln!(out, "  {split} more sequences than rows: the template rewrites earlier turns")?;
             }
@@ -123,7 +146,15 @@ impl Look<'_> {
                 writeln!(out, "  {endless} learnt turns end with no token that ends a generation")?;
             }
             if let Some(first) = refused.first() {
-                writeln!(out, "  {} rows cannot be rendered; the first: {}", refused.len(), plain(first))?;
+                let rows = count(refused.len() as u64, "row");
+                writeln!(out, "  {rows} cannot be rendered; the first: {}", plain(first))?;
+            }
+        }
+        if let (Ok(asked), None) = (asked, encoded) {
+            let refused: Vec<String> = self.prompts(&asked.train).into_iter().filter_map(Result::err).collect();
+            if let Some(first) = refused.first() {
+                let questions = count(refused.len() as u64, "question");
+                writeln!(out, "  {questions} cannot be rendered; the first: {}", plain(first))?;
             }
         }
         match said {
@@ -135,17 +166,7 @@ impl Look<'_> {
             Err(_) => {
                 let Ok(asked) = asked else { return Ok(out) };
                 for i in 0..(self.args.rows as u64).min(asked.train.len()) {
-                    let task = asked.train.task(i);
-                    writeln!(out, "{}", plain(&task.id))?;
-                    match &task.prompt {
-                        Prompt::Text(text) => out += &piece("asked", text),
-                        Prompt::Messages(messages) => {
-                            messages.iter().for_each(|m| out += &piece(&format!("asked  {}", m.role), &m.content));
-                        }
-                    }
-                    if let Some(answer) = task.columns.get("answer") {
-                        out += &piece("answer", &answer.to_string());
-                    }
+                    out += &self.question(&asked.train.task(i))?;
                 }
             }
         }
@@ -157,34 +178,33 @@ impl Look<'_> {
         let mut out = format!("{}  [{}]\n", plain(&example.id), plain(&example.source));
         if let Some(tokenizer) = &self.tokenizer {
             match self.encoder(tokenizer).encode(example, &mut Tally::default()) {
-                Err(error) => out += &piece("refused", &error.to_string()),
+                Err(error) => out += &shown::piece("refused", &error.to_string()),
                 Ok(sequences) => {
                     for sequence in sequences {
-                        out += &runs(tokenizer, &sequence)?;
+                        out += &shown::runs(tokenizer, &sequence)?;
                     }
                 }
             }
             return Ok(out);
         }
-        match &example.body {
-            Body::Text { text } => out += &piece("learnt", text),
-            Body::Completion { prompt, completion } => {
-                out += &piece("given", prompt);
-                out += &piece("learnt", completion);
-            }
-            Body::Conversation { messages, learnt, tools } => {
-                if !tools.is_empty() {
-                    out += &piece("given  tools", &Value::from(tools.clone()).to_string());
+        Ok(out + &shown::example(&example.body))
+    }
+
+    /// A question, as the model reads it where there is one.
+    fn question(&self, task: &Task) -> Result<String> {
+        let mut out = format!("{}\n", plain(&task.id));
+        match &self.tokenizer {
+            None => out += &shown::prompt(&task.prompt),
+            Some(tokenizer) => match tokenizer.encode_prompt(&task.prompt, &self.config.rollout.chat_template_kwargs) {
+                Ok(ids) => {
+                    let text = tokenizer.decode(&ids, false).context("a question cannot be shown")?;
+                    out += &shown::piece(&format!("asked  {:>5} t", ids.len()), &text);
                 }
-                for (message, learnt) in std::iter::zip(messages, learnt) {
-                    let which = if *learnt { "learnt" } else { "given " };
-                    let mut said = message.content.clone();
-                    for (key, value) in &message.extra {
-                        said += &format!("{}{key}: {value}", if said.is_empty() { "" } else { " | " });
-                    }
-                    out += &piece(&format!("{which} {}", message.role), &said);
-                }
-            }
+                Err(error) => out += &shown::piece("refused", &error.to_string()),
+            },
+        }
+        if let Some(answer) = task.columns.get("answer") {
+            out += &shown::piece("answer", &answer.as_str().map_or_else(|| answer.to_string(), str::to_owned));
         }
         Ok(out)
     }
@@ -224,10 +244,8 @@ impl Look<'_> {
         if let Ok(asked) = asked {
             let tasks = tasks(&asked.train);
             add("questions, characters", Lengths::of(tasks.iter().map(|task| chars(&task.prompt))));
-            if let Some(tokenizer) = &self.tokenizer {
-                let variables = &self.config.rollout.chat_template_kwargs;
-                let tokens = tasks.iter().filter_map(|task| tokenizer.encode_prompt(&task.prompt, variables).ok());
-                add("questions, tokens", Lengths::of(tokens.map(|ids| ids.len() as u64)));
+            if self.tokenizer.is_some() {
+                add("questions, tokens", Lengths::of(self.prompts(&asked.train).into_iter().flatten()));
             }
         }
         if let Ok(said) = said {
@@ -266,7 +284,7 @@ impl Look<'_> {
             .collect();
         let rows: Vec<&Example> = said.iter().flat_map(|said| said.train.rows()).take(self.args.rows).collect();
         json!({
-            "path": name, "files": files, "lengths": lengths, "rows": rows,
+            "path": name, "files": files, "unreadable": report.map(|report| &report.unreadable), "lengths": lengths, "rows": rows,
             "questions": asked.as_ref().ok().map(|asked| asked.train.len()),
             "examples": said.as_ref().ok().map(|said| said.train.len()),
             "left_out": { "questions": asked.as_ref().ok().map(|a| &a.report.left_out), "examples": said.as_ref().ok().map(|s| &s.report.left_out) },
@@ -298,7 +316,11 @@ fn learnt_chars(body: &Body) -> u64 {
         Body::Text { text } => count(text),
         Body::Completion { completion, .. } => count(completion),
         Body::Conversation { messages, learnt, .. } => {
-            std::iter::zip(messages, learnt).filter(|(_, on)| **on).map(|(message, _)| count(&message.content)).sum()
+            let said = std::iter::zip(messages, learnt).filter(|(_, on)| **on).map(|(message, _)| message);
+            said.map(|message| {
+                count(&message.content) + message.extra.values().map(|v| count(&v.to_string())).sum::<u64>()
+            })
+            .sum()
         }
     }
 }
@@ -315,27 +337,4 @@ fn tail(report: &Report) -> String {
 fn why(error: &DatasetError) -> String {
     let text = error.to_string();
     plain(text.rsplit_once("train on: ").map_or(text.as_str(), |(_, why)| why))
-}
-
-/// A piece of a row on one line, without signs that a terminal acts on.
-fn piece(which: &str, text: &str) -> String {
-    let shown: String = text.chars().take(SHOWN).collect();
-    let more = text.chars().count().saturating_sub(SHOWN);
-    let more = if more > 0 { format!(" ... and {more} characters") } else { String::new() };
-    format!("  {which:<17} {:?}{more}\n", plain(&shown))
-}
-
-/// A sequence, by what is given and what is learnt.
-fn runs(tokenizer: &Tokenizer, sequence: &Sequence) -> Result<String> {
-    let mut out = String::new();
-    let mut from = 0;
-    while from < sequence.ids.len() {
-        let learnt = sequence.learnt[from];
-        let length = sequence.learnt[from..].iter().take_while(|on| **on == learnt).count();
-        let text = tokenizer.decode(&sequence.ids[from..from + length], false).context("a row cannot be shown")?;
-        let which = if learnt { "learnt" } else { "given" };
-        out += &piece(&format!("{which:<6} {length:>5} t"), &text);
-        from += length;
-    }
-    Ok(out)
 }

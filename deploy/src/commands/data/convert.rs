@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use folgore_dataset::{
     Report,
     convert::{self, Target},
-    examples, load,
+    count, examples, load,
 };
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     let name = args.output.display().to_string();
     if !standard && ![".jsonl", ".json", ".ndjson"].iter().any(|ending| name.ends_with(ending)) {
         bail!("{name}: expected a name that ends in .jsonl: rows are written as JSON lines, and as nothing else");
+    }
+    if !standard && is_read(&args.output, &args.input) {
+        bail!("{name}: expected another file than those that are read: what is not written would be lost");
     }
     let config = configured(&[], &args.settings, args.format)?;
     let section = of_path(&args.input.display().to_string(), &config.data);
@@ -48,7 +51,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         }
     };
     eprintln!("{report}");
-    left.iter().for_each(|(reason, count)| eprintln!("{count} rows are not written: {reason}"));
+    left.iter().for_each(|(reason, rows)| eprintln!("not written, {}: {reason}", count(*rows, "row")));
     if rows.is_empty() {
         bail!("{name}: no row can be written in this shape");
     }
@@ -56,8 +59,15 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     let mut out = Out::open(&StreamArgs { input: None, output })?;
     rows.iter().try_for_each(|row| out.write(row))?;
     out.finish()?;
-    eprintln!("{name}: {} rows", rows.len());
+    let place = if standard { "standard output" } else { &name };
+    eprintln!("{place}: {} written", count(rows.len() as u64, "row"));
     Ok(())
+}
+
+/// Whether `output` is the file that is read, or one in the folder that is read.
+fn is_read(output: &Path, input: &Path) -> bool {
+    let (Ok(output), Ok(input)) = (output.canonicalize(), input.canonicalize()) else { return false };
+    output.starts_with(input)
 }
 
 /// The shape of rows to imitate; none for questions.

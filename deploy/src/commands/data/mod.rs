@@ -3,6 +3,7 @@
 mod check;
 mod convert;
 mod figures;
+mod shown;
 mod traces;
 
 use anyhow::Result;
