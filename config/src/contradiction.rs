@@ -51,6 +51,8 @@ pub(crate) fn check_sft(config: &Config, p: &mut Problems) {
     let asked = "off: rows that are imitated are not asked";
     p.expect(!data.curriculum.is_on(), "data.curriculum.mode", asked, "difficulty");
     let want = "0 without eval.eval_steps and rows that are held out";
+    let judges = config.sft.min_reward.is_none() || !config.reward.is_empty();
+    p.expect(judges, "sft.min_reward", "a `reward` that judges the rows", "none");
     p.expect(patience == 0 || evaluates, "sft.early_stopping_patience", want, patience);
 }
 

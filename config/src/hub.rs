@@ -1,4 +1,4 @@
-//! Names of models on the Hugging Face hub.
+//! Names of models and datasets on the Hugging Face hub.
 
 use std::fmt;
 
@@ -7,18 +7,57 @@ const MAIN: &str = "main";
 /// Longest name that the hub gives.
 const LONGEST: usize = 96;
 
-/// `owner/name`, `owner/name@revision`, `owner/name:file.gguf`, or `owner/name@revision:file.gguf`. All parts may be put into paths
-/// and addresses: none leads out of its folder.
+/// What a repository holds. The hub keeps names of the two apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RepoKind {
+    /// A model, an adapter, an encoder.
+    #[default]
+    Model,
+    /// Rows.
+    Dataset,
+}
+
+impl RepoKind {
+    /// What addresses and folders of the cache call it.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+
+    /// What people call it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+        }
+    }
+}
+
+/// `owner/name`, `owner/name@revision`, `owner/name:file.gguf`, or `owner/name@revision:file.gguf`; of a dataset any file or folder
+/// stands behind the colon. All parts may be put into paths and addresses: none leads out of its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubName {
+    kind: RepoKind,
     repo: String,
     revision: Option<String>,
     file: Option<String>,
 }
 
 impl HubName {
-    /// Reads `text`; none if it is no such name.
+    /// Reads `text` as the name of a model; none if it is no such name.
     pub fn parse(text: &str) -> Option<Self> {
+        let name = Self::of(RepoKind::Model, text)?;
+        name.file.as_ref().is_none_or(|file| file.to_lowercase().ends_with(".gguf")).then_some(name)
+    }
+
+    /// Reads `text` as the name of a dataset; none if it is no such name, or one that a file of rows has.
+    pub fn parse_dataset(text: &str) -> Option<Self> {
+        Self::of(RepoKind::Dataset, text).filter(|name| !crate::data::names::holds_rows(&name.repo))
+    }
+
+    fn of(kind: RepoKind, text: &str) -> Option<Self> {
         let (left, file) = match text.split_once(':') {
             Some((left, file)) => (left, Some(file)),
             None => (text, None),
@@ -32,8 +71,13 @@ impl HubName {
             && is_word(owner)
             && is_word(name)
             && revision.is_none_or(stays_inside)
-            && file.is_none_or(|file| stays_inside(file) && file.to_lowercase().ends_with(".gguf"));
-        fits.then(|| Self { repo: repo.into(), revision: revision.map(Into::into), file: file.map(Into::into) })
+            && file.is_none_or(stays_inside);
+        fits.then(|| Self { kind, repo: repo.into(), revision: revision.map(Into::into), file: file.map(Into::into) })
+    }
+
+    /// What it is the name of.
+    pub fn kind(&self) -> RepoKind {
+        self.kind
     }
 
     /// `owner/name`.
@@ -56,7 +100,7 @@ impl HubName {
         self.revision.as_deref().filter(|revision| is_commit(revision))
     }
 
-    /// The GGUF file that is meant; none for the folder.
+    /// The GGUF file, or the file or folder of a dataset, that is meant; none for all of it.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }
@@ -121,6 +165,11 @@ mod tests {
             let name = HubName::parse(text).unwrap_or_else(|| panic!("{text} was not taken"));
             assert_eq!((name.revision(), name.file(), name.to_string().as_str()), (revision, file, text));
             assert_eq!(name.commit().is_some(), revision == commit);
+        }
+        let rows = HubName::parse_dataset("openai/gsm8k@main:socratic").unwrap();
+        assert_eq!((rows.kind(), rows.file()), (RepoKind::Dataset, Some("socratic")));
+        for file in ["data/train.jsonl", "data/rows.parquet", "a/b:../c", "a/b:/c", "rows"] {
+            assert_eq!(HubName::parse_dataset(file), None, "{file}");
         }
         assert_eq!(HubName::parse("a/b:x.gguf").unwrap().at("v1").unwrap().to_string(), "a/b@v1:x.gguf");
     }

@@ -39,6 +39,9 @@ pub struct SftSection {
     pub early_stopping_threshold: f64,
     /// Leaves the adapter of the evaluation with the lowest loss in `best/`, beside the checkpoints.
     pub load_best_model_at_end: bool,
+    /// A row whose answer is worth less by the run's own `reward` is left out and counted, and so is one that it cannot judge. None: all
+    /// rows are learnt, right or wrong.
+    pub min_reward: Option<f64>,
     /// A run whose samples are imitated, as they were sampled: its folder, or its name under `run.output_dir`. It takes the place of
     /// `data`.
     pub from_run: Option<PathBuf>,
@@ -56,6 +59,7 @@ impl Default for SftSection {
             early_stopping_patience: 0,
             early_stopping_threshold: 0.0,
             load_best_model_at_end: true,
+            min_reward: None,
             from_run: None,
             top: 0.5,
         }
@@ -68,6 +72,11 @@ impl SftSection {
         p.expect(self.batch_size > 0, "batch_size", "at least 1 example", self.batch_size);
         let threshold = self.early_stopping_threshold;
         p.expect(threshold >= 0.0 && threshold.is_finite(), "early_stopping_threshold", "0 or more", threshold);
+        if let Some(reward) = self.min_reward {
+            p.expect(reward.is_finite(), "min_reward", "a finite number", reward);
+            let want = "null with sft.from_run, whose samples have their rewards (sft.top)";
+            p.expect(self.from_run.is_none(), "min_reward", want, reward);
+        }
         p.expect(self.top > 0.0 && self.top <= 1.0, "top", "above 0 and at most 1", self.top);
     }
 }

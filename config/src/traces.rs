@@ -10,7 +10,7 @@ use crate::Problems;
 pub struct TracesSection {
     /// Members of a group that are an expert's (`n_prefix`); 0: none. A question without a trace has none.
     pub per_group: u32,
-    /// A file or folder of traces, matched to questions by their prompt. None: the rows of `data.dataset` hold them, as `target`,
+    /// A file or folder of traces, or a name on the hub, matched to questions by their prompt. None: the rows of `data.dataset` hold them, as `target`,
     /// `completion` or `response`; procedural questions that have worked answers make them.
     pub path: Option<String>,
     /// A trace that is worth less by the run's own reward is not used, and the policy plays its seat. None: all are used, and

@@ -57,10 +57,10 @@ pub enum DatasetError {
         /// What is wrong.
         reason: String,
     },
-    /// It is a name on the hub, from which no rows are read.
+    /// It is a name on the hub, where somebody should have made a path of it.
     #[error(
-        "{name}: no such file or folder, and rows are not read from the hub by name: `hf download --repo-type dataset {name} \
-         --local-dir FOLDER`, and set data.dataset to that folder"
+        "{name}: no such file or folder, and this is no place where names on the hub are taken: `hf download --repo-type dataset {name} \
+         --local-dir FOLDER`, and name that folder"
     )]
     OnTheHub {
         /// The name.

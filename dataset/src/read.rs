@@ -55,7 +55,7 @@ pub(crate) fn section_of(source: &DataSource, section: &DataSection) -> DataSect
 /// Reads a file or a folder; `name` is put in front of ids.
 pub(crate) fn path(path: &Path, section: &DataSection, role: Role, name: Option<&str>) -> Result<Read, DatasetError> {
     let shown = path.display().to_string();
-    if !path.exists() && folgore_config::HubName::parse(&shown).is_some() {
+    if !path.exists() && folgore_config::HubName::parse_dataset(&shown).is_some() {
         return Err(DatasetError::OnTheHub { name: shown });
     }
     let unreadable = |source| DatasetError::Read {

@@ -236,15 +236,20 @@ fn obtain(name: &HubName, want: Want, what: &str) -> Result<Found> {
         Want::Encoder => Need::Encoder,
     };
     let settings = Settings::from_env()?;
-    let say = |line: &str| match line.starts_with("warning: ") {
-        true => eprintln!("{line}"),
-        false => eprintln!("note: {line}"),
-    };
     // whoever mistyped a folder is told that first
-    let obtained = folgore_hub::obtain(&settings, name, need, &say);
+    let obtained = folgore_hub::obtain(&settings, name, need, &say_of_hub);
     let obtained = obtained.with_context(|| format!("{name}: no such {what} here"))?;
     let hub = name.at(&obtained.commit).with_context(|| format!("{name}: {:?} is no commit", obtained.commit))?;
     Ok(Found { path: obtained.path, hub: Some(hub) })
+}
+
+/// What downloads have to say.
+#[cfg(feature = "hub")]
+pub fn say_of_hub(line: &str) {
+    match line.starts_with("warning: ") {
+        true => eprintln!("{line}"),
+        false => eprintln!("note: {line}"),
+    }
 }
 
 #[cfg(not(feature = "hub"))]

@@ -20,6 +20,7 @@ mod prompts;
 mod report;
 mod retriever;
 pub mod reward;
+mod rows;
 mod run_dir;
 mod samples;
 mod sft;

@@ -1,11 +1,13 @@
 //! The cache that all programs of Hugging Face share, in its layout:
 //!
 //! ```text
-//! models--owner--name/refs/REVISION           the commit that a branch or tag was last seen at
+//! models--owner--name/                        (of a dataset, datasets--owner--name/)
+//!                     refs/REVISION           the commit that a branch or tag was last seen at
 //!                     blobs/ETAG              contents, each once
 //!                     blobs/ETAG.incomplete   what there is of a download that was interrupted
 //!                     snapshots/COMMIT/FILE   links to blobs
 //!                     .no_exist/COMMIT/FILE   empty: the commit is known not to have the file
+//!                     .folgore/COMMIT         ours: the files of the commit, a line for each, once all that is needed of them is here
 //! .locks/models--owner--name/ETAG.lock        held by whoever downloads that blob
 //! ```
 
@@ -18,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_config::hub::{HubName, is_commit};
+use folgore_config::hub::{HubName, is_commit, stays_inside};
 
 use crate::{
     HubError,
@@ -32,6 +34,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(6 * 3600);
 const LOCK_LOOK: Duration = Duration::from_millis(100);
 /// Largest index of shards that is read.
 const INDEX_LIMIT: u64 = 64 << 20;
+
+/// Folder of lists of files.
+const LISTS: &str = ".folgore";
+/// Deepest folder of a snapshot that is looked into.
+const DEEPEST: usize = 8;
 
 /// Tells apart what the threads of this process write; processes of two containers may have one number.
 static TURN: AtomicU32 = AtomicU32::new(0);
@@ -55,7 +62,7 @@ pub(crate) struct Missing {
 impl RepoCache {
     /// That of `name`; nothing is made yet.
     pub(crate) fn of(cache: &Path, name: &HubName) -> Self {
-        let folder = format!("models--{}", name.repo().replace('/', "--"));
+        let folder = format!("{}--{}", name.kind().plural(), name.repo().replace('/', "--"));
         Self { name: name.clone(), locks: cache.join(".locks").join(&folder), folder: cache.join(folder) }
     }
 
@@ -112,6 +119,27 @@ impl RepoCache {
         }
         let text = fs::read(&path).map_err(io(&path))?;
         Ok(shards(&path.display().to_string(), &text)?.into_iter().collect())
+    }
+
+    /// All files that the commit has, where that is known.
+    pub(crate) fn listed(&self, commit: &str) -> Option<Vec<String>> {
+        let text = fs::read_to_string(self.folder.join(LISTS).join(commit)).ok()?;
+        Some(text.lines().filter(|file| stays_inside(file)).map(str::to_owned).collect())
+    }
+
+    /// Notes all files that the commit has, unless that is noted.
+    pub(crate) fn note_list(&self, commit: &str, files: &[String], say: &dyn Fn(&str)) {
+        if self.listed(commit).is_none() {
+            self.note(&self.folder.join(LISTS).join(commit), &files.join("\n"), say);
+        }
+    }
+
+    /// The files of a commit that are here.
+    pub(crate) fn here(&self, commit: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(&self.snapshot(commit), "", DEEPEST, &mut found);
+        found.sort();
+        found
     }
 
     /// Where the contents with this name are.
@@ -192,6 +220,18 @@ fn replace(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<(
             let _ = fs::remove_file(&beside); // there may be none
             io(path)(error)
         });
+    }
+}
+
+/// Names of the files in `folder`, with `prefix` in front.
+fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match fs::metadata(entry.path()) {
+            Ok(file) if file.is_file() => found.push(name),
+            Ok(file) if file.is_dir() && depth > 0 => walk(&entry.path(), &format!("{name}/"), depth - 1, found),
+            _ => {}
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
-use folgore_config::hub::HubName;
+use folgore_config::hub::{HubName, RepoKind};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -222,9 +222,9 @@ impl Client {
         Some(match (code, status) {
             ("RevisionNotFound", _) => HubError::NoRevision { repo, revision: name.revision().to_owned() },
             ("EntryNotFound", _) => self.no_file(name, file),
-            ("GatedRepo", _) => self.gated(repo, with_token, said),
+            ("GatedRepo", _) => self.gated(name, with_token, said),
             // a page is shown to everybody and its files are not
-            ("", 401) if file.is_some() && !with_token => self.gated(repo, with_token, said),
+            ("", 401) if file.is_some() && !with_token => self.gated(name, with_token, said),
             (_, 401) if with_token && code != "RepoNotFound" => {
                 HubError::Token { repo, status, page: format!("{endpoint}/settings/tokens"), said: said.to_owned() }
             }
@@ -234,14 +234,18 @@ impl Client {
                     true => "HF_TOKEN must be of an account that may read it",
                     false => "set HF_TOKEN to a token of an account that may read it",
                 };
-                HubError::NoRepository { repo, endpoint, way }
+                HubError::NoRepository { repo, what: name.kind().noun(), endpoint, way }
             }
             _ => return None,
         })
     }
 
-    fn gated(&self, repo: String, with_token: bool, said: &str) -> HubError {
-        let page = format!("{}/{repo}", self.endpoint);
+    fn gated(&self, name: &HubName, with_token: bool, said: &str) -> HubError {
+        let repo = name.repo().to_owned();
+        let page = match name.kind() {
+            RepoKind::Model => format!("{}/{repo}", self.endpoint),
+            RepoKind::Dataset => format!("{}/datasets/{repo}", self.endpoint),
+        };
         let way = match with_token {
             true => {
                 "use a token of the account that did so (HF_TOKEN); some authors let people in by hand, which takes a while"

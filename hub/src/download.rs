@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use folgore_config::hub::HubName;
+use folgore_config::hub::{HubName, RepoKind};
 use http::{StatusCode, Uri};
 use sha2::{Digest as _, Sha256};
 
@@ -58,7 +58,9 @@ impl Downloads<'_> {
         }
         let place = format!("{}@{}/{file}", self.name.repo(), &self.commit[..12]);
         let (owner, name) = self.name.repo().split_once('/').unwrap_or_default();
-        let uri = self.client.at([owner, name, "resolve", self.commit].into_iter().chain(file.split('/')))?;
+        let kind = Some("datasets").filter(|_| self.name.kind() == RepoKind::Dataset);
+        let path = kind.into_iter().chain([owner, name, "resolve", self.commit]).chain(file.split('/'));
+        let uri = self.client.at(path)?;
         let (client, attempts) = (self.client, self.client.attempts());
         let head = || async { self.remote(&place, &client.ask(self.name, Some(file), &uri, Ask::Head).await?) };
         let remote = client.patiently(&place, attempts, self.say, head).await?;

@@ -11,7 +11,7 @@ pub enum HubError {
     /// The server may not be asked, or does not answer, and the cache does not have everything.
     #[error("{name}: {why}, and the cache {} has no {missing}", cache.display())]
     NotCached {
-        /// The model.
+        /// The model or dataset.
         name: String,
         /// Why only the cache counts.
         why: String,
@@ -20,7 +20,7 @@ pub enum HubError {
         /// What is not in it.
         missing: String,
     },
-    /// The model's authors want to be asked.
+    /// Its authors want to be asked.
     #[error("{repo} is gated: accept its terms at {page}, then {way}{said}")]
     Gated {
         /// `owner/name`.
@@ -47,10 +47,12 @@ pub enum HubError {
         said: String,
     },
     /// There is no such repository, or it is not shown to strangers.
-    #[error("{repo}: there is no such model at {endpoint}, or it is private: {way}")]
+    #[error("{repo}: there is no such {what} at {endpoint}, or it is private: {way}")]
     NoRepository {
         /// `owner/name`.
         repo: String,
+        /// What it would hold.
+        what: &'static str,
         /// The server.
         endpoint: String,
         /// What to do if it is private.
@@ -73,6 +75,14 @@ pub enum HubError {
         file: String,
         /// The way out, if what it has shows one.
         hint: String,
+    },
+    /// A dataset of several parts, of which nobody says which is meant.
+    #[error("{repo} has several parts: {}; name one, as {repo}:{}", parts.join(", "), parts.first().map_or("", String::as_str))]
+    Parts {
+        /// `owner/name`.
+        repo: String,
+        /// Files and folders.
+        parts: Vec<String>,
     },
     /// What was downloaded is not what the server said it would be.
     #[error("{file}: expected {expected}, got {got}; it was thrown away")]

@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub.
+//! Models and datasets of the Hugging Face hub.
 //!
 //! [`obtain`] turns a name into a folder or a file of the cache that all programs of Hugging Face share (`cache.rs` has its layout):
 //! what Python downloaded is used, and the other way round. Only what Folgore reads is downloaded, each file under the lock that
@@ -14,18 +14,21 @@ mod client;
 mod download;
 mod error;
 mod need;
+mod rows;
 mod settings;
 
 use std::{path::PathBuf, thread};
 
 use folgore_config::hub::{HubName, is_commit, stays_inside};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use cache::{Missing, RepoCache};
 use client::{Ask, Client};
 use download::Downloads;
 pub use error::HubError;
 pub use need::Need;
+pub use rows::obtain_rows;
 use need::{INDEX, SINGLE};
 pub use settings::{Patience, Settings};
 
@@ -55,11 +58,14 @@ pub fn obtain(
     need: Need,
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<Obtained, HubError> {
-    // a thread of its own, because callers may be in a runtime already, where no other can be waited for
+    apart(|runtime| runtime.block_on(found(settings, name, need, say)))
+}
+
+/// Does `work` on a thread of its own, because callers may be in a runtime already, where no other can be waited for.
+fn apart<T: Send>(work: impl FnOnce(Runtime) -> Result<T, HubError> + Send) -> Result<T, HubError> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| HubError::Settings(format!("no runtime for downloads: {e}")))?;
-        runtime.block_on(found(settings, name, need, say))
+        work(runtime.map_err(|e| HubError::Settings(format!("no runtime for downloads: {e}")))?)
     };
     let ended = thread::scope(|scope| scope.spawn(work).join());
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -75,12 +81,7 @@ async fn found(settings: &Settings, name: &HubName, need: Need, say: &dyn Fn(&st
     }
     let client = Client::new(settings)?;
     let attempts = if local.obtained().is_some() { 1 } else { client.attempts() };
-    let uri = listing_uri(&client, name)?;
-    let ask = || async {
-        let reply = client.ask(name, None, &uri, Ask::Get { from: 0 }).await?;
-        listing(name, &reply.whole(name.repo(), LISTING_LIMIT).await?)
-    };
-    let listing = match (client.patiently(name.repo(), attempts, say, ask).await, local.obtained()) {
+    let listing = match (asked(&client, name, attempts, say).await, local.obtained()) {
         (Err(HubError::Unreachable { why, .. }), Some(obtained)) => {
             say(&format!("warning: {name}: {why}: the files in the cache are used as they are"));
             return Ok(obtained);
@@ -95,6 +96,16 @@ async fn found(settings: &Settings, name: &HubName, need: Need, say: &dyn Fn(&st
     bring_all(&downloads, &listing, need).await?;
     cache.note_revision(&listing.commit, say);
     Ok(Obtained { path: place(cache, name, &listing.commit), commit: listing.commit })
+}
+
+/// What the hub says of a revision.
+async fn asked(client: &Client, name: &HubName, attempts: u32, say: &dyn Fn(&str)) -> Result<Listing, HubError> {
+    let uri = listing_uri(client, name)?;
+    let ask = || async {
+        let reply = client.ask(name, None, &uri, Ask::Get { from: 0 }).await?;
+        listing(name, &reply.whole(name.repo(), LISTING_LIMIT).await?)
+    };
+    client.patiently(name.repo(), attempts, say, ask).await
 }
 
 /// What the cache has of a model before anybody is asked.
@@ -149,7 +160,7 @@ struct Listing {
 
 fn listing_uri(client: &Client, name: &HubName) -> Result<http::Uri, HubError> {
     let (owner, model) = name.repo().split_once('/').unwrap_or_default();
-    client.at(["api", "models", owner, model, "revision", name.revision()])
+    client.at(["api", name.kind().plural(), owner, model, "revision", name.revision()])
 }
 
 fn listing(name: &HubName, text: &[u8]) -> Result<Listing, error::Trouble> {

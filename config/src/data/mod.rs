@@ -102,11 +102,12 @@ impl Default for Countries {
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
     /// `arithmetic`, `countdown`, `letter_count`, `countries`, or a path: a file of rows (JSON, JSONL, CSV, Parquet, also as
-    /// `.gz` and `.zst`; SQLite with chats), or a folder of such files.
+    /// `.gz` and `.zst`; SQLite with chats), a folder of such files, or a dataset on the hub: `owner/name`, `owner/name@REVISION`, and
+    /// `owner/name:PART` for a file or folder of it.
     pub dataset: String,
     /// Several files in the place of `dataset`, mixed by weight.
     pub sources: Vec<DataSource>,
-    /// A file of held-out rows; none: `eval_fraction` of `dataset` is held out.
+    /// Held-out rows, as `dataset` names rows; none: `eval_fraction` of `dataset` is held out.
     pub eval_dataset: Option<PathBuf>,
     /// Shape of the rows.
     pub format: DataFormat,

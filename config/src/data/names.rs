@@ -27,7 +27,7 @@ pub fn holds_rows(name: &str) -> bool {
 /// What rows from `path` are called: the name of the file without its endings, of the folder, or of the repository on the hub.
 pub fn title(path: &str) -> String {
     let path = Path::new(path);
-    if let Some(repository) = path.ancestors().find_map(repository) {
+    if let Some(repository) = path.ancestors().find_map(|above| repository(path, above)) {
         return repository;
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -43,11 +43,13 @@ fn plain(name: &str) -> &str {
     COMPRESSED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
-/// `owner/name` of a snapshot in the cache of the hub, `datasets--owner--name/snapshots/COMMIT`.
-fn repository(snapshot: &Path) -> Option<String> {
+/// `owner/name` or `owner/name:PART` of a snapshot in the cache of the hub, `datasets--owner--name/snapshots/COMMIT/PART`.
+fn repository(path: &Path, snapshot: &Path) -> Option<String> {
     let snapshots = snapshot.parent().filter(|folder| folder.ends_with("snapshots"))?;
     let folder = snapshots.parent()?.file_name()?.to_str()?;
-    Some(folder.strip_prefix("datasets--")?.replacen("--", "/", 1))
+    let name = folder.strip_prefix("datasets--")?.replacen("--", "/", 1);
+    let part = path.strip_prefix(snapshot).ok()?.to_string_lossy().into_owned();
+    Some(if part.is_empty() { name } else { format!("{name}:{part}") })
 }
 
 #[cfg(test)]
@@ -70,7 +72,8 @@ mod tests {
             ("rows.jsonl.gz", "rows"),
             ("a/b/v1.5.parquet", "v1.5"),
             ("a/folder", "folder"),
-            ("c/datasets--open-r1--Open--Math/snapshots/0123/data", "open-r1/Open--Math"),
+            ("c/datasets--open-r1--Math/snapshots/0123", "open-r1/Math"),
+            ("c/datasets--open-r1--Math/snapshots/0123/all/x.jsonl", "open-r1/Math:all/x.jsonl"),
             ("..", ".."),
         ] {
             assert_eq!(title(path), name, "{path}");

@@ -55,7 +55,7 @@ impl Default for ChatMemory {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSource {
-    /// A file or a folder.
+    /// A file, a folder, or a name on the hub.
     pub path: String,
     /// What it is called in rows and figures; the name of its file without it.
     pub name: Option<String>,

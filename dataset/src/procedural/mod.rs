@@ -169,7 +169,7 @@ impl Questions {
         let example = |task: Task, worked: String| {
             let prompt = task.prompt.last_text().to_owned();
             let body = Body::Completion { prompt, completion: worked };
-            Example { id: task.id, source: self.rule.name().to_owned(), body, columns: Map::new() }
+            Example { id: task.id, source: self.rule.name().to_owned(), body, columns: task.columns }
         };
         let train = (0..self.len).take_while(|_| self.len <= EVAL_LEN);
         let train: Option<Vec<Example>> =

@@ -28,7 +28,7 @@ use crate::{
     console::{Console, arithmetic},
     metrics::{self, Collector, Door, Metrics},
     policy::{Policy, fresh_lora},
-    prompts,
+    prompts, rows,
     run_dir::{self, RunDir},
     samples::prompt_text,
     sft,
@@ -323,7 +323,8 @@ pub fn ingredients(
     samples: bool,
     look: impl FnOnce(&Memory) -> Result<()>,
 ) -> Result<(Ingredients, Option<AdapterFile>)> {
-    let mut dataset = folgore_dataset::load(&config.data)?;
+    let data = rows::here(&mut config.data)?;
+    let mut dataset = folgore_dataset::load(&data)?;
     let elsewhere = config.rollout.remote_reward;
     let reward =
         if elsewhere { crate::reward::build(&config.reward) } else { crate::reward::build_here(&config.reward) }?;
@@ -350,7 +351,7 @@ pub fn ingredients(
         Some(file) => file.config.clone(),
         None => fresh_lora(&config.lora)?,
     };
-    let traces = Traces::load(&config.traces, &config.data, &dataset.train)?;
+    let traces = Traces::load(&rows::traces_here(&mut config.traces)?, &data, &dataset.train)?;
     let recall = compose::recall(&config);
     let retriever = match config.rollout.searches() {
         true => {

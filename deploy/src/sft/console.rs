@@ -51,6 +51,7 @@ impl SftConsole {
             hardware: Hardware::gather(),
             attempts: 1,
             rows: told(&what.tallies[0]),
+            judged: what.judged.clone(),
             ..SftSummary::default()
         };
         if step > 0 {

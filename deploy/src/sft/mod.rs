@@ -1,6 +1,7 @@
 //! `folgore sft`: what a run that imitates is made of, what it shows and what it leaves behind.
 
 pub mod console;
+pub mod judged;
 pub mod prepare;
 pub mod rows;
 pub mod saved;

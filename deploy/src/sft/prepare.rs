@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use folgore_config::{Config, data::OnBadRow};
+use folgore_config::{Config, DataSection, data::OnBadRow};
 use folgore_dataset::Mixed;
 use folgore_learner::sft::{Encoder, Lessons, Order, Sequence, SftPlan, SftSettings, Tally};
 use folgore_model::{
@@ -12,7 +12,10 @@ use folgore_model::{
 };
 use folgore_protocol::{Digest, Example};
 
-use super::rows::{self, Rows};
+use super::{
+    judged,
+    rows::{self, Rows},
+};
 use crate::{
     agent::{self, AgentConfig},
     base::{self, Base},
@@ -36,6 +39,8 @@ pub struct Prepared {
     pub tallies: [Tally; 2],
     /// What was read, for people.
     pub report: String,
+    /// What became of rows that were judged, where they were.
+    pub judged: Option<String>,
     /// What is to be done.
     pub plan: SftPlan,
 }
@@ -62,7 +67,11 @@ pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memor
     base.pin(&mut config.model);
     let from = from.map(base::adapter).transpose()?;
     let files = base.files()?;
-    let (sides, digest, report) = sequences(&config, &files)?;
+    let data = match config.sft.from_run {
+        None => crate::rows::here(&mut config.data)?,
+        Some(_) => config.data.clone(),
+    };
+    let Found { sides, digest, report, judged } = sequences(&config, &data, &files)?;
     let (mut mixed, held_out, [first, second]) = sides;
     if let Err(error) = mixed.retain(|row| !row.is_empty()) {
         bail!("{report}: {error}: {}", told(&first));
@@ -106,17 +115,31 @@ pub fn prepare(mut config: Config, from: Option<&Path>, look: impl FnOnce(&Memor
         beside: [(agent::FILE.to_owned(), AgentConfig::new(c, &policy, None)?.to_yaml()?)].into(),
         identity,
     };
-    Ok(Prepared { policy, adapter, train, held_out, tallies: [first, second], report, plan, config })
+    Ok(Prepared { policy, adapter, train, held_out, tallies: [first, second], report, judged, plan, config })
 }
 
-/// What is learnt, what is looked at, and what became of the rows of both; their digest; what was read.
-pub type Sides = ((Mixed<Vec<Sequence>>, Vec<Sequence>, [Tally; 2]), Digest, String);
+/// What was found to learn.
+struct Found {
+    sides: Both,
+    digest: Digest,
+    report: String,
+    judged: Option<String>,
+}
 
-fn sequences(config: &Config, files: &ModelFiles) -> Result<Sides> {
+/// What is learnt, what is looked at, and what became of the rows of both.
+type Both = (Mixed<Vec<Sequence>>, Vec<Sequence>, [Tally; 2]);
+
+/// The same with the digest of its rows, and what was read.
+pub type Sides = (Both, Digest, String);
+
+/// What a run is to learn, of the rows that `data` names.
+fn sequences(config: &Config, data: &DataSection, files: &ModelFiles) -> Result<Found> {
     if let Some(run) = &config.sft.from_run {
-        return super::saved::sequences(config, files, run);
+        let (sides, digest, report) = super::saved::sequences(config, files, run)?;
+        return Ok(Found { sides, digest, report, judged: None });
     }
-    let Rows { train, eval, digest, report } = rows::rows(&config.data, &config.eval, config.run.seed)?;
+    let rows = rows::rows(data, &config.eval, config.run.seed)?;
+    let Rows { train, eval, digest, report, judged } = judged::retain(rows, config, &files.tokenizer)?;
     let encoding = Encoding { config, files, encoder: encoder(config, files) };
     let (mut tallies, mut left_out) = ([Tally::default(), Tally::default()], LeftOut::default());
     let mut fault = None;
@@ -137,7 +160,7 @@ fn sequences(config: &Config, files: &ModelFiles) -> Result<Sides> {
     if let Some(error) = left_out.first {
         eprintln!("warning: {} rows are left out; the first: {error}", left_out.rows);
     }
-    Ok(((train, held_out, tallies), digest, report))
+    Ok(Found { sides: (train, held_out, tallies), digest, report, judged })
 }
 
 /// Most tokens of a sequence.

@@ -18,6 +18,8 @@ pub struct Rows {
     pub digest: Digest,
     /// What was read, for people.
     pub report: String,
+    /// What became of rows that were judged.
+    pub judged: Option<String>,
 }
 
 /// The rows that `section` names, with as many held-out ones as `eval` takes.
@@ -43,7 +45,7 @@ pub fn evenly<T>(list: Vec<T>, most: usize) -> Vec<T> {
 fn read(section: &DataSection) -> Result<Rows> {
     let folgore_dataset::Examples { train, eval, digest, report } = folgore_dataset::examples(section)?;
     let eval = eval.into_iter().map(of_its_source).collect();
-    Ok(Rows { train: train.map(of_its_source), eval, digest, report: report.to_string() })
+    Ok(Rows { train: train.map(of_its_source), eval, digest, report: report.to_string(), judged: None })
 }
 
 /// A row that names its source itself, as verl's do, is told by that name.
@@ -86,13 +88,7 @@ fn made(section: &DataSection, seed: u64) -> Result<Rows> {
     let train = (0..count).map(|place| {
         if works {
             let (prompt, completion) = arithmetic_traces(places, place, &mixture);
-            let body = Body::Completion { prompt, completion };
-            return Ok(Example {
-                id: format!("made:{place}"),
-                source: "arithmetic".into(),
-                body,
-                columns: Default::default(),
-            });
+            return Ok(sum(format!("made:{place}"), prompt, |_, _| completion));
         }
         example(train.task(seed::below(places, place, train.len())))
     });
@@ -103,7 +99,7 @@ fn made(section: &DataSection, seed: u64) -> Result<Rows> {
     };
     let digest = Digest::of(format!("{} {count} {places}", digest.hex()).as_bytes());
     let report = format!("{}: {count} rows made by its rule, {} held out", section.dataset, eval.len());
-    Ok(Rows { train: one_source(&section.dataset, train)?, eval, digest, report })
+    Ok(Rows { train: one_source(&section.dataset, train)?, eval, digest, report, judged: None })
 }
 
 /// `rows` as a mixture of one source.
@@ -113,11 +109,16 @@ pub fn one_source<T>(name: &str, rows: Vec<T>) -> Result<Mixed<T>> {
 
 /// A held-out sum with its work.
 fn worked(task: &Task) -> Example {
-    let prompt = task.prompt.last_text().to_owned();
+    sum(task.id.clone(), task.prompt.last_text().to_owned(), folgore_dataset::careful_sum)
+}
+
+/// A sum with its work and its answer.
+fn sum(id: String, prompt: String, work: impl FnOnce(i64, i64) -> String) -> Example {
     let (a, b) = prompt.trim_end_matches('=').split_once('+').unwrap_or_default();
-    let completion = folgore_dataset::careful_sum(a.parse().unwrap_or(0), b.parse().unwrap_or(0));
-    let body = Body::Completion { prompt, completion };
-    Example { id: task.id.clone(), source: "arithmetic".into(), body, columns: Default::default() }
+    let (a, b): (i64, i64) = (a.parse().unwrap_or(0), b.parse().unwrap_or(0));
+    let columns = serde_json::Map::from_iter([("answer".to_owned(), (a + b).to_string().into())]);
+    let body = Body::Completion { prompt, completion: work(a, b) };
+    Example { id, source: "arithmetic".into(), body, columns }
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub struct SftSummary {
     pub hardware: Hardware,
     /// What became of the rows.
     pub rows: String,
+    /// What became of rows that were judged (`sft.min_reward`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<String>,
     /// The best evaluation, whose adapter is in `best/`.
     pub best: Option<Best>,
     /// The evaluations, in order.

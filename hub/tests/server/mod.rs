@@ -125,7 +125,7 @@ impl Hub {
         Self { url, state }
     }
 
-    /// A hub that has `repo` as `name`.
+    /// A hub that has `repo` as `name`, which begins with `datasets/` for a dataset.
     pub fn with(name: &str, repo: Repo) -> Self {
         let hub = Self::start();
         hub.state().repos.insert(name.into(), vec![repo]);
@@ -215,10 +215,14 @@ fn of_hub(state: &mut State, path: &str, token: Option<&str>, elsewhere: &str) -
         state.faults.busy -= 1;
         return ("503 Service Unavailable", Vec::new(), Vec::new());
     }
-    let is_cached = path.starts_with("/api/resolve-cache/models/");
-    let path = path.trim_start_matches("/api/resolve-cache/models/").trim_start_matches('/');
-    let listed = path.strip_prefix("api/models/");
-    let mut parts = listed.unwrap_or(path).splitn(4, '/');
+    // datasets are known by their name with this word in front
+    let path = path.replace("/api/resolve-cache/models/", "/api/resolve-cache/").replace("/api/models/", "/api/");
+    let is_cached = path.starts_with("/api/resolve-cache/");
+    let path = path.trim_start_matches("/api/resolve-cache").trim_start_matches('/');
+    let listed = path.strip_prefix("api/");
+    let path = listed.unwrap_or(path);
+    let kind = if path.starts_with("datasets/") { "datasets/" } else { "" };
+    let mut parts = path.trim_start_matches(kind).splitn(4, '/');
     let [owner, name, verb, rest] = [(); 4].map(|()| parts.next().unwrap_or_default());
     if token.is_some_and(|token| state.known.as_deref().is_some_and(|known| known != token)) {
         return (
@@ -227,7 +231,7 @@ fn of_hub(state: &mut State, path: &str, token: Option<&str>, elsewhere: &str) -
             Vec::new(),
         );
     }
-    let Some(repos) = state.repos.get(&format!("{owner}/{name}")) else {
+    let Some(repos) = state.repos.get(&format!("{kind}{owner}/{name}")) else {
         // the hub does not tell strangers what there is
         return refused(if token.is_some() { "404 Not Found" } else { "401 Unauthorized" }, "RepoNotFound");
     };
@@ -262,7 +266,8 @@ fn of_hub(state: &mut State, path: &str, token: Option<&str>, elsewhere: &str) -
         headers.push(("ETag".into(), tag));
         ("200 OK", bytes.clone())
     } else {
-        headers.push(("Location".into(), format!("/api/resolve-cache/models/{owner}/{name}/{commit}/{file}")));
+        let kind = if kind.is_empty() { "models/" } else { kind };
+        headers.push(("Location".into(), format!("/api/resolve-cache/{kind}{owner}/{name}/{commit}/{file}")));
         ("307 Temporary Redirect", Vec::new())
     };
     if let Some((name, value)) = &state.faults.header {

@@ -15,6 +15,7 @@ use crate::{
     base::{Base, Want},
     cli::data::CheckArgs,
     commands::index::plain,
+    rows,
     stream::quietly,
     template::Template,
 };
@@ -44,9 +45,14 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         false => paths.iter().map(|path| (path.clone(), of_path(path, &config.data))).collect(),
     };
     let mut unusable = Vec::new();
-    for (name, section) in checked {
-        let look = Look { args, config: &config, section: &section, tokenizer: tokenizer.clone() };
-        if !look.show(&name)? {
+    for (name, mut section) in checked {
+        let usable = match rows::here(&mut section) {
+            Err(error) => refused(&name, &format!("{error:#}"), args.json)?,
+            Ok(section) => {
+                Look { args, config: &config, section: &section, tokenizer: tokenizer.clone() }.show(&name)?
+            }
+        };
+        if !usable {
             unusable.push(name);
         }
     }
@@ -54,6 +60,15 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         bail!("{}: no usable row", unusable.join(", "));
     }
     Ok(())
+}
+
+/// Says why nothing is usable.
+fn refused(name: &str, error: &str, as_json: bool) -> Result<bool> {
+    match as_json {
+        true => quietly(format!("{}\n", json!({ "path": name, "error": error })).as_bytes())?,
+        false => quietly(format!("{}\n", plain(error)).as_bytes())?,
+    }
+    Ok(false)
 }
 
 /// A look at one path.
@@ -76,11 +91,7 @@ impl Look<'_> {
     fn show(&self, name: &str) -> Result<bool> {
         let (asked, said) = (load(self.section), examples(self.section));
         if let (Err(error), Err(_)) = (&asked, &said) {
-            match self.args.json {
-                true => quietly(format!("{}\n", json!({ "path": name, "error": error.to_string() })).as_bytes())?,
-                false => quietly(format!("{}\n", plain(&error.to_string())).as_bytes())?,
-            }
-            return Ok(false);
+            return refused(name, &error.to_string(), self.args.json);
         }
         let encoded = match (&said, &self.tokenizer) {
             (Ok(said), Some(tokenizer)) => Some(self.encoded(said, tokenizer)),

@@ -16,6 +16,7 @@ use crate::{
         StreamArgs,
         data::{ConvertArgs, Shape},
     },
+    rows,
     stream::Out,
 };
 
@@ -30,7 +31,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         bail!("{name}: expected another file than those that are read: what is not written would be lost");
     }
     let config = configured(&[], &args.settings, args.format)?;
-    let section = of_path(&args.input.display().to_string(), &config.data);
+    let section = rows::here(&mut of_path(&args.input.display().to_string(), &config.data))?;
     let mut left = BTreeMap::<String, u64>::new();
     let mut note = |result: Result<Value, &'static str>| match result {
         Ok(row) => Some(row),
