@@ -178,3 +178,34 @@ fn a_sum_is_asked_as_the_embedded_policy_was_taught() {
         assert_eq!(task.columns["answer"], sum.to_string());
     }
 }
+
+#[test]
+fn what_is_broken_in_a_folder_is_named_or_left_out_and_told() {
+    let folder = Folder::new();
+    for (name, body) in
+        [("a.jsonl", lines(0..5)), ("b.json", "[{".into()), ("c.jsonl", String::new()), ("d.csv", "x,y\n1,2\n".into())]
+    {
+        folder.write(name, body);
+    }
+    let dataset = folder.0.path().display().to_string();
+    let mut section = DataSection { dataset, eval_fraction: 0.0, ..DataSection::default() };
+    assert!(refused(&section).contains("b.json: expected JSON"));
+    section.on_bad_row = OnBadRow::Skip;
+    let read = load(&section).unwrap();
+    let report = read.report.to_string();
+    assert_eq!((read.train.len(), read.report.unreadable.len()), (5, 2), "{report}");
+    assert!(
+        report.contains("left out whole, 2 files that cannot be read:") && report.contains("c.jsonl (empty)"),
+        "{report}"
+    );
+    assert!(report.contains("d.csv: no known shape of row"), "{report}");
+}
+
+#[test]
+fn text_in_another_coding_and_archives_are_named() {
+    let folder = Folder::new();
+    let utf16: Vec<u8> =
+        [0xfeff].into_iter().chain("{\"prompt\": 1}".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    assert!(refused(&folder.section("rows.jsonl", utf16)).contains("it is text in UTF-16: save it in UTF-8"));
+    assert!(refused(&folder.section("rows.csv", b"PK\x03\x04...")).contains("a spreadsheet"));
+}

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn what_is_here_stays_as_it_is() {
-        let mut section = DataSection { dataset: "src".into(), eval_dataset: Some("no/such.jsonl".into()), ..Default::default() };
+        let mut section =
+            DataSection { dataset: "src".into(), eval_dataset: Some("no/such.jsonl".into()), ..Default::default() };
         let before = section.clone();
         assert_eq!((here(&mut section).unwrap(), section), (before.clone(), before));
         // the tests of a crate run in its folder

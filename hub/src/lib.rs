@@ -28,8 +28,8 @@ use client::{Ask, Client};
 use download::Downloads;
 pub use error::HubError;
 pub use need::Need;
-pub use rows::obtain_rows;
 use need::{INDEX, SINGLE};
+pub use rows::obtain_rows;
 pub use settings::{Patience, Settings};
 
 /// Longest list of a repository's files.

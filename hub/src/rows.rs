@@ -4,13 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use folgore_config::{data::names::holds_rows, hub::HubName};
 
-use crate::{
-    HubError, Obtained, Settings, apart, asked,
-    cache::RepoCache,
-    client::Client,
-    download::Downloads,
-    need,
-};
+use crate::{HubError, Obtained, Settings, apart, asked, cache::RepoCache, client::Client, download::Downloads, need};
 
 /// Words of folders that are splits of the rows and no part of their own.
 const SPLITS: [&str; 10] =
@@ -96,7 +90,8 @@ impl<'a> Local<'a> {
     /// What another program downloaded, which left no list: used unless a shard is seen to be missing.
     fn taken_as_it_is(&self, say: &dyn Fn(&str)) -> Option<Obtained> {
         let commit = self.commit.as_deref().filter(|_| self.listed.is_none())?;
-        let chosen = choose(self.name, &self.cache.here(commit)).ok().filter(|chosen| shards_are_whole(&chosen.files))?;
+        let chosen =
+            choose(self.name, &self.cache.here(commit)).ok().filter(|chosen| shards_are_whole(&chosen.files))?;
         say(&format!("warning: {}: nobody can tell whether the cache has all of it: it is used as it is", self.name));
         Some(self.at(commit, &chosen))
     }
@@ -153,7 +148,11 @@ fn choose(name: &HubName, files: &[String]) -> Result<Chosen, HubError> {
     };
     let folders: BTreeSet<&str> =
         rows.iter().filter_map(|file| Some(file.split_once('/')?.0)).filter(|folder| !is_split(folder)).collect();
-    let all = || Chosen { place: String::new(), files: rows.iter().map(|file| (*file).clone()).collect(), beside: Vec::new() };
+    let all = || Chosen {
+        place: String::new(),
+        files: rows.iter().map(|file| (*file).clone()).collect(),
+        beside: Vec::new(),
+    };
     let owned = |parts: &BTreeSet<&str>| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
     match parts.len() {
         1 => Ok(all()),
@@ -169,7 +168,9 @@ fn choose(name: &HubName, files: &[String]) -> Result<Chosen, HubError> {
 fn hint(name: &HubName, files: &[String]) -> String {
     if files.iter().any(|file| file.ends_with(".py")) && name.file().is_none() {
         let parquet = name.at("refs/convert/parquet").map(|name| name.to_string()).unwrap_or_default();
-        return format!(" (a program makes its rows, which is not run; the hub may have made files of them: {parquet})");
+        return format!(
+            " (a program makes its rows, which is not run; the hub may have made files of them: {parquet})"
+        );
     }
     need::hint(name.repo(), files)
 }
@@ -199,7 +200,12 @@ mod tests {
 
     #[test]
     fn parts_are_folders_and_one_is_meant() {
-        let sums = ["README.md", "main/train-00000-of-00001.parquet", "main/test-00000-of-00001.parquet", "socratic/train.parquet"];
+        let sums = [
+            "README.md",
+            "main/train-00000-of-00001.parquet",
+            "main/test-00000-of-00001.parquet",
+            "socratic/train.parquet",
+        ];
         assert_eq!(chosen("a/b:main", &sums), Ok(("main".into(), 2)));
         assert_eq!(chosen("a/b:socratic/train.parquet", &sums), Ok(("socratic/train.parquet".into(), 1)));
         assert_eq!(chosen("a/b", &sums).unwrap_err(), "a/b has several parts: main, socratic; name one, as a/b:main");

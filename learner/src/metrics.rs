@@ -29,6 +29,7 @@ pub fn of_batch(batch: &Batch) -> Metrics {
     completions(batch, &mut metrics);
     staleness(batch, &mut metrics);
     given(batch, &mut metrics);
+    sources(batch, &mut metrics);
     metrics.insert("filtered_groups".into(), f64::from(batch.filtered_groups));
     if batch.passed_over > 0 {
         metrics.insert("curriculum/passed_over".into(), f64::from(batch.passed_over));
@@ -64,6 +65,39 @@ fn given(batch: &Batch, into: &mut Metrics) {
             into.insert(format!("{name}/age"), Moments::of(&ages).mean);
         }
     }
+}
+
+/// Sources that are told of in a step: a column may hold another word in each row.
+const SOURCES: usize = 64;
+
+/// Rewards and lengths by where questions come from (the column `data_source`, which mixed sources write).
+fn sources(batch: &Batch, into: &mut Metrics) {
+    let mut of_source: BTreeMap<&str, Vec<&GroupRecord>> = BTreeMap::new();
+    for group in &batch.groups {
+        if let Some(name) = group.task.columns.get("data_source").and_then(serde_json::Value::as_str) {
+            of_source.entry(name).or_default().push(group);
+        }
+    }
+    for (name, groups) in of_source.into_iter().take(SOURCES) {
+        let members = || groups.iter().flat_map(|group| fresh(group));
+        let rewards: Vec<f64> = members().filter_map(|member| member.outcome.total()).collect();
+        let lengths: Vec<f64> = members().map(length).collect();
+        let mut put = |what: &str, value: f64| into.insert(format!("sources/{name}/{what}"), value);
+        put("groups", groups.len() as f64);
+        if !rewards.is_empty() {
+            let Moments { mean, std } = Moments::of(&rewards);
+            put("reward", mean);
+            put("reward_std", std);
+        }
+        if !lengths.is_empty() {
+            put("mean_length", Moments::of(&lengths).mean);
+        }
+    }
+}
+
+/// Tokens that were sampled, in all rows of a trajectory.
+fn length(trajectory: &Trajectory) -> f64 {
+    trajectory.rows.iter().map(|row| row.sampled_len()).sum::<usize>() as f64
 }
 
 fn rewards(batch: &Batch, into: &mut Metrics) {
@@ -110,7 +144,6 @@ fn rewards(batch: &Batch, into: &mut Metrics) {
 
 /// Lengths count sampled tokens of all rows of a trajectory; a terminated one was not cut off.
 fn completions(batch: &Batch, into: &mut Metrics) {
-    let length = |t: &Trajectory| t.rows.iter().map(|r| r.sampled_len()).sum::<usize>() as f64;
     let all: Vec<f64> = members(batch).map(length).collect();
     if all.is_empty() {
         return;

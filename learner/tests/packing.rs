@@ -297,7 +297,11 @@ fn metrics_of_a_batch_have_trl_names() {
     ];
     groups[1][1].stop_reason = StopReason::Length;
     groups[1][2].outcome = Outcome::Unscorable { reason: "gold".into() };
-    let m = metrics::of_step(&batch(groups), &Stats::default(), Some(0.5));
+    let mut batch = batch(groups);
+    for (group, source) in batch.groups.iter_mut().zip(["sums", "openai/gsm8k"]) {
+        group.task.columns.insert("data_source".into(), source.into());
+    }
+    let m = metrics::of_step(&batch, &Stats::default(), Some(0.5));
     let half_std = 0.5f64.sqrt() / 2.0;
     for (name, want) in [
         ("reward", 0.75),
@@ -312,6 +316,11 @@ fn metrics_of_a_batch_have_trl_names() {
         ("completions/max_length", 8.0),
         ("completions/clipped_ratio", 0.2),
         ("completions/mean_terminated_length", 4.25),
+        ("sources/sums/groups", 1.0),
+        ("sources/sums/reward", 0.5),
+        ("sources/openai/gsm8k/reward", 1.0),
+        ("sources/openai/gsm8k/reward_std", 0.0),
+        ("sources/sums/mean_length", 3.0),
         ("staleness/mean", 1.0),
         ("staleness/max", 1.0),
         ("filtered_groups", 1.0),

@@ -41,6 +41,19 @@ async fn a_trace_is_played_scored_and_handed_in_as_a_teachers() {
 }
 
 #[tokio::test]
+async fn a_tag_that_the_prompt_ends_with_is_not_said_again() {
+    let (links, _folder) = links();
+    publish_policy(&links, 3).await;
+    let _reward = serve_reward(&links, "2+2</think>4\0").await;
+    let (_context, _end) = spawn(worker(), "rollout-0", &links);
+    let given = trace(&["<think>\n2+2</think>4"], 1.0, Some(1.0));
+    issue(&links, &RolloutJob { given, ..job(1, "2+2= <think>\n") }).await;
+    let got = trajectory(&links).await;
+    assert_eq!((got.source(), got.stop_reason), (Source::Teacher, StopReason::Eos));
+    assert_eq!(got.rows[0].segments[1].ids, bytes("2+2</think>4\0"));
+}
+
+#[tokio::test]
 async fn a_trace_that_is_not_worth_enough_or_not_usable_leaves_its_seat_to_the_policy() {
     let (links, _folder) = links();
     publish_policy(&links, 3).await;

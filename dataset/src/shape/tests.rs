@@ -147,3 +147,35 @@ fn odd_texts_pass_through_unchanged() {
         assert_eq!(task.prompt, Prompt::Text(text.into()));
     }
 }
+
+#[test]
+fn of_several_generations_those_found_right_are_taken() {
+    let row = |more: Value| {
+        let mut row =
+            json!({"problem": "q", "answer": "4", "generations": ["<think>a</think>5", "<think>b</think>4", "4!"]});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        plain(row, DataFormat::Openr1).unwrap().columns
+    };
+    let several = row(json!({"correctness_math_verify": [false, true, true], "correctness_llama": [true, true, true]}));
+    assert_eq!(
+        (&several["completion"], &several["target_lst"]),
+        (&json!("<think>b</think>4"), &json!(["<think>b</think>4", "4!"]))
+    );
+    let judged =
+        row(json!({"correctness_math_verify": [false, false, false], "correctness_llama": [false, false, true]}));
+    assert_eq!((&judged["completion"], judged.get("target_lst")), (&json!("4!"), None));
+    let nobody = row(json!({"is_reasoning_complete": [false, true, true]}));
+    assert_eq!(nobody["completion"], "<think>b</think>4");
+    let wrong = row(json!({"correctness_math_verify": [false, false, false]}));
+    assert!(!wrong.contains_key("completion") && !wrong.contains_key("generations"), "{wrong:?}");
+}
+
+#[test]
+fn steps_count_together_or_not_at_all() {
+    let row = |labels: Value| {
+        plain(json!({"prompt": "q", "completions": ["a", "b"], "labels": labels}), DataFormat::Stepwise)
+    };
+    assert_eq!(row(json!([true, 1])).unwrap().columns["completion"], "a\nb");
+    assert!(!row(json!([true, false])).unwrap().columns.contains_key("completion"));
+    assert!(row(json!([true])).unwrap_err().contains("field `labels`: expected a label for each"));
+}

@@ -28,7 +28,9 @@ pub fn retain(mut rows: Rows, config: &Config, tokenizer: &Tokenizer) -> Result<
     let reward = crate::reward::build_here(&config.reward).context("sft.min_reward")?;
     if !reward.judges_alone() {
         let name = reward.name();
-        bail!("sft.min_reward: reward {name} compares completions with each other: expected one that judges each by itself");
+        bail!(
+            "sft.min_reward: reward {name} compares completions with each other: expected one that judges each by itself"
+        );
     }
     let all: Vec<&Example> = rows.train.rows().chain(&rows.eval).collect();
     let outcomes = judged(reward.clone(), &all, tokenizer)?;
@@ -52,7 +54,8 @@ pub fn retain(mut rows: Rows, config: &Config, tokenizer: &Tokenizer) -> Result<
     if let Some(failed) = failed.filter(|_| config.data.on_bad_row == OnBadRow::Stop) {
         bail!("sft.min_reward: {failed}; data.on_bad_row=skip leaves such rows out");
     }
-    let ids: Vec<&str> = std::iter::zip(&all, &keep).filter(|(_, keep)| **keep).map(|(row, _)| row.id.as_str()).collect();
+    let ids: Vec<&str> =
+        std::iter::zip(&all, &keep).filter(|(_, keep)| **keep).map(|(row, _)| row.id.as_str()).collect();
     let kept = ids.len();
     let digest = Digest::of(format!("{} kept {}", rows.digest.hex(), ids.join("\n")).as_bytes());
     let mut said = format!("sft.min_reward {least}: {kept} of {} are kept", count(all.len() as u64, "row"));

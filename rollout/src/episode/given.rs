@@ -18,6 +18,7 @@ pub(super) struct Trace {
 
 /// One turn of an expert.
 struct Turn {
+    text: String,
     ids: Vec<u32>,
     stop_reason: StopReason,
 }
@@ -51,7 +52,7 @@ impl Trace {
                 return Err(format!("a turn of it has {} tokens, the policy's own have at most {most}", ids.len()));
             }
             let stop_reason = if stopped { StopReason::StopString } else { StopReason::Eos };
-            turns.push_back(Turn { ids, stop_reason });
+            turns.push_back(Turn { text: text.into(), ids, stop_reason });
         }
         let all: usize = turns.iter().map(|turn| turn.ids.len()).sum();
         if all == 0 {
@@ -60,18 +61,38 @@ impl Trace {
         Ok(Self { turns, left: ((all as f64 * share) as usize).clamp(1, all) })
     }
 
-    /// What is copied of the next turn; none if the policy is to speak by itself.
-    pub(super) fn next(&mut self) -> Option<Copied> {
+    /// What is copied of the next turn, which follows text that ends as `before` does; none if the policy is to speak by itself.
+    pub(super) fn next(&mut self, before: &str, encoder: &dyn PromptEncoder) -> Result<Option<Copied>, String> {
         if self.left == 0 {
-            return None;
+            return Ok(None);
         }
-        let Turn { mut ids, stop_reason } = self.turns.pop_front()?;
+        let Some(Turn { text, mut ids, stop_reason }) = self.turns.pop_front() else { return Ok(None) };
+        if let Some(rest) = opened(before, &text) {
+            let closing = ids.pop().filter(|_| stop_reason == StopReason::Eos);
+            let whole = ids.len() + 1;
+            ids = encoder.trace(rest)?;
+            ids.extend(closing);
+            self.left = self.left.saturating_sub(whole.saturating_sub(ids.len())).max(1);
+        }
         let ended = (ids.len() <= self.left).then_some(stop_reason);
         ids.truncate(self.left);
         self.left -= ids.len();
-        Some(Copied { ids, ended })
+        Ok(Some(Copied { ids, ended }))
     }
 }
+
+/// `text` without the tag that it begins with, where the template that wrote `before` has opened it already.
+fn opened<'a>(before: &str, text: &'a str) -> Option<&'a str> {
+    let line_ends = before.len() - before.trim_end_matches('\n').len();
+    let rest = before.trim_end_matches('\n').ends_with(THINK).then(|| text.trim_start().strip_prefix(THINK))??;
+    // as many line ends as the template has written
+    Some((0..line_ends).fold(rest, |rest, _| rest.strip_prefix('\n').unwrap_or(rest)))
+}
+
+/// Opens what is thought.
+const THINK: &str = "<think>";
+/// Last tokens of a context that are looked at for it.
+pub(super) const TAIL: usize = 12;
 
 impl Stage<'_> {
     /// The success among `past` that the policy is surest of now, as an episode: no token of it is sampled again. None if there
@@ -136,6 +157,19 @@ fn surest(entropies: &[f64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_that_the_template_opened_is_not_opened_again() {
+        for (before, text, rest) in [
+            ("<|assistant|><think>\n", "<think>\nA.</think>4", Some("A.</think>4")),
+            ("<think>", "<think>\nA.</think>4", Some("\nA.</think>4")),
+            ("<think>\n", "A.</think>4", None),
+            ("assistant\n", "<think>\nA.</think>4", None),
+            ("", "", None),
+        ] {
+            assert_eq!(opened(before, text), rest, "{before:?} {text:?}");
+        }
+    }
 
     /// `exgrpo.trajectory_entropy` of the vectors: the mean is over what was said, not over a padded length.
     #[test]

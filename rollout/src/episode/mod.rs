@@ -15,7 +15,7 @@ use folgore_protocol::{
 };
 use tokio::sync::watch;
 
-use self::given::{Copied, Trace};
+use self::given::{Copied, TAIL, Trace};
 use crate::{
     environment::{Action, Answer, Ask, Environment, Framed, Observation, Reaction},
     spans,
@@ -157,7 +157,7 @@ impl Stage<'_> {
                     if !script.observe(self, observation)? || script.turns >= self.limits.max_turns {
                         break;
                     }
-                    let copied = script.copy(self.encoder.context())?;
+                    let copied = script.copy(self.encoder)?;
                     let mut ids = copied.ids;
                     if copied.ended.is_none() {
                         let generated = self.turn(&mut script, ids.len() as u32).await?;
@@ -393,14 +393,19 @@ impl Script<'_> {
     }
 
     /// Appends what an expert says now, if anything.
-    fn copy(&mut self, context: usize) -> Result<Copied, EpisodeError> {
-        let Some(copied) = self.trace.as_mut().and_then(Trace::next) else {
-            return Ok(Copied { ids: Vec::new(), ended: None });
-        };
+    fn copy(&mut self, encoder: &dyn PromptEncoder) -> Result<Copied, EpisodeError> {
+        let nothing = Ok(Copied { ids: Vec::new(), ended: None });
+        if self.trace.is_none() {
+            return nothing;
+        }
+        let (id, context, before) = (&self.job.task.id, encoder.context(), self.context());
+        let before = encoder.decode(&before[before.len().saturating_sub(TAIL)..]).map_err(Failed)?;
+        let copied = self.trace.as_mut().map(|trace| trace.next(&before, encoder)).transpose();
+        let copied = copied.map_err(|reason| Unusable(format!("task {id}: its trace: {reason}")))?.flatten();
+        let Some(copied) = copied else { return nothing };
         let row = self.rows.last_mut().ok_or_else(|| Failed("no row to append to".into()))?;
         let length = row.len() + copied.ids.len();
         if length > context || length == context && copied.ended.is_none() {
-            let id = &self.job.task.id;
             return Err(Unusable(format!(
                 "task {id}: with its trace it has {length} tokens, the context holds {context}"
             )));
