@@ -52,7 +52,7 @@ impl Trace {
                 return Err(format!("a turn of it has {} tokens, the policy's own have at most {most}", ids.len()));
             }
             let stop_reason = if stopped { StopReason::StopString } else { StopReason::Eos };
-            turns.push_back(Turn { text: text.into(), ids, stop_reason });
+            turns.push_back(Turn { text, ids, stop_reason });
         }
         let all: usize = turns.iter().map(|turn| turn.ids.len()).sum();
         if all == 0 {
