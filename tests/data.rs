@@ -136,9 +136,9 @@ fn a_name_on_the_hub_is_checked_converted_trained_on_and_pinned() {
     let user = |args: &[&str]| {
         let mut command = folgore(args);
         command.current_dir(at.path()).env("HF_HOME", at.path().join("hf")).env("HF_ENDPOINT", &hub.url);
-        ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
-            .iter()
-            .for_each(|name| drop(command.env_remove(name)));
+        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+            command.env_remove(name);
+        }
         command
     };
     let said = run(user(&["data", "check", "owner/sums"])).well().stdout;
