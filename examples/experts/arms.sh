@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What an expert's traces are worth, on sums that the policy embedded:carries cannot do: GRPO alone, LUFFY, LUFFY where seven of ten
-# traces are wrong, and imitation of the same traces, right or wrong. Seconds an arm.
+# traces are wrong, and imitation of the same traces, right, wrong, or wrong with those left out that the reward refuses. Seconds an arm.
 #
 #   examples/experts/arms.sh FOLGORE [SEED ...]        # FOLGORE: the executable; seeds 0 to 4 without any
 set -euo pipefail
@@ -31,4 +31,6 @@ for seed in "$@"; do
     train "luffy-wrong-$seed" run.seed="$seed" data.arithmetic.wrong=0.7
     imitate "sft-$seed" run.seed="$seed"
     imitate "sft-wrong-$seed" run.seed="$seed" data.arithmetic.wrong=0.7
+    # as many updates as the others have, over the three of ten that are left
+    imitate "sft-judged-$seed" run.seed="$seed" data.arithmetic.wrong=0.7 sft.min_reward=1 optim.num_train_epochs=null optim.max_steps=80
 done

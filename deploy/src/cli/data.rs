@@ -27,7 +27,7 @@ fn format(name: &str) -> Result<DataFormat, String> {
 Files are JSON, JSONL, CSV or Parquet, JSON and CSV also as .gz and .zst, or SQLite with chats of a program. A configuration (RUN.yaml)
 is checked as it is, with its sources mixed. Bad rows are counted and shown; the exit code is 1 if nothing is usable.")]
 pub struct CheckArgs {
-    /// Files and folders, or a configuration whose data is checked; key=value sets what data.* can say
+    /// Files, folders and names on the hub, or a configuration whose data is checked; key=value sets what data.* can say
     #[arg(value_name = "PATH | RUN.yaml | key=value", required = true)]
     pub given: Vec<String>,
     /// Shape of the rows; told by their fields without it [data.format]
@@ -65,7 +65,7 @@ pub enum Shape {
 /// `data convert`
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// File or folder to read
+    /// File, folder or name on the hub to read
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// File of JSON lines to write; - is standard output
