@@ -243,8 +243,12 @@ fn by_benchmark(s: &Sample) -> Option<(DataFormat, String)> {
 
 fn unknown(path: &str, fields: &[String]) -> DatasetError {
     let likely = LIKELY.into_iter().find(|name| fields.iter().any(|field| field == name));
-    let hint =
-        likely.map_or_else(String::new, |name| format!("; if `{name}` is the question, set data.prompt_column={name}"));
+    let corpus = fields.iter().any(|field| field == "contents");
+    let hint = match likely {
+        Some(name) => format!("; if `{name}` is the question, set data.prompt_column={name}"),
+        None if corpus => "; `contents` are documents to search: `folgore index`, or data.rag_corpus".to_owned(),
+        None => String::new(),
+    };
     let fields = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
     DatasetError::UnknownFormat { path: path.to_owned(), fields, hint }
 }

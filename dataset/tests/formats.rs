@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use folgore_config::{
-    DataSection,
+    DataSection, TracesSection,
     data::{ChatMemory, OnBadRow},
 };
-use folgore_dataset::{DatasetError, examples, load};
+use folgore_dataset::{DatasetError, Traces, examples, load};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -101,6 +101,26 @@ fn rows_that_give_nothing_are_counted_with_their_reason() {
     let error = examples(&section("verl.parquet")).unwrap_err().to_string();
     assert!(error.contains("3 rows left out: nothing of it is learnt"), "{error}");
     assert!(matches!(examples(&DataSection::default()), Err(DatasetError::NothingToTrain { .. })));
+}
+
+#[test]
+fn every_export_of_traces_gives_what_was_said_to_its_questions() {
+    let said = |name: &str| {
+        let tasks = load(&section(name)).unwrap().train;
+        let path = Some(section(name).dataset);
+        let on = TracesSection { per_group: 1, path, ..TracesSection::default() };
+        let traces = Traces::load(&on, &section(name), &tasks).unwrap();
+        (0..tasks.len()).map(|i| traces.of(i, &tasks.task(i)).concat()).collect::<Vec<Vec<String>>>()
+    };
+    assert_eq!(said("openr1.parquet"), [vec!["right 0"], vec!["right 1"], vec![]], "what was found wrong is nobody's");
+    assert_eq!(said("luffy.parquet")[1], ["<think>\ndouble 1\n</think>\n\\boxed{2}"]);
+    assert_eq!(said("rollouts.jsonl.zst"), [["= 0"], ["= 1"], ["= 2"]]);
+    assert!(
+        said("deepseek.jsonl.gz")
+            .iter()
+            .all(|trace| trace[0].starts_with("<think>\nabout ") && trace[0].ends_with("so"))
+    );
+    assert_eq!(said("dolphin_r1.jsonl")[0], ["<think>\nr\n</think>\n\na"]);
 }
 
 #[test]

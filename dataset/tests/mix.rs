@@ -201,7 +201,8 @@ fn a_folder_is_read_file_by_file_and_its_splits_are_told_apart() {
     let hub = DataSection { dataset: "openai/gsm8k".into(), ..DataSection::default() };
     let error = load(&hub).unwrap_err().to_string();
     assert!(
-        error.contains("no place where names on the hub are taken") && error.contains("--repo-type dataset openai/gsm8k"),
+        error.contains("no place where names on the hub are taken")
+            && error.contains("--repo-type dataset openai/gsm8k"),
         "{error}"
     );
 }

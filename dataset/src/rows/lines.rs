@@ -10,16 +10,27 @@ use crate::error::{BadRow, DatasetError};
 /// Largest JSON array that is read, in bytes; JSONL has no such limit.
 pub const MAX_ARRAY_BYTES: u64 = 512 << 20;
 
-/// Reads rows from text that is JSON.
+/// Reads rows from text that is JSON; `one` says that the text may be one object, written over many lines.
 pub(super) fn read(
     mut reader: impl BufRead,
     path: &str,
+    one: bool,
     limits: &Limits,
     unreadable: impl Fn(io::Error) -> DatasetError,
 ) -> Result<RawRows, DatasetError> {
     let (first, line_ends) = first_byte(&mut reader).map_err(&unreadable)?;
     match first {
         Some(b'[') => array(reader, path, limits.rows, unreadable),
+        Some(b'{') if one => {
+            let mut first = Vec::new();
+            (&mut reader).take(limits.line_bytes).read_until(b'\n', &mut first).map_err(&unreadable)?;
+            let ends_early = serde_json::from_slice::<Value>(&first).is_err_and(|error| error.is_eof());
+            let text = io::Cursor::new(first).chain(reader);
+            match ends_early {
+                true => object_of_rows(text, path, line_ends, limits, unreadable),
+                false => lines(text, line_ends, limits.line_bytes, limits.rows).map_err(unreadable),
+            }
+        }
         _ => lines(reader, line_ends, limits.line_bytes, limits.rows).map_err(unreadable),
     }
 }
@@ -47,23 +58,55 @@ fn first_byte(reader: &mut impl BufRead) -> io::Result<(Option<u8>, u64)> {
     }
 }
 
+/// All of a text that is read at once.
+fn whole(text: impl Read, path: &str, unreadable: impl Fn(io::Error) -> DatasetError) -> Result<Vec<u8>, DatasetError> {
+    let mut body = Vec::new();
+    text.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut body).map_err(unreadable)?;
+    let bytes = body.len() as u64;
+    match bytes > MAX_ARRAY_BYTES {
+        true => Err(DatasetError::TooLarge { path: path.to_owned(), bytes, limit: MAX_ARRAY_BYTES }),
+        false => Ok(body),
+    }
+}
+
 fn array(
     reader: impl Read,
     path: &str,
     max_rows: u64,
     unreadable: impl Fn(io::Error) -> DatasetError,
 ) -> Result<RawRows, DatasetError> {
-    let mut body = Vec::new();
-    reader.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut body).map_err(unreadable)?;
-    let bytes = body.len() as u64;
-    if bytes > MAX_ARRAY_BYTES {
-        return Err(DatasetError::TooLarge { path: path.to_owned(), bytes, limit: MAX_ARRAY_BYTES });
-    }
+    let body = whole(reader, path, &unreadable)?;
     let values: Vec<Value> = serde_json::from_slice(&body)
         .map_err(|error| DatasetError::Json { path: path.to_owned(), reason: error.to_string() })?;
     let numbered = (1..=max_rows).zip(values);
     let rows = numbered.map(|(number, value)| object(number, None, value)).collect();
     Ok(RawRows::of(Container::Json, rows))
+}
+
+/// Reads one object: the rows are its only list of objects, or it is one itself. What is no JSON as a whole is read by lines.
+fn object_of_rows(
+    text: impl Read,
+    path: &str,
+    line: u64,
+    limits: &Limits,
+    unreadable: impl Fn(io::Error) -> DatasetError,
+) -> Result<RawRows, DatasetError> {
+    let body = whole(text, path, &unreadable)?;
+    let Ok(Value::Object(fields)) = serde_json::from_slice(&body) else {
+        return lines(&body[..], line, limits.line_bytes, limits.rows).map_err(unreadable);
+    };
+    let is_rows = |value: &Value| value.as_array().is_some_and(|l| !l.is_empty() && l.iter().all(Value::is_object));
+    let lists: Vec<&String> = fields.iter().filter(|(_, value)| is_rows(value)).map(|(name, _)| name).collect();
+    // a conversation is a list of objects too, in a row of its own
+    let rows = match lists.as_slice() {
+        [name] if !["messages", "conversations", "prompt", "completion"].contains(&name.as_str()) => {
+            Some((format!("its rows are in `{name}`"), fields[*name].as_array().cloned().unwrap_or_default()))
+        }
+        _ => None,
+    };
+    let (note, values) = rows.unwrap_or_else(|| (String::new(), vec![Value::Object(fields)]));
+    let rows = (1..=limits.rows).zip(values).map(|(number, value)| object(number, None, value)).collect();
+    Ok(RawRows { note, ..RawRows::of(Container::Json, rows) })
 }
 
 /// Reads rows from lines; `line` is the number of lines that came before.
@@ -172,6 +215,29 @@ mod tests {
         assert_eq!(read.container, Container::Json);
         assert_eq!(read.rows[1].as_ref().unwrap_err().to_string(), "row 2: expected a JSON object, got a number");
         assert_eq!(read.rows[2].as_ref().unwrap().number, 3);
+    }
+
+    #[test]
+    fn an_object_over_many_lines_is_read_as_what_it_holds() {
+        let place = tempfile::tempdir().unwrap();
+        let rows = |text: &str| {
+            let path = place.path().join("rows.json");
+            std::fs::write(&path, text).unwrap();
+            let read = read(&path, 1000, u64::MAX).unwrap();
+            let shown = |row: Result<RawRow, BadRow>| {
+                row.map_or_else(|bad| bad.to_string(), |r| Value::Object(r.fields).to_string())
+            };
+            (read.note, read.rows.into_iter().map(shown).collect::<Vec<_>>())
+        };
+        let (note, list) = rows("{\n \"version\": 1,\n \"data\": [{\"a\": 1},\n {\"a\": 2}]\n}\n");
+        assert_eq!(
+            (note.as_str(), list),
+            ("its rows are in `data`", vec![r#"{"a":1}"#.to_owned(), r#"{"a":2}"#.to_owned()])
+        );
+        assert_eq!(rows("{\n\"messages\": [{\"role\": \"user\"}]}").1.len(), 1, "a conversation is a row");
+        assert_eq!(rows("{\"a\": 1}\n{\"a\": 2}\n").1.len(), 2, "lines are lines");
+        let broken = rows("{\"a\":\n{\"a\": 2}\n").1;
+        assert!(broken[0].starts_with("row 1 (line 1): expected one JSON object") && broken.len() == 2, "{broken:?}");
     }
 
     #[test]

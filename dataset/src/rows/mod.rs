@@ -146,5 +146,5 @@ fn text(
     if name.ends_with(".csv") || name.ends_with(".tsv") {
         return csv::read(reader, path, name.ends_with(".tsv"), limits, unreadable);
     }
-    lines::read(reader, path, limits, unreadable)
+    lines::read(reader, path, name.ends_with(".json"), limits, unreadable)
 }
