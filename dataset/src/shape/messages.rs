@@ -62,8 +62,38 @@ pub(crate) fn messages(name: &str, value: &Value, reasoning: Reasoning) -> Resul
     if items.is_empty() {
         return fault(name, "at least one message", "an empty list");
     }
-    let numbered = items.into_iter().enumerate();
+    let numbered = channels(items).into_iter();
     numbered.map(|(i, item)| message(&format!("{name}[{i}]"), item, reasoning)).collect()
+}
+
+/// Harmony's channels, each message with its place: what the assistant analyses is thought of what it says next.
+fn channels(items: Vec<Value>) -> Vec<(usize, Value)> {
+    let mut said: Vec<(usize, Value)> = Vec::new();
+    let mut thought: Option<(usize, String)> = None;
+    let alone = |(place, thought): (usize, String)| (place, json!({"role": "assistant", "thinking": thought}));
+    for (place, mut item) in items.into_iter().enumerate() {
+        let assistant = item.get("role").is_some_and(|role| role == "assistant");
+        let channel = item.get("channel").and_then(Value::as_str).map(str::to_owned);
+        if let (true, Some("analysis"), Some(Value::String(text))) =
+            (assistant, channel.as_deref(), item.get("content"))
+        {
+            let begun = thought.take().map_or_else(String::new, |(_, begun)| begun + "\n");
+            thought = Some((place, begun + text));
+            continue;
+        }
+        if let Some(thought) = thought.take() {
+            match item.as_object_mut().filter(|_| assistant) {
+                Some(item) => drop(item.insert("thinking".into(), thought.1.into())),
+                None => said.push(alone(thought)),
+            }
+        }
+        if let Some(item) = item.as_object_mut().filter(|_| channel.is_some()) {
+            item.remove("channel");
+        }
+        said.push((place, item));
+    }
+    said.extend(thought.map(alone));
+    said
 }
 
 fn message(name: &str, item: Value, reasoning: Reasoning) -> Result<(Message, bool), Fault> {
@@ -247,6 +277,32 @@ mod tests {
         let inside = json!([{"role": "assistant", "content": "<think>x</think>\n4"}]);
         assert_eq!(read(inside.clone(), Reasoning::Drop).0[0]["content"], "4");
         assert_eq!(read(inside.clone(), Reasoning::Inline).0, inside);
+    }
+
+    #[test]
+    fn what_is_analysed_is_thought_of_what_is_said_next() {
+        let given = json!([
+            {"role": "developer", "content": "d"},
+            {"role": "user", "content": "2+2?"},
+            {"role": "assistant", "channel": "analysis", "content": "a"},
+            {"role": "assistant", "channel": "analysis", "content": "b"},
+            {"role": "assistant", "channel": "final", "content": "4"},
+            {"role": "user", "content": "c", "channel": null},
+            {"role": "assistant", "channel": "analysis", "content": "cut"}
+        ]);
+        let (read, learnt) = read(given, Reasoning::Inline);
+        assert_eq!(read[2], json!({"role": "assistant", "content": "<think>\na\nb\n</think>\n\n4"}));
+        assert_eq!(
+            (&read[4]["content"], learnt),
+            (&json!("<think>\ncut\n</think>\n\n"), vec![false, false, true, false, true])
+        );
+        let bad =
+            json!([{"role": "assistant", "channel": "analysis", "content": "a"}, {"role": "assistant", "content": 1}]);
+        assert_eq!(
+            messages("m", &bad, Reasoning::Inline).unwrap_err().0,
+            "m[1].content",
+            "places are those of the row"
+        );
     }
 
     #[test]
