@@ -52,11 +52,11 @@ pub fn example(example: &Example, target: Target) -> Result<Value, &'static str>
     Ok(row.into())
 }
 
-/// Writes a question as a row of verl, with what was said to it as LUFFY's `target`.
+/// Writes a question as a row of verl, with what was said to it as LUFFY's `target`; `source` is where it is from, unless it says so itself.
 ///
 /// # Errors
 /// If nothing says what is right.
-pub fn verl(task: &Task, index: u64) -> Result<Value, &'static str> {
+pub fn verl(task: &Task, index: u64, source: &str) -> Result<Value, &'static str> {
     let column = |name: &str| task.columns.get(name).filter(|value| !value.is_null()).cloned();
     let prompt = match &task.prompt {
         folgore_protocol::Prompt::Text(text) => vec![Message::new("user", text.clone())],
@@ -65,7 +65,7 @@ pub fn verl(task: &Task, index: u64) -> Result<Value, &'static str> {
     let truth = column("ground_truth").or_else(|| column("answer")).or_else(|| column("golden_answers"));
     let truth = truth.ok_or("no `answer` and no `ground_truth`, which verl's rewards compare with")?;
     let mut row = json!({
-        "data_source": column("data_source").unwrap_or_else(|| "folgore".into()),
+        "data_source": column("data_source").unwrap_or_else(|| source.into()),
         "prompt": prompt,
         "ability": column("ability").unwrap_or_else(|| "unknown".into()),
         "reward_model": {"style": "rule", "ground_truth": truth},

@@ -91,8 +91,9 @@ fn questions_become_rows_of_verl() {
         let read = load(&section(&fixture(name))).unwrap();
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("rows.jsonl");
-        let rows: Vec<String> =
-            (0..read.train.len()).map(|i| convert::verl(&read.train.task(i), i).unwrap().to_string() + "\n").collect();
+        let rows: Vec<String> = (0..read.train.len())
+            .map(|i| convert::verl(&read.train.task(i), i, "rows").unwrap().to_string() + "\n")
+            .collect();
         std::fs::write(&path, rows.concat()).unwrap();
         let back = load(&section(&path)).unwrap();
         for i in 0..read.train.len() {
@@ -103,5 +104,5 @@ fn questions_become_rows_of_verl() {
     }
     let read =
         load(&DataSection { dataset: fixture("alpaca.json").display().to_string(), ..Default::default() }).unwrap();
-    assert!(convert::verl(&read.train.task(0), 0).unwrap_err().contains("answer"));
+    assert!(convert::verl(&read.train.task(0), 0, "rows").unwrap_err().contains("answer"));
 }

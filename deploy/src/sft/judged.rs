@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use folgore_config::{Config, data::OnBadRow};
-use folgore_dataset::count;
 use folgore_model::tokenizer::Tokenizer;
 use folgore_protocol::{
     Body, Digest, Example, GroupId, Outcome, Prompt, Said, ScoreItem, ScoreRequest, SeatKey, SegmentKind, StopReason,
@@ -56,9 +55,13 @@ pub fn retain(mut rows: Rows, config: &Config, tokenizer: &Tokenizer) -> Result<
     }
     let ids: Vec<&str> =
         std::iter::zip(&all, &keep).filter(|(_, keep)| **keep).map(|(row, _)| row.id.as_str()).collect();
-    let kept = ids.len();
     let digest = Digest::of(format!("{} kept {}", rows.digest.hex(), ids.join("\n")).as_bytes());
-    let mut said = format!("sft.min_reward {least}: {kept} of {} are kept", count(all.len() as u64, "row"));
+    let learnt = rows.train.len() as usize;
+    let kept = |side: &[bool]| format!("{} of {}", side.iter().filter(|keep| **keep).count(), side.len());
+    let mut said = format!("sft.min_reward {least}: {} rows to learn from are kept", kept(&keep[..learnt]));
+    if keep.len() > learnt {
+        said += &format!(", {} held out", kept(&keep[learnt..]));
+    }
     let mut reasons: Vec<(&String, &u64)> = left.iter().collect();
     reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(**rows));
     // rewards may have a reason of their own for each row

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, bail};
+use folgore_config::data::names;
 use folgore_dataset::{
     Report,
     convert::{self, Target},
@@ -42,8 +43,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     };
     let (rows, report): (Vec<Value>, Report) = match target(args.to) {
         None => {
-            let read = load(&section)?;
-            let rows = (0..read.train.len()).filter_map(|i| note(convert::verl(&read.train.task(i), i))).collect();
+            let (read, source) = (load(&section)?, names::title(&section.dataset));
+            let rows =
+                (0..read.train.len()).filter_map(|i| note(convert::verl(&read.train.task(i), i, &source))).collect();
             (rows, read.report)
         }
         Some(target) => {
