@@ -154,7 +154,16 @@ fn a_name_on_the_hub_is_checked_converted_trained_on_and_pinned() {
         "optim.max_steps=2",
         "sft.batch_size=4",
     ];
-    let judged = [&sft[..], &["sft.min_reward=1", "reward=[{name: exact_match}]", "--run-name", "kept"]].concat();
+    let judged = [
+        &sft[..],
+        &[
+            "sft.min_reward=1",
+            "reward=[{name: exact_match, args: {pattern: '<answer>(.+)</answer>'}}]",
+            "--run-name",
+            "kept",
+        ],
+    ]
+    .concat();
     let said = run(user(&judged)).well().stdout;
     assert!(said.contains("; 10 left out: worth less than 1 by exact_match"), "{said}");
     let dir = at.path().join("runs/kept");
