@@ -174,5 +174,6 @@ fn a_name_on_the_hub_is_checked_converted_trained_on_and_pinned() {
     // a resume asks nobody
     hub.asked();
     run(user(&["sft", "--resume", "kept", "optim.max_steps=3"])).well();
-    assert_eq!((metrics(&dir).len(), hub.asked().len()), (3, 0));
+    assert_eq!(hub.asked(), []);
+    assert_eq!(metrics(&dir).last().unwrap()["step"], 3);
 }
