@@ -114,7 +114,7 @@ fn what_python_downloaded_is_used_unless_a_shard_is_missing() {
     put("data/train-00000-of-00002.parquet");
     is_refused(&user, NAME, &["HF_HUB_OFFLINE", "no whole set of its files"]);
     put("data/train-00001-of-00002.parquet");
-    assert!(gets(&user, NAME).path.join("train-00001-of-00002.parquet").is_file());
+    assert!(gets(&user, NAME).path.join("data/train-00001-of-00002.parquet").is_file());
     assert!(said(&user).contains("used as it is"));
     user.settings.offline = false;
     assert_eq!(gets(&user, NAME).commit, COMMIT, "the hub knows better");
