@@ -364,14 +364,22 @@ fn attended<B: Backend>(
     let writes: Vec<(u32, u32)> = (0..own).map(|j| (j as u32, slot(&second_table, shared + j))).collect();
     b.kv_write(&mut kv, &k, &v, &writes);
 
-    // the rows of the call: the second sequence from the middle of a block, then one row of the first, then all of it
-    let rows = own + 1 + first_len;
+    // the rows of the call: the second sequence from the middle of a block, then one row of the first, then all of it, then one row
+    // each of both at places that see the shared blocks, parts of them and their own
+    let many = own + 1 + first_len;
+    let single =
+        [(true, 2), (true, 20), (false, 21), (false, 31), (true, 31), (true, 33), (false, second_len - 1), (true, 36)];
+    let rows = many + single.len();
     let q = b.upload(&random(5, rows * width));
-    let spans = [
-        AttnSpan { rows: 0..own, start: shared, table: second_table },
+    let mut spans = vec![
+        AttnSpan { rows: 0..own, start: shared, table: second_table.clone() },
         AttnSpan { rows: own..own + 1, start: first_len - 1, table: first_table.clone() },
-        AttnSpan { rows: own + 1..rows, start: 0, table: first_table },
+        AttnSpan { rows: own + 1..many, start: 0, table: first_table.clone() },
     ];
+    for ((first, start), row) in single.into_iter().zip(many..) {
+        let table = if first { &first_table } else { &second_table };
+        spans.push(AttnSpan { rows: row..row + 1, start, table: table[..start / BLOCK + 1].to_vec() });
+    }
     let mut out = b.alloc(rows * width);
     b.attention(&q, &kv, &spans, shape, &mut out);
     let together = b.download(&out);

@@ -76,7 +76,7 @@ fn read(memory: &[u32], threads: usize) -> f64 {
                 let (ready, part) = (&ready, &memory[i * part..(i + 1) * part]);
                 scope.spawn(move || {
                     ready.wait();
-                    black_box(sum(part));
+                    black_box(halves_equal(part));
                 });
             }
             ready.wait();
@@ -88,15 +88,11 @@ fn read(memory: &[u32], threads: usize) -> f64 {
     (memory.len() / threads * threads * size_of::<u32>()) as f64 / seconds / 1e9
 }
 
-/// A sum in many lanes, so that reading is what takes the time.
-fn sum(values: &[u32]) -> u32 {
-    let mut lanes = [0u32; 64];
-    for chunk in values.as_chunks::<64>().0 {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*value);
-        }
-    }
-    lanes.into_iter().fold(0, u32::wrapping_add)
+/// Whether the two halves are equal, told by the C library's comparison, whose loop is written for the processor: reading is what takes
+/// the time, however this crate is compiled.
+fn halves_equal(values: &[u32]) -> bool {
+    let (a, b) = values.split_at(values.len() / 2);
+    a == b
 }
 
 #[cfg(test)]
@@ -105,7 +101,10 @@ mod tests {
 
     #[test]
     fn reading_reads_everything() {
-        assert_eq!(sum(&[3; 640]), 3 * 640);
+        let mut values = [3; 640];
+        assert!(halves_equal(&values));
+        values[639] = 4;
+        assert!(!halves_equal(&values));
         assert!(read(&[1; 6400], 3) > 0.0);
     }
 }

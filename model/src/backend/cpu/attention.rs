@@ -1,7 +1,8 @@
 //! Causal attention over the key-value cache ([`super::kv`]).
 //!
-//! Scores and sums are both products with the one kernel of [`super::gemm`], for a tile of query rows that share a block. A block
-//! in bfloat16 is decoded once a tile, into the first-level cache.
+//! Scores and sums are both products with the one kernel of [`super::gemm`], for a tile of query rows: those of one sequence, or of several
+//! that ask with one row each and began alike. Rows next to each other that see the same block go through it together; a block in bfloat16
+//! is decoded once for them, into the first-level cache.
 
 use std::ops::Range;
 
@@ -61,12 +62,37 @@ fn divide_in<S: Simd>(_s: S, from: &[f32], divisor: f32, to: &mut [f32]) {
 
 kernel!(fn divide = divide_in(from: &[f32], divisor: f32, to: &mut [f32]));
 
-/// Query rows of one span that go through together, for one key head.
+/// Query rows that go through together, for one key head: some of one span, counted from its first, or the only rows of several.
 struct Tile {
-    span: usize,
-    /// Rows, counted from the span's first.
+    spans: Range<usize>,
     rows: Range<usize>,
     kv_head: usize,
+}
+
+/// A row that asks.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    /// Row of the call.
+    row: usize,
+    /// Keys that it may see; of a window the last.
+    seen: usize,
+    table: &'a [u32],
+}
+
+impl Ask<'_> {
+    /// The cache block that holds key `first`, where a block begins; none if that is behind what it sees.
+    fn block(&self, first: usize) -> Option<u32> {
+        (first < self.seen).then(|| self.table[first / BLOCK])
+    }
+}
+
+/// Neighbours of `asks` that read the same block at key `first`, with the block.
+fn runs<'a>(asks: &'a [Ask<'_>], first: usize) -> impl Iterator<Item = (u32, Range<usize>)> + 'a {
+    let mut start = 0;
+    asks.chunk_by(move |a, b| a.block(first) == b.block(first)).filter_map(move |run| {
+        start += run.len();
+        Some((run[0].block(first)?, start - run.len()..start))
+    })
 }
 
 /// Rows of a tile whose last row sees `keys` keys, with `group` query heads for a key head.
@@ -84,54 +110,87 @@ impl Cpu {
         let heads = shape.heads;
         assert_eq!(heads, kv.heads, "attention: heads of the call and of the cache differ");
         check_len("attention out", out.len(), q.len());
-        let group = heads.heads / heads.kv_heads;
-        let mut tiles = Vec::new();
         let mut work = 0;
-        for (index, span) in spans.iter().enumerate() {
+        for span in spans {
             check_rows("attention q", q.len(), heads.heads * heads.head_dim, &span.rows);
             let keys = span.start + span.rows.len();
             let blocks = keys.div_ceil(BLOCK);
             assert!(span.table.len() >= blocks, "attention: {keys} keys in a table of {} blocks", span.table.len());
-            let held = most_keys(keys, shape);
-            work += span.rows.len() * held * heads.heads * heads.head_dim / 10;
-            let step = tile_rows(held, group);
+            work += span.rows.len() * most_keys(keys, shape) * heads.heads * heads.head_dim / 10;
+        }
+        let tiles = self.tiles(spans, shape);
+        let out = Parts::new(out);
+        self.team.run(tiles.len(), work, |i| self.attend_tile(q, kv, spans, &tiles[i], shape, out));
+    }
+
+    fn tiles(&self, spans: &[AttnSpan], shape: AttnShape) -> Vec<Tile> {
+        let heads = shape.heads;
+        let group = heads.heads / heads.kv_heads;
+        let most = |span: &AttnSpan| tile_rows(most_keys(span.start + span.rows.len(), shape), group);
+        // samples of one prompt, a token each: its keys are read once for all of them, if that leaves work for every thread
+        let alike = |a: &AttnSpan, b: &AttnSpan| {
+            shape.window.is_none() && a.rows.len() == 1 && b.rows.len() == 1 && a.table.first() == b.table.first()
+        };
+        let fair = (spans.len() * heads.kv_heads).div_ceil(2 * self.team.hands());
+        let mut tiles = Vec::new();
+        let mut first = 0;
+        for like in spans.chunk_by(alike) {
+            let spans = first..first + like.len();
+            first = spans.end;
+            let together = like.iter().map(most).min().unwrap_or(1);
             for kv_head in 0..heads.kv_heads {
-                for first in (0..span.rows.len()).step_by(step) {
-                    tiles.push(Tile { span: index, rows: first..(first + step).min(span.rows.len()), kv_head });
+                if let [span] = like {
+                    for first in (0..span.rows.len()).step_by(together) {
+                        let rows = first..(first + together).min(span.rows.len());
+                        tiles.push(Tile { spans: spans.clone(), rows, kv_head });
+                    }
+                } else {
+                    let step = together.min(fair);
+                    for first in spans.clone().step_by(step) {
+                        tiles.push(Tile { spans: first..(first + step).min(spans.end), rows: 0..1, kv_head });
+                    }
                 }
             }
         }
-        let out = Parts::new(out);
-        self.team.run(tiles.len(), work, |i| self.attend_tile(q, kv, &spans[tiles[i].span], &tiles[i], shape, out));
+        tiles
     }
 
-    fn attend_tile(&self, q: &[f32], kv: &CpuKv, span: &AttnSpan, tile: &Tile, shape: AttnShape, out: Parts<'_>) {
+    fn attend_tile(&self, q: &[f32], kv: &CpuKv, spans: &[AttnSpan], tile: &Tile, shape: AttnShape, out: Parts<'_>) {
         let heads = shape.heads;
         let (dim, padded) = (heads.head_dim, kv.padded);
         let group = heads.heads / heads.kv_heads;
-        let units = tile.rows.len() * group;
-        let seen = |row: usize| span.start + row + 1;
+        let asks = spans[tile.spans.clone()].iter().flat_map(|span| {
+            let ask = |i| Ask { row: span.rows.start + i, seen: span.start + i + 1, table: &span.table };
+            tile.rows.clone().map(ask)
+        });
+        let asks: Vec<Ask<'_>> = asks.collect();
+        let units = asks.len() * group;
         // the blocks that any row of the tile sees
-        let base = shape.first_key(seen(tile.rows.start)) / BLOCK * BLOCK;
-        let stride = seen(tile.rows.end - 1).next_multiple_of(BLOCK) - base;
-        let table = &span.table[base / BLOCK..];
+        let base = asks.iter().map(|ask| shape.first_key(ask.seen)).min().unwrap_or(0) / BLOCK * BLOCK;
+        let end = asks.iter().map(|ask| ask.seen).max().unwrap_or(0).next_multiple_of(BLOCK);
+        let stride = end - base;
         // the heads of a group lie side by side in a row
-        let place = |row: usize| ((span.rows.start + row) * heads.heads + tile.kv_head * group) * dim;
+        let place = |ask: &Ask<'_>| (ask.row * heads.heads + tile.kv_head * group) * dim;
 
         let mut scratch = self.buffers.alloc((units * dim).next_multiple_of(LANES) + units * (stride + padded));
         let (queries, rest) = scratch.split_at_mut((units * dim).next_multiple_of(LANES));
         let (scores, sum) = rest.split_at_mut(units * stride);
-        for (row, to) in tile.rows.clone().zip(queries.chunks_exact_mut(group * dim)) {
-            to.copy_from_slice(&q[place(row)..place(row) + group * dim]);
+        for (ask, to) in asks.iter().zip(queries.chunks_exact_mut(group * dim)) {
+            to.copy_from_slice(&q[place(ask)..place(ask) + group * dim]);
         }
+        let visits = (base..end)
+            .step_by(BLOCK)
+            .flat_map(|first| runs(&asks, first).map(move |(block, run)| (first, block, run)));
+        let visits: Vec<_> = visits.collect();
         let mut room = Vec::new();
-        for (block, columns) in table.iter().zip((0..stride).step_by(BLOCK)) {
-            let a = Left { at: queries.as_ptr(), row: dim, step: 1 };
+        for (first, block, run) in &visits {
+            let unit = run.start * group;
             let keys = kv.keys(self.isa, *block, tile.kv_head, &mut room);
+            let a = Left { at: queries[unit * dim..].as_ptr(), row: dim, step: 1 };
             let b = Right { at: keys.as_ptr(), panel: 0, step: BLOCK };
-            let c = Target { at: scores[columns..].as_mut_ptr(), row: stride, accumulate: false };
-            // SAFETY: `units` rows of `dim` numbers, one panel of `dim`, and `units` rows with room for a block.
-            unsafe { gemm::multiply(self.isa, units, BLOCK, dim, a, b, c) }
+            let c = Target { at: scores[unit * stride + first - base..].as_mut_ptr(), row: stride, accumulate: false };
+            // SAFETY: the run's units of `dim` numbers, one panel of `dim`, and as many units with room for a block.
+            unsafe { gemm::multiply(self.isa, run.len() * group, BLOCK, dim, a, b, c) }
         }
         let mut sums = [0.0f32; TILE_UNITS];
         let mut sums_long = Vec::new();
@@ -142,40 +201,30 @@ impl Cpu {
             &mut sums_long[..]
         };
         for (unit, row) in scores.chunks_exact_mut(stride).enumerate() {
-            let n = seen(tile.rows.start + unit / group);
+            let n = asks[unit / group].seen;
             let columns = n.next_multiple_of(BLOCK) - base;
             sums[unit] = soft_max(self.isa, &mut row[..columns], shape.first_key(n) - base..n - base, shape.scale);
         }
 
         // What lies behind a row is left out rather than weighted by zero: its memory may hold anything. What has left its
         // window was written once and is weighted by zero, which changes no bit of the sum.
-        for (index, columns) in (0..stride).step_by(BLOCK).enumerate() {
-            let values = kv.values(self.isa, table[index], tile.kv_head, &mut room);
-            let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
-            let first_whole =
-                (base + columns + BLOCK).saturating_sub(span.start + 1).clamp(tile.rows.start, tile.rows.end);
-            for row in tile.rows.start..first_whole {
-                let keys = seen(row).saturating_sub(base + columns);
-                let unit = (row - tile.rows.start) * group;
-                if keys > 0 {
-                    let a = Left { at: scores[unit * stride + columns..].as_ptr(), row: stride, step: 1 };
-                    let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: index > 0 };
-                    // SAFETY: a row's `group` units, `keys` of a block of values, and their sums.
-                    unsafe { gemm::multiply(self.isa, group, padded, keys, a, b, c) }
-                }
-            }
-            if first_whole < tile.rows.end {
-                let unit = (first_whole - tile.rows.start) * group;
-                let a = Left { at: scores[unit * stride + columns..].as_ptr(), row: stride, step: 1 };
-                let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: index > 0 };
-                // SAFETY: the units from there on, a whole block of values, and their sums.
-                unsafe { gemm::multiply(self.isa, units - unit, padded, BLOCK, a, b, c) }
+        for (first, block, run) in visits {
+            let keys = |ask: &Ask<'_>| (ask.seen - first).min(BLOCK);
+            let values = kv.values(self.isa, block, tile.kv_head, &mut room);
+            let mut unit = run.start * group;
+            for equal in asks[run].chunk_by(|a, b| keys(a) == keys(b)) {
+                let units = equal.len() * group;
+                let a = Left { at: scores[unit * stride + first - base..].as_ptr(), row: stride, step: 1 };
+                let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
+                let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: first > base };
+                // SAFETY: rows of as many weights as there are keys of the block, these values, and the rows' sums.
+                unsafe { gemm::multiply(self.isa, units, padded, keys(&equal[0]), a, b, c) }
+                unit += units;
             }
         }
-        for row in tile.rows.clone() {
-            for head in 0..group {
-                let unit = (row - tile.rows.start) * group + head;
-                let at = place(row) + head * dim;
+        for (ask, i) in asks.iter().zip((0..units).step_by(group)) {
+            for (head, unit) in (i..i + group).enumerate() {
+                let at = place(ask) + head * dim;
                 // SAFETY: a row of a head belongs to one tile.
                 let to = unsafe { out.part(at..at + dim) };
                 divide(self.isa, &sum[unit * padded..][..dim], sums[unit], to);

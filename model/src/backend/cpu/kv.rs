@@ -3,6 +3,8 @@
 //! In each block and for each key head, keys are stored turned, `[head_dim][16 keys]`, so that lanes are keys when scores
 //! are taken; values are stored `[16 keys][padded]`, so that lanes are numbers of the head when they are summed.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::{
@@ -10,6 +12,7 @@ use super::{
     buffer::CpuBuf,
     isa::{Checked, kernel},
     simd::Simd,
+    team::{Parts, Team},
 };
 use crate::backend::{BLOCK, Heads, KvPrecision, lanes::LANES};
 
@@ -57,12 +60,12 @@ impl CpuKv {
         Self { heads, padded, held }
     }
 
-    pub(super) fn write(&mut self, k: &[f32], v: &[f32], writes: &[(u32, u32)]) {
+    pub(super) fn write(&mut self, team: &Team, k: &[f32], v: &[f32], writes: &[(u32, u32)]) {
         let (heads, padded) = (self.heads, self.padded);
         match &mut self.held {
-            Held::F32 { k: keys, v: values } => write((keys, values), (k, v), writes, heads, padded, |x| x),
+            Held::F32 { k: keys, v: values } => write(team, (keys, values), (k, v), writes, heads, padded, |x| x),
             Held::Bf16 { k: keys, v: values } => {
-                write((keys, values), (k, v), writes, heads, padded, |x| bf16::from_f32(x).to_bits());
+                write(team, (keys, values), (k, v), writes, heads, padded, |x| bf16::from_f32(x).to_bits());
             }
         }
     }
@@ -86,47 +89,68 @@ impl CpuKv {
         }
     }
 
+    fn keys_at(&self, block: u32, head: usize) -> Range<usize> {
+        let (size, slab) = (BLOCK * self.heads.head_dim, block as usize * self.heads.kv_heads + head);
+        slab * size..(slab + 1) * size
+    }
+
+    fn values_at(&self, block: u32, head: usize) -> Range<usize> {
+        let (size, slab) = (BLOCK * self.padded, block as usize * self.heads.kv_heads + head);
+        slab * size..(slab + 1) * size
+    }
+
     /// Keys of a block, `[head_dim][16]`; `room` is for those that have to be decoded.
     pub(super) fn keys<'a>(&'a self, isa: Checked, block: u32, head: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
-        let size = BLOCK * self.heads.head_dim;
-        let at = (block as usize * self.heads.kv_heads + head) * size;
         match &self.held {
-            Held::F32 { k, .. } => &k[at..at + size],
-            Held::Bf16 { k, .. } => widened(isa, &k[at..at + size], room),
+            Held::F32 { k, .. } => &k[self.keys_at(block, head)],
+            Held::Bf16 { k, .. } => widened(isa, &k[self.keys_at(block, head)], room),
         }
     }
 
     /// Values of a block, `[16][padded]`.
     pub(super) fn values<'a>(&'a self, isa: Checked, block: u32, head: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
-        let size = BLOCK * self.padded;
-        let at = (block as usize * self.heads.kv_heads + head) * size;
         match &self.held {
-            Held::F32 { v, .. } => &v[at..at + size],
-            Held::Bf16 { v, .. } => widened(isa, &v[at..at + size], room),
+            Held::F32 { v, .. } => &v[self.values_at(block, head)],
+            Held::Bf16 { v, .. } => widened(isa, &v[self.values_at(block, head)], room),
         }
     }
 }
 
-/// Puts rows of keys and values where they belong, each number as `number` holds it.
-fn write<T>(
+/// Puts rows of keys and values where they belong, each number as `number` holds it. A task has the slabs (a head's share of a block)
+/// of one remainder, so what is written to one place is written in order.
+fn write<T: Send>(
+    team: &Team,
     (keys, values): (&mut [T], &mut [T]),
     (k, v): (&[f32], &[f32]),
     writes: &[(u32, u32)],
     Heads { kv_heads, head_dim, .. }: Heads,
     padded: usize,
-    number: impl Fn(f32) -> T,
+    number: impl Fn(f32) -> T + Sync,
 ) {
-    for (row, slot) in writes {
-        let (block, lane) = (*slot as usize / BLOCK, *slot as usize % BLOCK);
-        for head in 0..kv_heads {
-            let from = (*row as usize * kv_heads + head) * head_dim;
-            let slab = (block * kv_heads + head) * BLOCK;
-            let turned = keys[slab * head_dim..][..BLOCK * head_dim].chunks_exact_mut(BLOCK);
-            turned.zip(&k[from..from + head_dim]).for_each(|(lanes, k)| lanes[lane] = number(*k));
-            let to = &mut values[(slab + lane) * padded..][..head_dim];
-            to.iter_mut().zip(&v[from..from + head_dim]).for_each(|(to, v)| *to = number(*v));
+    let (keys, values) = (Parts::new(keys), Parts::new(values));
+    let tasks = team.hands();
+    // a key's numbers lie in as many cache lines
+    let work = 4 * writes.len() * kv_heads * head_dim;
+    team.run(tasks, work, |task| {
+        for (row, slot) in writes {
+            let (block, lane) = (*slot as usize / BLOCK, *slot as usize % BLOCK);
+            for head in 0..kv_heads {
+                let slab = block * kv_heads + head;
+                if slab % tasks != task {
+                    continue;
+                }
+                let from = (*row as usize * kv_heads + head) * head_dim;
+                let (keys_at, value_at) = (slab * BLOCK * head_dim, (slab * BLOCK + lane) * padded);
+                // SAFETY: a slab belongs to one task.
+                let (turned, to) = unsafe {
+                    (keys.part(keys_at..keys_at + BLOCK * head_dim), values.part(value_at..value_at + head_dim))
+                };
+                let turned = turned.chunks_exact_mut(BLOCK);
+                turned.zip(&k[from..from + head_dim]).for_each(|(lanes, k)| lanes[lane] = number(*k));
+                to.iter_mut().zip(&v[from..from + head_dim]).for_each(|(to, v)| *to = number(*v));
+            }
         }
-    }
+    });
 }
 
 #[cfg(test)]

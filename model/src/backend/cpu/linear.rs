@@ -16,6 +16,9 @@ use crate::backend::lanes::LANES;
 /// Panels that are multiplied before a second input continues their chains: their sums stay in the second-level cache.
 const LOW_PANELS: usize = 24;
 
+/// Tasks for each thread where a product is cut by columns: so many that threads end together, whatever else the machine does.
+const FINE_TASKS: usize = 16;
+
 /// Rows up to which a product is a matter of reading the matrix.
 const FEW_ROWS: usize = 12;
 /// Rows up to which a matrix in few bits is decoded in registers, on its way to the multiplication.
@@ -132,8 +135,11 @@ impl Cpu {
     /// that the rows come from memory once.
     pub(super) fn grid(&self, m: usize, columns: usize) -> (usize, usize) {
         let (threads, row_blocks) = (self.team.hands(), m.div_ceil(self.block_rows()));
-        if !self.wide() || row_blocks < 2 {
+        if !self.wide() {
             return grid(threads, row_blocks, columns);
+        }
+        if row_blocks < 2 {
+            return (1, (FINE_TASKS * threads).clamp(1, columns.max(1)));
         }
         let rows = row_blocks.next_multiple_of(threads);
         (rows, (2 * threads).div_ceil(rows).clamp(1, columns.max(1)))

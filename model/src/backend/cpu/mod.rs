@@ -346,7 +346,7 @@ impl Backend for Cpu {
     }
 
     fn kv_write(&self, kv: &mut CpuKv, k: &CpuBuf, v: &CpuBuf, writes: &[(u32, u32)]) {
-        kv.write(k, v, writes);
+        kv.write(&self.team, k, v, writes);
     }
 
     fn kv_copy(&self, kv: &mut CpuKv, copies: &[(u32, u32)]) {

@@ -43,6 +43,31 @@ impl Drop for InTask {
     }
 }
 
+/// The tasks that a thread has before it, `next | end << 32`, on a cache line of their own.
+#[repr(align(64))]
+struct Lane(AtomicU64);
+
+impl Lane {
+    fn new(tasks: Range<usize>) -> Self {
+        Self(AtomicU64::new(tasks.start as u64 | ((tasks.end as u64) << 32)))
+    }
+
+    fn left(&self) -> Range<u64> {
+        let both = self.0.load(Ordering::Relaxed);
+        both & u64::from(u32::MAX)..both >> 32
+    }
+
+    /// Takes a task: the next, or with `back` the last.
+    fn take(&self, back: bool) -> Option<usize> {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |both| {
+            let (next, end) = (both & u64::from(u32::MAX), both >> 32);
+            (next < end).then(|| if back { next | ((end - 1) << 32) } else { (next + 1) | (end << 32) })
+        });
+        let both = taken.ok()?;
+        Some(if back { (both >> 32) - 1 } else { both & u64::from(u32::MAX) } as usize)
+    }
+}
+
 /// What the helpers of a job run: pulls tasks until there are none.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn() + Sync));
@@ -165,6 +190,9 @@ impl Team {
 
     /// Runs `task(0)` to `task(tasks - 1)` in any order; `work` is a guess of the whole in nanoseconds of one core. A call
     /// from within a task, or while another thread's job is open, runs on its own thread alone.
+    ///
+    /// Neighbouring tasks go to one thread, so that what it asked memory for ahead is what it needs; who is done takes the last tasks of
+    /// who has most left.
     pub(crate) fn run(&self, tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
         if tasks < 2 || work < SERIAL_BELOW || self.hands() < 2 {
             return (0..tasks).for_each(task);
@@ -174,24 +202,28 @@ impl Team {
             Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return (0..tasks).for_each(task),
         };
-        let next = AtomicUsize::new(0);
-        let pull = || {
+        let hands = self.threads().min(tasks);
+        let lanes: Vec<Lane> = (0..hands).map(|i| Lane::new(tasks * i / hands..tasks * (i + 1) / hands)).collect();
+        let pull = |own: usize| {
             let _in_task = InTask::begin();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
-                }
+            while let Some(i) = lanes[own].take(false) {
                 task(i);
             }
+            while let Some(most) = lanes.iter().max_by_key(|lane| lane.left().count()).filter(|l| !l.left().is_empty())
+            {
+                most.take(true).into_iter().for_each(&task);
+            }
         };
-        let job: *const (dyn Fn() + Sync + '_) = &pull;
-        // SAFETY: only the lifetime changes; `Closing` ends all use of the job before `pull` goes.
+        // the caller's own lane is the first
+        let joined = AtomicUsize::new(1);
+        let help = || pull(joined.fetch_add(1, Ordering::Relaxed));
+        let job: *const (dyn Fn() + Sync + '_) = &help;
+        // SAFETY: only the lifetime changes; `Closing` ends all use of the job before `help` goes.
         let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync)>(job) });
         {
             let mut open = self.shared.lock();
             open.job = Some(job);
-            open.room = tasks - 1;
+            open.room = hands - 1;
             self.shared.opened.fetch_add(1, Ordering::Relaxed);
             if open.sleeping > 0 {
                 self.shared.wake.notify_all();
@@ -199,7 +231,7 @@ impl Team {
         }
         {
             let _closing = Closing(&self.shared);
-            pull();
+            pull(0);
         }
         let panic = self.shared.lock().panic.take();
         if let Some(panic) = panic {
