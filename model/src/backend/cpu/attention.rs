@@ -183,11 +183,16 @@ impl Cpu {
             .flat_map(|first| runs(&asks, first).map(move |(block, run)| (first, block, run)));
         let visits: Vec<_> = visits.collect();
         let mut room = Vec::new();
-        for (first, block, run) in &visits {
+        let next = |visit: usize| visits.get(visit).map(|(_, block, _)| *block);
+        for (i, (first, block, run)) in visits.iter().enumerate() {
             let unit = run.start * group;
             let keys = kv.keys(self.isa, *block, tile.kv_head, &mut room);
             let a = Left { at: queries[unit * dim..].as_ptr(), row: dim, step: 1 };
-            let b = Right { at: keys.as_ptr(), panel: 0, step: BLOCK };
+            let next = match next(i + 1) {
+                Some(block) => kv.keys_in_memory(block, tile.kv_head),
+                None => kv.values_in_memory(visits[0].1, tile.kv_head),
+            };
+            let b = Right { next, ..Right::new(keys.as_ptr(), 0, BLOCK) };
             let c = Target { at: scores[unit * stride + first - base..].as_mut_ptr(), row: stride, accumulate: false };
             // SAFETY: the run's units of `dim` numbers, one panel of `dim`, and as many units with room for a block.
             unsafe { gemm::multiply(self.isa, run.len() * group, BLOCK, dim, a, b, c) }
@@ -208,15 +213,16 @@ impl Cpu {
 
         // What lies behind a row is left out rather than weighted by zero: its memory may hold anything. What has left its
         // window was written once and is weighted by zero, which changes no bit of the sum.
-        for (first, block, run) in visits {
+        for (i, (first, block, run)) in visits.iter().enumerate() {
             let keys = |ask: &Ask<'_>| (ask.seen - first).min(BLOCK);
-            let values = kv.values(self.isa, block, tile.kv_head, &mut room);
+            let values = kv.values(self.isa, *block, tile.kv_head, &mut room);
             let mut unit = run.start * group;
-            for equal in asks[run].chunk_by(|a, b| keys(a) == keys(b)) {
+            let next = next(i + 1).and_then(|block| kv.values_in_memory(block, tile.kv_head));
+            for equal in asks[run.clone()].chunk_by(|a, b| keys(a) == keys(b)) {
                 let units = equal.len() * group;
                 let a = Left { at: scores[unit * stride + first - base..].as_ptr(), row: stride, step: 1 };
-                let b = Right { at: values.as_ptr(), panel: LANES, step: padded };
-                let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: first > base };
+                let b = Right { next, ..Right::new(values.as_ptr(), LANES, padded) };
+                let c = Target { at: sum[unit * padded..].as_mut_ptr(), row: padded, accumulate: *first > base };
                 // SAFETY: rows of as many weights as there are keys of the block, these values, and the rows' sums.
                 unsafe { gemm::multiply(self.isa, units, padded, keys(&equal[0]), a, b, c) }
                 unit += units;

@@ -239,7 +239,7 @@ impl Cpu {
         let against = |a: &CpuBuf, panels: &CpuBuf| {
             let mut c = self.buffers.alloc(units * stride);
             let a = Left { at: a.as_ptr(), row: padded, step: 1 };
-            let b = Right { at: panels[base * dim..].as_ptr(), panel: dim * LANES, step: LANES };
+            let b = Right::new(panels[base * dim..].as_ptr(), dim * LANES, LANES);
             let target = Target { at: c.as_mut_ptr(), row: stride, accumulate: false };
             // SAFETY: `units` rows of `dim` numbers, the panels of `stride` keys, room for `units` rows of `stride`.
             unsafe { gemm::multiply(self.isa, units, stride, dim, a, b, target) };
@@ -257,7 +257,7 @@ impl Cpu {
         }
         let mut dq_tile = self.buffers.alloc(units * padded);
         let a = Left { at: ds.as_ptr(), row: stride, step: 1 };
-        let b = Right { at: keys.k[base * padded..].as_ptr(), panel: LANES, step: padded };
+        let b = Right::new(keys.k[base * padded..].as_ptr(), LANES, padded);
         let c = Target { at: dq_tile.as_mut_ptr(), row: padded, accumulate: false };
         // SAFETY: `units` rows of `n` numbers, `n` rows of `padded` keys, room for `units` rows of `padded`.
         unsafe { gemm::multiply(self.isa, units, padded, n, a, b, c) };
@@ -268,7 +268,7 @@ impl Cpu {
         }
         for (weights, rows, to) in [(&ds, &q, &mut keys.dk), (&p, &dout, &mut keys.dv)] {
             let a = Left { at: weights.as_ptr(), row: 1, step: stride };
-            let b = Right { at: rows.as_ptr(), panel: LANES, step: padded };
+            let b = Right::new(rows.as_ptr(), LANES, padded);
             let c = Target { at: to[base * padded..].as_mut_ptr(), row: padded, accumulate: true };
             // SAFETY: `n` columns of `units` numbers, `units` rows of `padded`, `n` rows of `padded` sums.
             unsafe { gemm::multiply(self.isa, n, padded, units, a, b, c) };

@@ -46,7 +46,7 @@ impl Cpu {
         let mut first = 0;
         loop {
             let a = Left { at: x[first..].as_ptr(), row: x_row, step: 1 };
-            let b = Right { at: panels[first * LANES..].as_ptr(), panel: LANES * depth, step: LANES };
+            let b = Right::new(panels[first * LANES..].as_ptr(), LANES * depth, LANES);
             let c = Target { at: out.as_mut_ptr(), row: out_row, accumulate: first > 0 };
             // SAFETY: the operands were just checked to hold these rows and columns, and `out` is borrowed alone.
             unsafe { gemm::multiply(self.isa, rows, columns, deep.min(depth - first), a, b, c) }

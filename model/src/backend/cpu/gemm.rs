@@ -26,6 +26,28 @@ pub(crate) struct Right {
     pub at: *const f32,
     pub panel: usize,
     pub step: usize,
+    /// Where the panels lie that are read after these, the same way, if known and not right behind them: memory is asked for them meanwhile.
+    pub next: Option<*const f32>,
+}
+
+impl Right {
+    pub(crate) fn new(at: *const f32, panel: usize, step: usize) -> Self {
+        Self { at, panel, step, next: None }
+    }
+
+    /// What tile `tile` of `tiles` over the same `group` of panels asks memory for: from where on, and how many bytes an input. One tile asks
+    /// for what it will read itself; of several, which find the panels in a cache, each asks for a part of the next.
+    #[inline(always)]
+    pub(super) fn ahead(&self, group: usize, tile: usize, tiles: usize, k: usize) -> (*const f32, usize) {
+        let bytes = self.step * size_of::<f32>();
+        match (self.next, tiles) {
+            (None, 1) => (self.at.wrapping_add(NEAR / group * self.step), bytes),
+            (next, _) => {
+                let behind = next.unwrap_or(self.at.wrapping_add(group * self.panel));
+                (behind.wrapping_byte_add(tile * k * (bytes / tiles)), bytes / tiles)
+            }
+        }
+    }
 }
 
 /// C: number `j` of row `r` is at `at + r * row + j`.
@@ -78,18 +100,10 @@ impl<S: Simd> Panels<S> for Stream {
         // SAFETY: the caller's promise.
         take(0, unsafe { s.read(self.b.at.add(panel * self.b.panel + i * self.b.step)) });
     }
-    /// One tile asks for what it will read itself. Of several, which find the panel in a cache, each asks for a part of the next.
     #[inline(always)]
     fn for_tile(self, group: usize, tile: usize, tiles: usize, k: usize) -> Self {
-        let Right { at, panel, step } = self.b;
-        let bytes = step * size_of::<f32>();
-        match tiles {
-            1 => Self { ahead: at.wrapping_add(NEAR / group * step), step: bytes, ..self },
-            _ => {
-                let step = bytes / tiles;
-                Self { ahead: at.wrapping_add(group * panel).wrapping_byte_add(tile * k * step), step, ..self }
-            }
-        }
+        let (ahead, step) = self.b.ahead(group, tile, tiles, k);
+        Self { ahead, step, ..self }
     }
 }
 

@@ -99,6 +99,22 @@ impl CpuKv {
         slab * size..(slab + 1) * size
     }
 
+    /// Where keys of a block lie, if they are read from there.
+    pub(super) fn keys_in_memory(&self, block: u32, head: usize) -> Option<*const f32> {
+        match &self.held {
+            Held::F32 { k, .. } => Some(k[self.keys_at(block, head)].as_ptr()),
+            Held::Bf16 { .. } => None,
+        }
+    }
+
+    /// As [`Self::keys_in_memory`], of values.
+    pub(super) fn values_in_memory(&self, block: u32, head: usize) -> Option<*const f32> {
+        match &self.held {
+            Held::F32 { v, .. } => Some(v[self.values_at(block, head)].as_ptr()),
+            Held::Bf16 { .. } => None,
+        }
+    }
+
     /// Keys of a block, `[head_dim][16]`; `room` is for those that have to be decoded.
     pub(super) fn keys<'a>(&'a self, isa: Checked, block: u32, head: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
         match &self.held {

@@ -234,7 +234,7 @@ impl Cpu {
             };
         };
         let from = &panels[group.start * LANES * k..group.end * LANES * k];
-        let b = Right { at: from.as_ptr(), panel: LANES * k, step: LANES };
+        let b = Right::new(from.as_ptr(), LANES * k, LANES);
         // SAFETY: as above, for the panels too.
         unsafe { self.multiply_blocked(rows.len(), columns.len(), k, a, b, c) }
     }
@@ -261,7 +261,7 @@ impl Cpu {
                 for panel in group.clone() {
                     w.tile(self.isa, panel, i..i + deep, &mut decoded);
                     let columns = ((panel + 1) * LANES).min(w.out) - panel * LANES;
-                    let b = Right { at: decoded.as_ptr(), panel: 0, step: LANES };
+                    let b = Right::new(decoded.as_ptr(), 0, LANES);
                     // SAFETY: as above; `decoded` holds this panel.
                     unsafe {
                         let at = c.at.add(r * c.row + (panel - group.start) * LANES);

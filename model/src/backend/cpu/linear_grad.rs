@@ -128,7 +128,7 @@ impl Cpu {
                     turn(strip, turned, &mut decoded);
                 }
                 let columns = strips.start * LANES..(strips.end * LANES).min(inner);
-                let b = Right { at: turned.as_ptr(), panel: KC * LANES, step: LANES };
+                let b = Right::new(turned.as_ptr(), KC * LANES, LANES);
                 dx.at((rows.end - 1) * dx_row + columns.end);
                 let at = dx.at(rows.start * dx_row + columns.start);
                 let c = Target { at, row: dx_row, accumulate: accumulate || j > 0 };
@@ -192,7 +192,7 @@ impl Cpu {
                     }
                     let columns = strips.start * LANES..(strips.end * LANES).min(inner);
                     let a = Left { at: turned.as_ptr(), row: GRADIENT_ROWS, step: 1 };
-                    let b = Right { at: strip_rows.as_ptr(), panel: GRADIENT_ROWS * LANES, step: LANES };
+                    let b = Right::new(strip_rows.as_ptr(), GRADIENT_ROWS * LANES, LANES);
                     dw.at((outputs.end - 1) * inner + columns.end);
                     let at = dw.at(outputs.start * inner + columns.start);
                     let c = Target { at, row: inner, accumulate: true };

@@ -63,7 +63,7 @@ unsafe fn with_in<S: Simd>(s: S, matrix: &CpuMatrix, work: impl Work<S>) {
     unsafe {
         match &matrix.store {
             Store::F32(panels) => {
-                let b = Right { at: panels.as_ptr(), panel: LANES * matrix.inner, step: LANES };
+                let b = Right::new(panels.as_ptr(), LANES * matrix.inner, LANES);
                 work.on(s, Stream::new(b));
             }
             Store::Bf16(panels) => work.on(s, Bf16 { at: panels.as_ptr(), inner: matrix.inner, ahead: 0 }),

@@ -4,7 +4,7 @@
 //! sums, three vectors of B and one number of A fill AVX-512's registers.
 
 use super::{
-    gemm::{Left, NEAR, Right, Target},
+    gemm::{Left, Right, Target},
     simd::Simd,
 };
 use crate::backend::lanes::LANES;
@@ -22,6 +22,8 @@ pub(crate) const LEAST_ROWS: usize = 4;
 const ROUND: usize = 4;
 /// Rows of a tile whose numbers are addressed from one pointer: two offsets serve them all.
 const WALK: usize = 3;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Pointers that the rows of the highest tile need.
 const WALKS: usize = ROWS.div_ceil(WALK);
 
@@ -135,19 +137,11 @@ unsafe fn column<S: Simd, const P: usize, const CLOSE: bool>(
 ) {
     let tiles = m.div_ceil(ROWS);
     let (height, taller) = (m / tiles, m % tiles);
-    let bytes = b.step * size_of::<f32>();
     let mut r = 0;
     for t in 0..tiles {
         let rows = height + usize::from(t < taller);
-        // one tile asks for what it will read itself; of several, which find the panels in a cache, each asks for a part of the next
-        let ahead = match tiles {
-            1 => Ahead { at: b.at.wrapping_add(NEAR / P * b.step), step: bytes, all: true },
-            _ => {
-                let step = bytes / tiles;
-                let at = b.at.wrapping_add(P * b.panel).wrapping_byte_add(t * k * step);
-                Ahead { at, step, all: tiles < ROUND }
-            }
-        };
+        let (at, step) = b.ahead(P, t, tiles, k);
+        let ahead = Ahead { at, step, all: ROUND * step > LINE };
         // SAFETY: rows r..r + rows lie in A and C.
         unsafe {
             for next in r + rows..(r + rows + height).min(m) {
@@ -189,7 +183,8 @@ pub(super) unsafe fn columns<S: Simd>(s: S, m: usize, n: usize, k: usize, a: Lef
         let lanes = (n - (p + group - 1) * LANES).min(LANES);
         // SAFETY: the caller's promise, cut to this group.
         unsafe {
-            let (b, c) = (Right { at: b.at.add(p * b.panel), ..b }, Target { at: c.at.add(p * LANES), ..c });
+            let b = Right { at: b.at.add(p * b.panel), next: b.next.map(|next| next.wrapping_add(p * b.panel)), ..b };
+            let c = Target { at: c.at.add(p * LANES), ..c };
             match (group == PANELS, close) {
                 (true, true) => column::<S, PANELS, true>(s, m, k, a, b, c, lanes),
                 (true, false) => column::<S, PANELS, false>(s, m, k, a, b, c, lanes),
