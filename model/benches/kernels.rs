@@ -127,7 +127,7 @@ fn held(c: &mut Criterion) {
         let matrices: Vec<_> = (0..many).map(|_| b.matrix(data, out, inner)).collect();
         let mut group = c.benchmark_group(format!("held as {name}"));
         group.sample_size(20);
-        for rows in [1, 4, 8, 32] {
+        for rows in [1, 4, 8, 32, 256] {
             let (x, mut y) = (b.upload(&numbers(rows * inner)), b.zeros(rows * out));
             group.throughput(Throughput::Elements((2 * many * rows * len) as u64));
             group.bench_function(BenchmarkId::new("forward", rows), |bench| {

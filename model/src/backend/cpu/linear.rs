@@ -247,7 +247,8 @@ impl Cpu {
     unsafe fn multiply_coded(&self, m: usize, w: &CpuMatrix, group: Range<usize>, a: Left, c: Target) {
         let k = w.inner;
         let depth = k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(LANES);
-        let mut decoded = self.buffers.alloc(depth * LANES);
+        let together = if self.wide() { wide::PANELS } else { 1 };
+        let mut decoded = self.buffers.alloc(together * depth * LANES);
         let most = self.block_rows();
         let mut packed = self.pack_room(m.min(most), group.len() * LANES, a.row, depth);
         for r in (0..m).step_by(most) {
@@ -258,13 +259,16 @@ impl Cpu {
                 // SAFETY: the caller's promise, cut to this block.
                 let a =
                     unsafe { pack_rows(packed.as_deref_mut(), Left { at: a.at.add(r * a.row + i), ..a }, rows, deep) };
-                for panel in group.clone() {
-                    w.tile(self.isa, panel, i..i + deep, &mut decoded);
-                    let columns = ((panel + 1) * LANES).min(w.out) - panel * LANES;
-                    let b = Right::new(decoded.as_ptr(), 0, LANES);
-                    // SAFETY: as above; `decoded` holds this panel.
+                for first in group.clone().step_by(together) {
+                    let panels = first..(first + together).min(group.end);
+                    for (panel, to) in panels.clone().zip(decoded.chunks_exact_mut(depth * LANES)) {
+                        w.tile(self.isa, panel, i..i + deep, to);
+                    }
+                    let columns = (panels.end * LANES).min(w.out) - panels.start * LANES;
+                    let b = Right::new(decoded.as_ptr(), depth * LANES, LANES);
+                    // SAFETY: as above; `decoded` holds these panels.
                     unsafe {
-                        let at = c.at.add(r * c.row + (panel - group.start) * LANES);
+                        let at = c.at.add(r * c.row + (first - group.start) * LANES);
                         let c = Target { at, accumulate: c.accumulate || i > 0, ..c };
                         gemm::multiply(self.isa, rows, columns, deep, a, b, c);
                     }
