@@ -381,6 +381,34 @@ fn replies_come_before_the_next_row_is_asked_for() {
 }
 
 #[test]
+fn eval_tells_shares_with_their_intervals() {
+    let eval = ["eval", "arithmetic", "--items", "24", "--samples", "4", "--k", "1,4", "--seed", "3"];
+    let told = |extra: &[&str]| {
+        let output = folgore(&[&eval, extra].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let figures: Value = serde_json::from_str(&told(&["--json"])).unwrap();
+    let share = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("no {name} in {figures}"));
+    let names = ["greedy", "avg@4", "pass@1", "pass@4", "maj@1", "maj@4"];
+    for name in names {
+        let interval = floats(&figures["ci95"][name]);
+        assert!(interval[0] < share(name) && share(name) < interval[1], "{name}: {figures}");
+        assert_eq!(figures["questions"][name], 24, "{name}");
+    }
+    // one draw succeeds as often as the mean of four, and the best of four oftener
+    assert_eq!((share("avg@4"), share("pass@1")), (share("pass@1"), share("sampled")));
+    assert!(share("pass@4") > share("pass@1"), "{figures}");
+    let lines = told(&[]);
+    for name in names {
+        let line = lines.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {lines}"));
+        assert!(line.contains(&format!(" {:.3} ", share(name))), "the same seed, another share: {line}");
+    }
+    let refusal = complaint(&["eval", "arithmetic", "--samples", "4", "--k", "8"], "");
+    assert!(refusal.contains("expected 1 to the 4 samples of each question, got 8"), "{refusal}");
+}
+
+#[test]
 fn quantize_writes_what_a_run_takes() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("nf4").display().to_string();

@@ -177,3 +177,33 @@ fn a_name_on_the_hub_is_checked_converted_trained_on_and_pinned() {
     assert_eq!(hub.asked(), []);
     assert_eq!(metrics(&dir).last().unwrap()["step"], 3);
 }
+
+#[test]
+fn what_agents_did_becomes_rows_that_are_learnt() {
+    let at = folder();
+    let span = |rollout: &str, n: u64, name: &str, attributes: Value| {
+        json!({"rollout_id": rollout, "attempt_id": "a1", "span_id": format!("s{n}"), "sequence_id": n, "name": name,
+            "start_time": n, "end_time": n, "attributes": attributes})
+    };
+    let call = |rollout: &str, n: u64, asked: &str, said: &str| {
+        let attributes = json!({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": asked,
+            "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": said});
+        span(rollout, n, "openai.chat.completion", attributes)
+    };
+    let reward = |rollout: &str, n: u64, value: f64| {
+        let attributes = json!({"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": value});
+        span(rollout, n, "agentlightning.annotation", attributes)
+    };
+    let spans = [call("r1", 1, "2+3?", "6"), reward("r1", 2, 0.25), call("r2", 1, "2+4?", "6"), reward("r2", 2, 1.0)];
+    fs::write(at.path().join("spans.jsonl"), lines(&spans)).unwrap();
+    let told = run(data(at.path(), &["traces", "spans.jsonl", "-"])).well();
+    let rewards: Vec<Value> = parsed(&told.stdout).iter().map(|row| row["reward"].clone()).collect();
+    assert_eq!(rewards, [json!(1.0), json!(0.25)], "the best come first");
+    assert!(told.stderr.contains("2 rollouts, 2 turns"), "{}", told.stderr);
+    run(data(at.path(), &["traces", "spans.jsonl", "rows.jsonl", "--top", "0.5"])).well();
+    let model = root().join("tests/parity/fixtures/tiny-qwen3").display().to_string();
+    let shown = run(data(at.path(), &["check", "rows.jsonl", "--model", &model])).well().stdout;
+    assert!(shown.contains("1 row to learn from") && shown.contains("\"6<|im_end|>\""), "{shown}");
+    refused(data(at.path(), &["traces", "spans.jsonl", "-", "--min-reward", "2"]), &["spans.jsonl", "high enough"]);
+    refused(data(at.path(), &["traces", "spans.jsonl", "-", "--top", "0"]), &["--top", "got 0"]);
+}

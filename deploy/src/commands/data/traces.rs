@@ -22,16 +22,15 @@ pub fn run(args: &TracesArgs) -> Result<()> {
     let (input, name) = (args.input.display(), args.output.display());
     let config = configured(&[], &args.settings, None)?;
     let traced = agent::read(&args.input, &config.data)?;
-    let (turns, unjudged, all) = (traced.turns, traced.unjudged, traced.rows.len());
-    eprintln!(
-        "{input}: {} rollouts, {turns} turns, {unjudged} of them without a reward after them, {all} rows",
-        traced.rollouts
-    );
+    let (rollouts, turns, unjudged, all) = (traced.rollouts, traced.turns, traced.unjudged, traced.rows.len());
+    let found =
+        format!("{rollouts} rollouts, {turns} turns, {unjudged} of them without a reward after them, {all} rows");
     let worth = |(reward, _): &(f64, _)| args.min_reward.is_none_or(|least| *reward >= least);
     let rows = agent::best(traced.rows.into_iter().filter(worth).collect(), args.top);
     if rows.is_empty() {
-        bail!("{input}: no turn of an agent has a reward that is high enough");
+        bail!("{input}: {found}, none with a reward that is high enough");
     }
+    eprintln!("{input}: {found}");
     let output = (args.output != Path::new("-")).then(|| args.output.clone());
     let mut out = Out::open(&StreamArgs { input: None, output })?;
     for (_, row) in &rows {
