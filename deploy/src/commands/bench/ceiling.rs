@@ -70,20 +70,22 @@ fn gemm(threads: usize) -> f64 {
 
 fn read(memory: &[u32], threads: usize) -> f64 {
     let seconds = fastest(|| {
-        let (ready, part) = (Barrier::new(threads + 1), memory.len() / threads);
-        thread::scope(|scope| {
-            for i in 0..threads {
-                let (ready, part) = (&ready, &memory[i * part..(i + 1) * part]);
+        let (ready, part) = (&Barrier::new(threads), memory.len() / threads);
+        // from the first to begin to the last to end, by their own clocks: whoever waits for them may wake late, as they have the cores
+        let spans: Vec<_> = thread::scope(|scope| {
+            let readers = memory.chunks_exact(part).take(threads).map(|part| {
                 scope.spawn(move || {
                     ready.wait();
+                    let begin = Instant::now();
                     black_box(halves_equal(part));
-                });
-            }
-            ready.wait();
-            Instant::now()
-        })
-        .elapsed()
-        .as_secs_f64()
+                    (begin, Instant::now())
+                })
+            });
+            let readers: Vec<_> = readers.collect();
+            readers.into_iter().map(|reader| reader.join().expect("reading does not panic")).collect()
+        });
+        let (begin, end) = (spans.iter().map(|(begin, _)| begin).min(), spans.iter().map(|(_, end)| end).max());
+        begin.zip(end).map_or(f64::INFINITY, |(begin, end)| end.duration_since(*begin).as_secs_f64())
     });
     (memory.len() / threads * threads * size_of::<u32>()) as f64 / seconds / 1e9
 }
@@ -91,7 +93,9 @@ fn read(memory: &[u32], threads: usize) -> f64 {
 /// Whether the two halves are equal, told by the C library's comparison, whose loop is written for the processor: reading is what takes
 /// the time, however this crate is compiled.
 fn halves_equal(values: &[u32]) -> bool {
-    let (a, b) = values.split_at(values.len() / 2);
+    // of unequal lengths not one number would be read
+    let (halves, _) = values.split_at(values.len() / 2 * 2);
+    let (a, b) = halves.split_at(halves.len() / 2);
     a == b
 }
 
@@ -105,6 +109,7 @@ mod tests {
         assert!(halves_equal(&values));
         values[639] = 4;
         assert!(!halves_equal(&values));
+        assert!(halves_equal(&[3; 641]), "an odd number is no reason to stop at once");
         assert!(read(&[1; 6400], 3) > 0.0);
     }
 }

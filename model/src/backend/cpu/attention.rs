@@ -123,6 +123,7 @@ impl Cpu {
         self.team.run(tiles.len(), work, |i| self.attend_tile(q, kv, spans, &tiles[i], shape, out));
     }
 
+    /// The tiles that `spans` are cut into; every row of every key head is in one.
     fn tiles(&self, spans: &[AttnSpan], shape: AttnShape) -> Vec<Tile> {
         let heads = shape.heads;
         let group = heads.heads / heads.kv_heads;
@@ -183,12 +184,12 @@ impl Cpu {
             .flat_map(|first| runs(&asks, first).map(move |(block, run)| (first, block, run)));
         let visits: Vec<_> = visits.collect();
         let mut room = Vec::new();
-        let next = |visit: usize| visits.get(visit).map(|(_, block, _)| *block);
+        let block_of = |visit: usize| visits.get(visit).map(|(_, block, _)| *block);
         for (i, (first, block, run)) in visits.iter().enumerate() {
             let unit = run.start * group;
             let keys = kv.keys(self.isa, *block, tile.kv_head, &mut room);
             let a = Left { at: queries[unit * dim..].as_ptr(), row: dim, step: 1 };
-            let next = match next(i + 1) {
+            let next = match block_of(i + 1) {
                 Some(block) => kv.keys_in_memory(block, tile.kv_head),
                 None => kv.values_in_memory(visits[0].1, tile.kv_head),
             };
@@ -217,7 +218,7 @@ impl Cpu {
             let keys = |ask: &Ask<'_>| (ask.seen - first).min(BLOCK);
             let values = kv.values(self.isa, *block, tile.kv_head, &mut room);
             let mut unit = run.start * group;
-            let next = next(i + 1).and_then(|block| kv.values_in_memory(block, tile.kv_head));
+            let next = block_of(i + 1).and_then(|block| kv.values_in_memory(block, tile.kv_head));
             for equal in asks[run.clone()].chunk_by(|a, b| keys(a) == keys(b)) {
                 let units = equal.len() * group;
                 let a = Left { at: scores[unit * stride + first - base..].as_ptr(), row: stride, step: 1 };

@@ -65,7 +65,7 @@ pub(crate) const KC: usize = 320;
 pub(crate) const MC: usize = 192;
 
 /// Cache lines ahead of their own use that panels are asked for when few rows make the product a matter of reading.
-pub(super) const NEAR: usize = 96;
+const NEAR: usize = 96;
 
 /// Rows of a tile whose numbers are addressed from one pointer. With one for all, the compiler takes it down the rows and on to the next
 /// input: a chain of one addition a row, which takes twice as long as the multiplications of AVX-512.

@@ -135,7 +135,7 @@ impl Cpu {
     /// that the rows come from memory once.
     pub(super) fn grid(&self, m: usize, columns: usize) -> (usize, usize) {
         let (threads, row_blocks) = (self.team.hands(), m.div_ceil(self.block_rows()));
-        if !self.wide() {
+        if !self.wide() || threads == 1 {
             return grid(threads, row_blocks, columns);
         }
         if row_blocks < 2 {

@@ -52,9 +52,10 @@ impl Lane {
         Self(AtomicU64::new(tasks.start as u64 | ((tasks.end as u64) << 32)))
     }
 
-    fn left(&self) -> Range<u64> {
+    /// Tasks that nobody has taken.
+    fn left(&self) -> u64 {
         let both = self.0.load(Ordering::Relaxed);
-        both & u64::from(u32::MAX)..both >> 32
+        (both >> 32) - (both & u64::from(u32::MAX))
     }
 
     /// Takes a task: the next, or with `back` the last.
@@ -202,6 +203,7 @@ impl Team {
             Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return (0..tasks).for_each(task),
         };
+        assert!(u32::try_from(tasks).is_ok(), "team: {tasks} tasks, expected fewer than 2^32");
         let hands = self.threads().min(tasks);
         let lanes: Vec<Lane> = (0..hands).map(|i| Lane::new(tasks * i / hands..tasks * (i + 1) / hands)).collect();
         let pull = |own: usize| {
@@ -209,9 +211,10 @@ impl Team {
             while let Some(i) = lanes[own].take(false) {
                 task(i);
             }
-            while let Some(most) = lanes.iter().max_by_key(|lane| lane.left().count()).filter(|l| !l.left().is_empty())
-            {
-                most.take(true).into_iter().for_each(&task);
+            // each lane is looked at once a round, so that nobody leaves while one of them has tasks
+            let fullest = || lanes.iter().map(|lane| (lane.left(), lane)).max_by_key(|(left, _)| *left);
+            while let Some((1.., lane)) = fullest() {
+                lane.take(true).into_iter().for_each(&task);
             }
         };
         // the caller's own lane is the first
